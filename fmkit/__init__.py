@@ -1,0 +1,1 @@
+"""Imports nothing, so that a chapter is stale only by the modules it uses."""

@@ -1,0 +1,194 @@
+"""The whole book: execute its chapters, build its pages."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbformat import NotebookNode
+
+from fmkit.rerun import (
+    RerunError,
+    checked,
+    environment,
+    parameters_of,
+    read_notebook,
+    read_profile,
+    rerun,
+)
+from fmkit.stale import HASH, is_stale, source_hash
+
+CONFIGURATION = ("_config.yml", "_toc.yml")
+PAGES = ("index.md", "references.bib", "chapters", "images", "vendor", "_static")
+
+COMPLAINT = r"WARNING|ERROR|SEVERE|malformed|Error: \w"  # in a line of Sphinx's log
+
+
+class BookError(RuntimeError):
+    """The book cannot be built: one sentence."""
+
+
+def chapters_of(root: Path) -> list[Path]:
+    """The notebooks of the book in `root`, in the order of its table of contents."""
+    try:
+        toc = yaml.safe_load((root / "_toc.yml").read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise BookError(f"{root} holds no book (_toc.yml cannot be read).") from error
+    pages = [root / f"{name}.ipynb" for name in _files_in(toc)]
+    return [page for page in pages if page.is_file()]
+
+
+def _files_in(toc: object) -> list[str]:
+    if isinstance(toc, list):
+        return [name for item in toc for name in _files_in(item)]
+    if not isinstance(toc, dict):
+        return []
+    own = [toc["file"]] if "file" in toc else []
+    return own + [name for value in toc.values() for name in _files_in(value)]
+
+
+def html(root: Path) -> Path:
+    """Build the pages from the committed outputs; the path of the first page."""
+    source = _stage(root, root / "_build" / "stage" / "html")
+    return _build_site(source, root / "_build" / "html")
+
+
+def book(root: Path, *, profile: Path | None) -> Path:
+    """Execute every chapter afresh, build the pages from that; the first page's path.
+
+    With a profile the parameters are those of its sections, one a chapter, and the
+    pages lie in a folder of the profile's name. Each chapter's time is printed.
+    """
+    chapters = chapters_of(root)
+    given = _parameters_at(profile, chapters)
+    build = root / "_build" / (profile.stem if profile else "")
+    stage = root / "_build" / "stage" / (profile.stem if profile else "book")
+    start = time.perf_counter()
+    source = _stage(root, stage)
+    for chapter in chapters:
+        executed = _execute_one(chapter, stage / "runs", given=given[chapter.stem])
+        nbformat.write(executed, source / chapter.relative_to(root))
+    page = _build_site(source, build / "html")
+    print(f"The book took {_seconds(start)} in all; open {page}", flush=True)
+    return page
+
+
+def execute(root: Path) -> list[Path]:
+    """Execute the chapters whose outputs are stale, on the CPU, and put them back.
+
+    A chapter is replaced only once it has run to its end. Returns those replaced.
+    """
+    stale = [path for path in chapters_of(root) if is_stale(read_notebook(path))]
+    for chapter in stale:
+        digest = source_hash(read_notebook(chapter))  # of the code that is about to run
+        runs = root / "_build" / "stage" / "execute"
+        with environment({"FMKIT_DEVICE": "cpu"}):  # what "auto" means there
+            executed = _execute_one(chapter, runs, given={})
+        executed.metadata["fmkit"] = {HASH: digest}
+        staging = chapter.with_name(f".{chapter.name}")
+        nbformat.write(executed, staging)
+        os.replace(staging, chapter)
+    if not stale:
+        print("No chapter is stale.", flush=True)
+    return stale
+
+
+def strip(notebook: NotebookNode) -> NotebookNode:
+    """Remove papermill's and all timing metadata: two runs then give equal files.
+
+    The cell that papermill injected stays, a page must show the parameters it was run
+    with; only its random id goes.
+    """
+    for holder in (notebook, *notebook.cells):
+        for key in ("papermill", "execution"):
+            holder.metadata.pop(key, None)
+    for cell in notebook.cells:
+        if not cell.metadata.get("tags", True):  # papermill gives an empty list to all
+            del cell.metadata["tags"]
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell["id"] = "injected-parameters"
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    return notebook
+
+
+def _parameters_at(
+    profile: Path | None, chapters: list[Path]
+) -> dict[str, dict[str, object]]:
+    """What a profile gives each chapter, all of it checked before anything runs."""
+    if profile is None:
+        return {chapter.stem: {} for chapter in chapters}
+    sections = read_profile(profile)
+    if set(sections) != {chapter.stem for chapter in chapters}:
+        needed = ", ".join(chapter.stem for chapter in chapters)
+        got = ", ".join(sections) or "none"
+        raise BookError(f"{profile} must have the sections {needed}, got {got}.")
+    for chapter in chapters:
+        try:
+            checked(parameters_of(read_notebook(chapter)), sections[chapter.stem])
+        except RerunError as error:
+            raise BookError(f"{profile}, {chapter.stem}: {error}") from error
+    return sections
+
+
+def _execute_one(
+    chapter: Path, runs: Path, *, given: dict[str, object]
+) -> NotebookNode:
+    """Run one chapter into a folder of its own, saying so; its notebook, stripped."""
+    out = runs / chapter.stem
+    print(f"{chapter.stem} …", flush=True)
+    start = time.perf_counter()
+    rerun(chapter, out, given=given)
+    print(f"{chapter.stem} took {_seconds(start)}", flush=True)
+    return strip(read_notebook(out / chapter.name))
+
+
+def _seconds(start: float) -> str:
+    return f"{time.perf_counter() - start:.0f} s"
+
+
+def _stage(root: Path, stage: Path) -> Path:
+    """Copy what belongs to the pages, and nothing else, into a folder made anew."""
+    shutil.rmtree(stage, ignore_errors=True)
+    source = stage / "source"
+    source.mkdir(parents=True)
+    ignore = shutil.ignore_patterns(".*", "__pycache__")
+    for name in (*CONFIGURATION, *PAGES):
+        if (root / name).is_dir():
+            shutil.copytree(root / name, source / name, ignore=ignore)
+        elif (root / name).is_file():
+            shutil.copy2(root / name, source / name)
+        elif name in CONFIGURATION:
+            raise BookError(f"{root} holds no book ({name} is missing).")
+    return source
+
+
+def _build_site(source: Path, target: Path) -> Path:
+    """Build the pages of `source` and put them at `target` if there is no warning."""
+    log, output = source.with_name("site.log"), source.with_name("site")
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", str(source)]
+    command += ["--path-output", str(output), "-W", "-n", "--keep-going"]
+    with open(log, "w") as file:
+        run = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        )
+    if run.returncode != 0:
+        said = _complaints(log.read_text(errors="replace"), source)
+        raise BookError(f"the pages were not built ({said}); see {log}.")
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(output / "_build" / "html", target)
+    return target / "index.html"
+
+
+def _complaints(log: str, source: Path) -> str:
+    """The lines of a build's log that say what is wrong, else its last one."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", log).replace(f"{source}{os.sep}", "")
+    lines = [" ".join(x.split()) for x in plain.splitlines() if re.search(r"\w", x)]
+    wrong = [line for line in lines if re.search(COMPLAINT, line)]
+    return "; ".join(dict.fromkeys(wrong)) or (lines or ["no output"])[-1]

@@ -1,0 +1,1 @@
+"""Networks: representations phi, with their heads kept apart."""

@@ -1,0 +1,180 @@
+"""EfficientNet-Lite0 with the weights learned from the labelled ImageNet.
+
+It is the U phi_theta_hat(x) of 14.2: phi gives 1280 numbers a picture, U turns them
+into the logits of ImageNet's 1000 classes. B batch, H and W height and width.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from fmkit._check import require
+
+BATCH_NORM_EPSILON = 1e-3  # TensorFlow's; torch's own default is 1e-5
+# expansion, kernel, stride, width, blocks: table 1 of Tan and Le 2019
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+
+
+class ConvNorm(nn.Module):
+    """Convolution padded as TensorFlow's SAME, batch norm, and perhaps ReLU6.
+
+    SAME makes the output ceil(input / stride) and puts the odd pixel of padding at the
+    right and the bottom; torch would put it at the left and the top.
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width: int,
+        *,
+        kernel: int,
+        stride: int,
+        groups: int,
+        relu: bool,
+    ):
+        super().__init__()
+        inside = kernel // 2 if stride == 1 else 0
+        self.conv = nn.Conv2d(
+            width_in, width, kernel, stride, inside, groups=groups, bias=False
+        )
+        self.bn = nn.BatchNorm2d(width, eps=BATCH_NORM_EPSILON)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        if stride > 1:
+            x = F.pad(x, (*_same(x.shape[3], kernel, stride),
+                          *_same(x.shape[2], kernel, stride)))  # fmt: skip
+        x = self.bn(self.conv(x))
+        return F.relu6(x) if self.relu else x
+
+
+def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class Block(nn.Module):
+    """Inverted bottleneck: expand by 1 x 1, mix space channel by channel, project.
+
+    The last step is linear, and the input is added where the shape allows it
+    (Sandler et al. 2018). Lite: no squeeze-and-excitation, ReLU6 in place of swish.
+    """
+
+    def __init__(
+        self, width_in: int, width: int, *, expansion: int, kernel: int, stride: int
+    ):
+        super().__init__()
+        inner = expansion * width_in
+        pointwise = {"kernel": 1, "stride": 1, "groups": 1}
+        self.expand = nn.Identity()
+        if expansion > 1:
+            self.expand = ConvNorm(width_in, inner, **pointwise, relu=True)
+        self.depthwise = ConvNorm(
+            inner, inner, kernel=kernel, stride=stride, groups=inner, relu=True
+        )
+        self.project = ConvNorm(inner, width, **pointwise, relu=False)
+        self.residual = stride == 1 and width_in == width
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.project(self.depthwise(self.expand(x)))
+        return x + h if self.residual else h
+
+
+class EfficientNetLite0(nn.Module):
+    """phi of EfficientNet-Lite0, up to the activation of the penultimate layer.
+
+    `size` is the side in pixels to which pictures are brought; the weights were learned
+    at 224, and at 96 a picture costs a fifth of that.
+    """
+
+    m = 1280
+
+    def __init__(self, *, size: int = 224):
+        super().__init__()
+        require(size >= 32, "size", "be at least 32, the network's total stride", size)
+        self.size = size
+        self.stem = ConvNorm(3, 32, kernel=3, stride=2, groups=1, relu=True)
+        blocks, width_in = [], 32
+        for expansion, kernel, stride, width, count in STAGES:
+            for i in range(count):
+                shape = {"expansion": expansion, "kernel": kernel}
+                block = Block(width_in, width, stride=stride if i == 0 else 1, **shape)
+                blocks.append(block)
+                width_in = width
+        self.blocks = nn.Sequential(*blocks)
+        self.top = ConvNorm(width_in, self.m, kernel=1, stride=1, groups=1, relu=True)
+
+    def prepare(self, images: UInt8[Tensor, "B c H W"]) -> Float[Tensor, "B 3 s s"]:
+        """Bytes to numbers between 0 and 1, resized to `size`; grey becomes colour."""
+        require(
+            images.shape[1] in (1, 3), "images", "have 1 or 3 channels", images.shape[1]
+        )
+        x = images.float() / 255
+        if x.shape[2:] != (self.size, self.size):
+            shrinks = max(x.shape[2:]) > self.size
+            x = F.interpolate(
+                x, (self.size, self.size), mode="bilinear", antialias=shrinks
+            )
+        return x.expand(-1, 3, -1, -1)
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1280"]:
+        """Representations of pictures with values between 0 and 1."""
+        # Unlike most ImageNet networks, Lite's see (byte - 127) / 128 on all channels
+        h = self.top(self.blocks(self.stem((x * 255 - 127) / 128)))
+        return h.mean(dim=(2, 3))  # (B, 1280, H/32, W/32) -> (B, 1280)
+
+
+def load_efficientnet_lite0(
+    path: Path, *, size: int = 224
+) -> tuple[EfficientNetLite0, nn.Linear]:
+    """phi and U from the weights of the asset ``efficientnet-lite0``, in eval mode.
+
+    Raises ``ValueError`` where the file's keys or shapes are not this network's.
+    Weights: ml-illustrated's conversion of the TensorFlow release of 2020.
+    """
+    saved = torch.load(path, weights_only=True, map_location="cpu")
+    renamed = {_our_name(name): tensor for name, tensor in saved.items()}
+    phi, U = EfficientNetLite0(size=size), nn.Linear(EfficientNetLite0.m, 1000)
+    network = nn.ModuleDict({"phi": phi, "U": U})
+    try:
+        network.load_state_dict(renamed)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not hold EfficientNet-Lite0: {error}") from error
+    return phi.eval(), U.eval()
+
+
+def _our_name(name: str) -> str:
+    """`_blocks.3._expand_conv.weight` is `phi.blocks.3.expand.conv.weight` here."""
+    rules = (
+        (r"^_conv_stem", "phi.stem.conv"),
+        (r"^_bn0", "phi.stem.bn"),
+        (r"^_conv_head", "phi.top.conv"),
+        (r"^_bn1", "phi.top.bn"),
+        (r"^_fc", "U"),
+        (
+            r"^_blocks\.(\d+)\._(expand|depthwise|project)_conv",
+            r"phi.blocks.\1.\2.conv",
+        ),
+        # A block without expansion has no _bn0: _bn1 and _bn2 keep their places
+        (r"^_blocks\.(\d+)\._bn0", r"phi.blocks.\1.expand.bn"),
+        (r"^_blocks\.(\d+)\._bn1", r"phi.blocks.\1.depthwise.bn"),
+        (r"^_blocks\.(\d+)\._bn2", r"phi.blocks.\1.project.bn"),
+    )
+    for pattern, ours in rules:
+        name, changed = re.subn(pattern, ours, name)
+        if changed:
+            return name
+    return name

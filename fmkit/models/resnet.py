@@ -1,0 +1,98 @@
+"""A residual network as phi_theta: pictures in, an m-dimensional representation out.
+
+B batch, c channels, H and W height and width, m representation, k classes.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from fmkit._check import require
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """What a ResNet is; the representation is as wide as the last stage.
+
+    The default is for 28 x 28 silhouettes on a laptop: its stem halves the picture.
+    """
+
+    channels: int = 1
+    widths: tuple[int, ...] = (32, 64, 128)
+    blocks: tuple[int, ...] = (1, 1, 1)
+    stem_stride: int = 2
+
+    @property
+    def m(self) -> int:
+        return self.widths[-1]
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside an identity, or a 1 x 1 where the shape changes.
+
+    The basic block of He et al. 2016, "Deep Residual Learning".
+    """
+
+    def __init__(self, width_in: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or width_in != width:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(h)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """phi_theta of 14.1 for small pictures. It has no head: U or w is kept apart.
+
+    The stem is one 3 x 3 convolution, as usual for pictures of about 32 pixels; unlike
+    the ImageNet network it has no 7 x 7 convolution and no pooling before the stages.
+    """
+
+    def __init__(self, config: ResNetConfig):
+        super().__init__()
+        same = len(config.widths) == len(config.blocks)
+        require(same, "blocks", f"have one count for each of {config.widths}", config)
+        self.config = config
+        self.m = config.m
+        width = config.widths[0]
+        self.stem = nn.Sequential(
+            nn.Conv2d(config.channels, width, 3, config.stem_stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+        stages = []
+        for stage, (wider, blocks) in enumerate(
+            zip(config.widths, config.blocks, strict=True)
+        ):
+            for i in range(blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                stages.append(Block(width, wider, stride))
+                width = wider
+        self.stages = nn.Sequential(*stages)
+
+    def prepare(self, images: UInt8[Tensor, "B c H W"]) -> Float[Tensor, "B c H W"]:
+        """Bytes to numbers between 0 and 1."""
+        channels = self.config.channels
+        require(
+            images.shape[1] == channels,
+            "images",
+            f"have {channels} channel(s), as the network has",
+            images.shape[1],
+        )
+        return images.float() / 255
+
+    def forward(self, x: Float[Tensor, "B c H W"]) -> Float[Tensor, "B m"]:
+        """Representations of pictures with values between 0 and 1."""
+        h = self.stages(self.stem(2 * x - 1))
+        return h.mean(dim=(2, 3))  # (B, m, H', W') -> (B, m)

@@ -1,0 +1,187 @@
+"""Figures from plain numbers, in one style; each function returns its Axes.
+
+Colours are those of Okabe and Ito, told apart with any colour vision.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+from torch import Tensor
+
+from fmkit._check import require
+
+COLOURS = {
+    "pixels": "#7f7f7f",
+    "untrained": "#e69f00",
+    "scratch": "#e69f00",
+    "reconstruction": "#0072b2",
+    "imagenet": "#009e73",
+    "SGD": "#56b4e9",
+    "Adam": "#0072b2",
+    "probe": "#0072b2",
+    "finetune": "#d55e00",
+    "lp-ft": "#cc79a7",
+}
+MARKERS = "osD^vP*X"
+STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 100,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+}
+# A point's place on the x axis, its mean, and the two ends of its interval
+Point = tuple[float, float, float, float]
+
+
+def use_style() -> None:
+    """Give this process's figures the look of the book."""
+    plt.rcParams.update(STYLE)
+
+
+def pictures(
+    rows: Mapping[str, UInt8[Tensor, "n c H W"]], *, height: float = 0.8
+) -> Axes:
+    """Rows of pictures with the name of each to its left; `height` in inches a row."""
+    longest = max(len(images) for images in rows.values())
+    _, axes = plt.subplots(
+        len(rows),
+        longest,
+        figsize=(height * longest + 1.2, height * len(rows)),
+        squeeze=False,
+    )
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for ax in line:
+            ax.set_axis_off()
+        for ax, image in zip(line, images, strict=False):
+            channels_last = image.permute(1, 2, 0).cpu().numpy()
+            grey = channels_last.shape[2] == 1
+            ax.imshow(
+                channels_last[..., 0] if grey else channels_last,
+                cmap="gray" if grey else None,
+                vmin=0,
+                vmax=255,
+            )
+        line[0].text(
+            -0.15, 0.5, name, ha="right", va="center", transform=line[0].transAxes
+        )
+    return axes[0, 0]
+
+
+def representations(
+    images: UInt8[Tensor, "n c H W"], phi_x: Float[Tensor, "n m"]
+) -> Axes:
+    """Each picture above the numbers that represent it, all on one scale."""
+    _, axes = plt.subplots(
+        2,
+        len(images),
+        figsize=(3 * len(images), 3),
+        height_ratios=(1.3, 1),
+        sharey="row",
+        squeeze=False,
+    )
+    for above, below, image, numbers in zip(*axes, images, phi_x, strict=True):
+        above.imshow(image[0].cpu(), cmap="gray", vmin=0, vmax=255)
+        above.set_axis_off()
+        below.bar(range(len(numbers)), numbers.cpu(), width=1)
+        below.set_xlabel("number")
+    axes[1, 0].set_ylabel("$\\phi(x)$")
+    return axes[0, 0]
+
+
+def curves(
+    series: Mapping[str, Sequence[Point]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    chance: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A line with error bars for each series, on a logarithmic x axis.
+
+    Points are (x, mean, low, high); what their interval is of belongs in the caption.
+    """
+    ax = ax or plt.subplots(figsize=(6.4, 4))[1]
+    for i, (name, points) in enumerate(series.items()):
+        require(len(points) > 0, name, "have at least 1 point", points)
+        x, mean, low, high = np.array(points).T
+        ax.errorbar(
+            x,
+            mean,
+            # A bootstrap's interval of few values may miss their mean by a rounding
+            yerr=np.maximum([mean - low, high - mean], 0),
+            label=name,
+            color=COLOURS.get(name, f"C{i}"),
+            marker=MARKERS[i % len(MARKERS)],
+            capsize=3,
+        )
+    if chance is not None:
+        ax.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
+    ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
+    ticks = sorted({point[0] for points in series.values() for point in points})
+    ax.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    ax.minorticks_off()
+    ax.legend()
+    return ax
+
+
+def losses(
+    histories: Mapping[str, Iterable[float]], *, ylabel: str, smooth: int = 10
+) -> Axes:
+    """The loss against the step for each run: every step faint, its running mean bold.
+
+    `smooth` is the number of steps in the mean.
+    """
+    ax = plt.subplots(figsize=(6.4, 3.6))[1]
+    for i, (name, history) in enumerate(histories.items()):
+        y, colour = np.array(list(history)), COLOURS.get(name, f"C{i}")
+        width = min(smooth, len(y))
+        mean = np.convolve(y, np.ones(width) / width, mode="valid")
+        ax.plot(y, color=colour, alpha=0.25, linewidth=1)
+        ax.plot(np.arange(width - 1, len(y)), mean, color=colour, label=name)
+    ax.set(xlabel="step", ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
+def two_stages() -> Axes:
+    """The foundation-model paradigm of 14.1 as a drawing: pretrain, then adapt."""
+    ax = plt.subplots(figsize=(8, 3.2))[1]
+    ax.set(xlim=(0, 16), ylim=(0, 6.4))
+    ax.set_axis_off()
+
+    def box(x: float, y: float, text: str, colour: str) -> None:
+        patch = FancyBboxPatch(
+            (x, y), 3.4, 1.5, boxstyle="round,pad=0.1", fc=colour, ec="black"
+        )
+        ax.add_patch(patch)
+        ax.text(x + 1.7, y + 0.75, text, ha="center", va="center", fontsize=9)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "black"})
+
+    data, model, task = "#dceaf5", "#d5efe5", "#fbe6d0"
+    box(0.2, 4.2, "unlabelled data\n$x^{(1)}, \\dots, x^{(n)}$", data)
+    box(6.0, 4.2, "pretraining\nminimize $L_{pre}(\\theta)$", data)
+    box(11.8, 4.2, "pretrained model\n$\\phi_{\\hat\\theta}$", model)
+    box(0.2, 0.6, "labelled task\n$n_{task}$ pairs $(x, y)$", task)
+    box(6.0, 0.6, "adaptation\nprobe, finetune, prompt", task)
+    box(11.8, 0.6, "prediction\n$w^\\top \\phi(x)$", task)
+    for y in (4.95, 1.35):
+        arrow((3.8, y), (5.85, y))
+        arrow((9.6, y), (11.65, y))
+    arrow((12.6, 4.05), (9.3, 2.3))  # theta_hat goes into the adaptation
+    ax.text(11.2, 2.75, "$\\hat\\theta$", fontsize=11)
+    ax.text(0.1, 6.1, "once, on much data", fontsize=9, style="italic")
+    ax.text(0.1, 2.5, "for each task, on little", fontsize=9, style="italic")
+    return ax

