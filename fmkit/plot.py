@@ -70,6 +70,7 @@ def pictures(
                 cmap="gray" if grey else None,
                 vmin=0,
                 vmax=255,
+                interpolation="nearest",
             )
         line[0].text(
             -0.15, 0.5, name, ha="right", va="center", transform=line[0].transAxes

@@ -11,7 +11,10 @@ from fmkit.stale import PACKAGE, is_stale
 
 CELLS, LINES, COLUMNS = 30, 25, 88  # where the house style says about 25, about 20, 88
 SIZE = 400_000  # bytes of a notebook with its outputs
-DRAWS = r"\bplt\.(?!rcParams|style|close)|\bplot\.\w+\(|\.(imshow|plot|figure)\("
+DRAWS = (
+    r"\bplt\.(?!rcParams|style|close)|\bplot\.(?!use_style)\w+\("
+    r"|\.(imshow|plot|figure)\("
+)
 IMAGE_FILE = r"\.(png|svg|jpe?g|gif)\s*$"
 
 

@@ -21,7 +21,7 @@ import pytest
 from fmkit import assets
 from fmkit.assets import ASSETS, Asset, AssetError, Member, fetch, load_array
 
-CONTENT = np.random.default_rng(0).bytes(300_000)
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
 WHEEL = "toy-0.1-py3-none-any.whl"
 METADATA = {
     "toy-0.1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: toy\nVersion: 0.1\n",
@@ -273,7 +273,7 @@ def other_content(wheel):
         (truncated, "is damaged.*not a zip"),
         (flipped_bit, "is damaged.*Bad CRC-32"),
         (no_member, "has no member toy/big.bin"),
-        (too_large, "must have 300000 bytes, got 300001"),
+        (too_large, "must have 3000000 bytes, got 3000001"),
         (other_content, f"sha256 {sha256(CONTENT)}, got {sha256(CONTENT[::-1])}"),
     ],
 )

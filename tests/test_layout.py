@@ -74,6 +74,15 @@ def test_arrows_tell_right_from_wrong(part, text, wrong):
     assert bool([*forbidden(part, text)]) is wrong
 
 
+def test_shapes_are_checked_wherever_they_are_stated():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
+    [option] = re.findall("jaxtyping-packages=(.*)", settings["ini_options"]["addopts"])
+    checked = option.removesuffix(",beartype.beartype").split(",")
+    stating = {path for path in MODULES if "from jaxtyping" in path.read_text()}
+    parts = {path.relative_to(ROOT).with_suffix("").parts[:2] for path in stating}
+    assert sorted(".".join(part) for part in parts) == checked
+
+
 def test_importing_fmkit_imports_nothing():
     assert [*imports((ROOT / "fmkit" / "__init__.py").read_text())] == []
 

@@ -57,8 +57,18 @@ class ConvNorm(nn.Module):
         if stride > 1:
             x = F.pad(x, (*_same(x.shape[3], kernel, stride),
                           *_same(x.shape[2], kernel, stride)))  # fmt: skip
-        x = self.bn(self.conv(x))
-        return F.relu6(x) if self.relu else x
+        x = self.bn(self.conv(x)) if self.training else self._normed(x)
+        return F.relu6(x, inplace=True) if self.relu else x
+
+    def _normed(self, x: Tensor) -> Tensor:
+        """In eval mode batch norm is linear: folded into the convolution, one pass."""
+        bn, conv = self.bn, self.conv
+        scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
+        weight, bias = (
+            conv.weight * scale[:, None, None, None],
+            bn.bias - bn.running_mean * scale,
+        )
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, 1, conv.groups)
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
