@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -24,3 +25,9 @@ def mirror(monkeypatch):
         pytest.skip("there is no folder shared/data beside the repository")
     monkeypatch.setenv("FMKIT_MIRROR", str(SHARED_DATA))
     return SHARED_DATA
+
+
+@pytest.fixture
+def rng():
+    """A generator, the same for every test."""
+    return torch.Generator().manual_seed(0)

@@ -10,6 +10,17 @@ def dot(a, b):
     return sum(a[j] * b[j] for j in range(len(a)))
 
 
+def reconstruction(rebuilt, x):
+    """l_pre of 14.1 for one picture, given as nested lists: channels, rows, pixels."""
+    total, d = 0.0, 0
+    for c in range(len(x)):
+        for i in range(len(x[c])):
+            for j in range(len(x[c][i])):
+                total += (rebuilt[c][i][j] - x[c][i][j]) ** 2
+                d += 1
+    return total / d
+
+
 def mean_cross_entropy(phi, labels, W, b, lambda_):
     """(14.1): l_task is -log p(y | x), a softmax of W phi(x) + b, plus a ridge."""
     total = 0.0
@@ -26,6 +37,36 @@ def mean_squared_error(phi, targets, w, b, ridge):
     for i in range(len(phi)):
         total += (targets[i] - dot(w, phi[i]) - b) ** 2
     return total / len(phi) + ridge * dot(w, w)
+
+
+def convolution(x, kernel, stride, padding):
+    """One picture and one filter, lists of channels, rows, pixels; zeros around it."""
+    size, channels = len(kernel[0]), len(x)
+    height, width = len(x[0]) + 2 * padding, len(x[0][0]) + 2 * padding
+
+    def pixel(c, i, j):
+        inside = 0 <= i < len(x[0]) and 0 <= j < len(x[0][0])
+        return x[c][i][j] if inside else 0.0
+
+    rows = []
+    for top in range(0, height - size + 1, stride):
+        row = []
+        for left in range(0, width - size + 1, stride):
+            total = 0.0
+            for c in range(channels):
+                for i in range(size):
+                    for j in range(size):
+                        at = pixel(c, top + i - padding, left + j - padding)
+                        total += kernel[c][i][j] * at
+            row.append(total)
+        rows.append(row)
+    return rows
+
+
+def normalized(x, mean, variance, weight, bias, epsilon):
+    """Batch norm in eval mode, of one channel."""
+    scale = weight / math.sqrt(variance + epsilon)
+    return [[(value - mean) * scale + bias for value in row] for row in x]
 
 
 def gradient_descent_on_squared_error(phi, targets, *, rate, steps):

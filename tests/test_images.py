@@ -29,11 +29,6 @@ from fmkit.data.images import (
 )
 
 
-@pytest.fixture
-def rng():
-    return torch.Generator().manual_seed(0)
-
-
 def random_images(*shape, rng):
     return torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
 

@@ -29,11 +29,6 @@ from fmkit.probe import (
 )
 
 
-@pytest.fixture
-def rng():
-    return torch.Generator().manual_seed(0)
-
-
 def task(rng, *, n, m, k, gap=1.0, dtype=torch.float64):
     """Features around a random mean of their class, with a common mean far from 0."""
     labels = torch.arange(n) % k
