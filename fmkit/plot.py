@@ -40,7 +40,7 @@ STYLE = {
     "legend.frameon": False,
 }
 # A point's place on the x axis, its mean, and the two ends of its interval
-Point = tuple[float, float, float, float]
+Point = tuple[int | float, int | float, int | float, int | float]
 
 
 def use_style() -> None:
@@ -91,9 +91,9 @@ def representations(
         squeeze=False,
     )
     for above, below, image, numbers in zip(*axes, images, phi_x, strict=True):
-        above.imshow(image[0].cpu(), cmap="gray", vmin=0, vmax=255)
+        above.imshow(image[0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
         above.set_axis_off()
-        below.bar(range(len(numbers)), numbers.cpu(), width=1)
+        below.bar(range(len(numbers)), numbers.cpu().numpy(), width=1)
         below.set_xlabel("number")
     axes[1, 0].set_ylabel("$\\phi(x)$")
     return axes[0, 0]

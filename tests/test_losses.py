@@ -61,7 +61,7 @@ def test_large_errors_stay_finite():
 
 def test_shapes_must_agree():
     x = torch.zeros(2, 1, 4, 4)
-    with pytest.raises((ValueError, jaxtyping.TypeCheckError), match="x_rebuilt|H"):
+    with pytest.raises(jaxtyping.TypeCheckError):  # as tests check shapes
         reconstruction_loss(x, x[..., :3])
     with pytest.raises(ValueError, match="x_rebuilt must have the shape"):
         reconstruction_loss.__wrapped__(x, x[..., :3])

@@ -1,0 +1,54 @@
+"""Side by side with a peer: ``python -m bench.<name>``; the last line is JSON.
+
+Results are compared before anything is timed. Ours and the peer then run in turns, so
+that a busy moment of the machine hits both, and `ratio` is the median of the paired
+ratios of their times: above 1 means that ours is faster.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from fmkit.runtime import device_name, pick_device
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def side_by_side(
+    ours: Callable[[], object], peer: Callable[[], object], *, rounds: int, label: str
+) -> dict[str, float]:
+    """Medians of both times, and of their ratios with its range; printed as a line."""
+    pairs = [(seconds(ours), seconds(peer)) for _ in range(rounds)]
+    ratios = sorted(theirs / own for own, theirs in pairs)
+    found = {
+        "ours": statistics.median(own for own, _ in pairs),
+        "peer": statistics.median(theirs for _, theirs in pairs),
+        "ratio": statistics.median(ratios),
+    }
+    print(
+        f"{label:32} ours {found['ours']:7.2f} s   peer {found['peer']:7.2f} s   "
+        f"ratio {found['ratio']:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+        flush=True,
+    )
+    return found
+
+
+def report(name: str, case: dict[str, float], *, equal: bool) -> None:
+    """The last line: the case with the smallest ratio, and whether results agreed."""
+    summary = {
+        "name": name,
+        **{key: round(value, 3) for key, value in case.items()},
+        "unit": "s",
+        "equal": equal,
+        "device": device_name(pick_device()),
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(summary))
