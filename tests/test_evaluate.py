@@ -7,8 +7,8 @@ from fmkit.evaluate import accuracy, mean_interval
 
 
 def test_accuracy_counts_the_largest_logit():
-    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [-1.0, -2.0], [5.0, 6.0]])
-    assert accuracy(logits, torch.tensor([0, 1, 1, 0])) == 0.5
+    logits = torch.tensor([[2.0, 1, 0], [0, 3, 1], [-3, -2, -1], [5, 6, 0]])
+    assert accuracy(logits, torch.tensor([0, 1, 2, 0])) == 0.75
 
 
 def test_accuracy_of_guessing(rng):
