@@ -1,9 +1,14 @@
 """The whole book, on tiny ones: staging, execution, pages, and what stops them."""
 
+import base64
+import io
 import os
 
+import numpy as np
 import pytest
+from nbformat.v4 import new_output
 from notebooks import RUN, book, code, markdown, notebook, write
+from PIL import Image
 
 from fmkit import book as books
 from fmkit.book import BookError, chapters_of, execute, strip
@@ -138,6 +143,27 @@ def test_strip_keeps_what_belongs_to_the_page():
     whole.cells[-1].metadata |= {"papermill": {"duration": 1}, "execution": {}}
     stripped = strip(whole).cells[-1].metadata
     assert stripped == {"tags": ["claim"], "mystnb": {"image": {"alt": "One."}}}
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_strip_gives_figures_a_palette():
+    rng = np.random.default_rng(0)
+    pixels = np.full((80, 60, 4), 255, dtype=np.uint8)
+    pixels[10:40, 10:40, :3] = rng.integers(100, 120, (30, 30, 3))  # 8,000 colours
+    pixels[50:60] = (9, 9, 9, 0)  # nothing is there
+    cell = code("draw()")
+    cell.outputs = [new_output("display_data", data={"image/png": png(pixels)})]
+    [output] = strip(notebook(cell)).cells[-1].outputs
+    small = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+    assert small.mode == "P"
+    shown = np.asarray(small.convert("RGB")).astype(int)
+    assert abs(shown[10:40, 10:40] - pixels[10:40, 10:40, :3]).max() < 16
+    assert (shown[50:60] == 255).all()
 
 
 def test_committed_outputs_are_made_on_the_cpu(here):

@@ -82,6 +82,8 @@ def test_resnet_s_shape():
     assert sum(p.numel() for p in model.parameters()) == 306_784
     blocks = [len(block.shortcut) for block in model.stages]
     assert blocks == [0, 2, 2]  # only where the shape changes
+    longer = ResNet(ResNetConfig(widths=(4, 8), blocks=(2, 2)))
+    assert [block.conv1.stride[0] for block in longer.stages] == [1, 1, 2, 1]
 
 
 def test_every_parameter_of_resnet_learns(rng):
