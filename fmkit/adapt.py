@@ -101,11 +101,11 @@ def finetune(
         \ell_\text{task}(y^{(i)}, w^\top \phi_\theta(x^{(i)}))
 
     Both are copied, so the pretrained model stays as it is; the result is in eval mode.
-    A `phi` given in eval mode keeps the batch norm
-    statistics of pretraining, one in train mode learns its own (for an untrained one:
-    training from scratch). AdamW with weight decay 0.01, a tenth of the steps warm-up,
-    then cosine. Unlike the notes it minimizes by batches, for `steps` steps, not to
-    the minimum. Raises what :func:`fmkit.train.train` raises.
+    A `phi` given in eval mode keeps the batch norm statistics of pretraining, one in
+    train mode learns its own (for an untrained one: training from scratch). AdamW with
+    weight decay 0.01, a tenth of the steps warm-up, then cosine. Unlike the notes it
+    minimizes by batches, for `steps` steps, not to the minimum. Raises what
+    :func:`fmkit.train.train` raises.
     """
     model = copy.deepcopy(Predictor(phi, head)).to(images.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)

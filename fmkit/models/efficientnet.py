@@ -64,10 +64,8 @@ class ConvNorm(nn.Module):
         """In eval mode batch norm is linear: folded into the convolution, one pass."""
         bn, conv = self.bn, self.conv
         scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
-        weight, bias = (
-            conv.weight * scale[:, None, None, None],
-            bn.bias - bn.running_mean * scale,
-        )
+        weight = conv.weight * scale[:, None, None, None]
+        bias = bn.bias - bn.running_mean * scale
         return F.conv2d(x, weight, bias, conv.stride, conv.padding, 1, conv.groups)
 
 
