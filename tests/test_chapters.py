@@ -1,6 +1,7 @@
 """The guards over every chapter; each guard on a small chapter that lacks something."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,14 @@ from nbformat.v4 import new_output
 from notebooks import code, markdown, notebook, write
 
 from fmkit.book import chapters_of
-from fmkit.rerun import read_notebook
+from fmkit.records import read_record
+from fmkit.rerun import checked, parameters_of, read_notebook, read_profile
 from fmkit.stale import source_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+RECORDS = sorted((ROOT / "results").glob("*/*.json"))
 PIXEL = new_output("display_data", data={"image/png": "iVBORw0KGgo="})
 FIGURE = {"image": {"alt": "A line that rises."}, "figure": {"caption": "A line."}}
 
@@ -33,6 +37,21 @@ def test_chapter(path, guard):
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_chapter_is_small(path):
     assert guards.small(path) == []
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_profiles_name_parameters_of_chapters(path):
+    for name, section in read_profile(path).items():
+        parameters = parameters_of(read_notebook(ROOT / "chapters" / f"{name}.ipynb"))
+        assert checked(parameters, section) == section
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_committed_records_are_of_whole_runs_of_a_commit(path):
+    record = read_record(path)
+    assert record["chapter"] == path.parent.name
+    assert (record["status"], record["error"]) == ("finished", None)
+    assert re.fullmatch("[0-9a-f]{7,}", record["commit"])  # without "+changes"
 
 
 @pytest.fixture
