@@ -85,7 +85,7 @@ def representations(
     _, axes = plt.subplots(
         2,
         len(images),
-        figsize=(3 * len(images), 3),
+        figsize=(2 * len(images), 2.6),
         height_ratios=(1.3, 1),
         sharey="row",
         squeeze=False,

@@ -238,6 +238,8 @@ def test_interrupted(tmp_path):
         [*command, "rerun", str(path), "-o", str(tmp_path / "out")],
         stderr=subprocess.PIPE,
         text=True,
+        # Started in a shell's background, the tests ignore Ctrl-C, and so would a child
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while not started.exists() and process.poll() is None:
             time.sleep(0.05)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fmkit import book as books
+from fmkit.rerun import read_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "_build" / "html" / "index.html"
@@ -102,6 +103,17 @@ def test_pages_load_nothing_from_elsewhere(site):
         assert (path.name, outside(page), without_text(page)) == (path.name, [], [])
     for path in site.rglob("*.css"):
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", path.read_text())
+
+
+def test_tables_that_a_chapter_shows_are_tables(site):
+    """Without the right setting an output's Markdown table stays bars and dashes."""
+    for path in books.chapters_of(ROOT):
+        outputs = [o for c in read_notebook(path).cells for o in c.get("outputs", [])]
+        kinds = [output.get("data", {}) for output in outputs]
+        written = sum("text/html" in kind for kind in kinds)
+        written += sum("|--" in kind.get("text/markdown", "") for kind in kinds)
+        page = Page((site / "chapters" / f"{path.stem}.html").read_text())
+        assert len(page.of("table")) == written, path.name
 
 
 def test_a_page_shows_formulas_and_alt_texts(site, browser, tmp_path):
