@@ -27,6 +27,11 @@ def side_by_side(
 ) -> dict[str, float]:
     """Medians of both times, and of their ratios with its range; printed as a line."""
     pairs = [(seconds(ours), seconds(peer)) for _ in range(rounds)]
+    return compared(pairs, label=label)
+
+
+def compared(pairs: list[tuple[float, float]], *, label: str) -> dict[str, float]:
+    """The same from times that were taken elsewhere: pairs of ours and the peer's."""
     ratios = sorted(theirs / own for own, theirs in pairs)
     found = {
         "ours": statistics.median(own for own, _ in pairs),

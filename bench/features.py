@@ -16,7 +16,7 @@ from fmkit.assets import fetch, load_array
 from fmkit.models.efficientnet import load_efficientnet_lite0
 
 SIZE, ROUNDS = 96, 3
-TOLERANCE = 1e-4  # of a logit
+TOLERANCE = 1e-4  # relative to the largest number, about 6
 
 
 def main() -> None:
@@ -29,28 +29,28 @@ def main() -> None:
         peer = EfficientNet.from_name("efficientnet-lite0")
     peer.load_state_dict(torch.load(weights, weights_only=True))
     peer = peer.eval().to(device)
-    phi, U = load_efficientnet_lite0(weights, size=SIZE)
+    phi, _ = load_efficientnet_lite0(weights, size=SIZE)
     phi = phi.to(device, memory_format=runtime.MEMORY_FORMAT)
     images = torch.tensor(load_array(fetch("animals")["images.gz"])).unsqueeze(1)
     images = images.to(device)
 
     @torch.no_grad()
-    def theirs(head=True):
+    def theirs():
         rows = []
         for batch in images.split(64):
-            x = F.interpolate(batch.float(), (SIZE, SIZE), mode="bilinear")
-            x = ((x - 127) / 128).expand(-1, 3, -1, -1).contiguous()
-            rows.append(peer(x) if head else peer.extract_features(x).mean(dim=(2, 3)))
+            x = F.interpolate(batch.float() / 255, (SIZE, SIZE), mode="bilinear")
+            x = ((x * 255 - 127) / 128).expand(-1, 3, -1, -1).contiguous()
+            rows.append(peer.extract_features(x).mean(dim=(2, 3)))
         return torch.cat(rows)
 
     def ours():
         return frozen_outputs(phi, images, label="ours")
 
-    with torch.no_grad():
-        gap = (U.to(device)(ours()) - theirs()).abs().max().item()
-    print(f"logits differ by at most {gap:.1e}")
+    expected = theirs()
+    gap = ((ours() - expected).abs().max() / expected.max()).item()
+    print(f"representations differ by at most {gap:.1e} of the largest number")
     label = f"{len(images):,} pictures"
-    case = side_by_side(ours, lambda: theirs(head=False), rounds=ROUNDS, label=label)
+    case = side_by_side(ours, theirs, rounds=ROUNDS, label=label)
     report("features", case, equal=gap <= TOLERANCE)
 
 

@@ -5,6 +5,7 @@
 solution (warm).
 """
 
+import time
 import warnings
 
 import numpy as np
@@ -12,22 +13,20 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from bench import report, side_by_side
+from bench import compared, report, seconds
 from fmkit.probe import logistic_objective, logistic_path
 
-N, M, CLASSES, LAMBDAS, ROUNDS = 8_000, 512, 10, 45, 3
+N, M, CLASSES, LAMBDAS = 8_000, 512, 10, 45
 WORSE = 1e-6  # how much higher, relatively, an objective of ours may be
 
 
 def task() -> tuple[torch.Tensor, torch.Tensor]:
-    """Features that are correlated, as a network's are, and noisy linear labels."""
+    """Independent features of one size, and labels drawn from a linear model."""
     rng = torch.Generator().manual_seed(0)
-    mixing = torch.randn(M, M, generator=rng) / M**0.5
-    spread = torch.logspace(0, -2, M)
-    x = (torch.randn(N, M, generator=rng) * spread) @ mixing
-    u = x @ torch.randn(M, CLASSES, generator=rng) * 3
-    noise = torch.rand(N, CLASSES, generator=rng).log().neg().log()  # Gumbel's
-    return x, (u / u.std() * 2 - noise).argmax(dim=1)
+    x = torch.randn(N, M, generator=rng)
+    u = x @ torch.randn(M, CLASSES, generator=rng) * 2 / M**0.5
+    gumbel = -torch.rand(N, CLASSES, generator=rng).log().neg().log()
+    return x, (u + gumbel).argmax(dim=1)
 
 
 def peer_path(
@@ -58,25 +57,23 @@ def main() -> None:
         value = logistic_objective(x.double(), labels, weight, bias, lambda_=lambda_)
         return value.item()
 
-    path, worst = ours(), -np.inf
-    solutions = zip(path.weight, path.bias, lambdas, strict=True)
-    found = [objective(*solution) for solution in solutions]
-    for kind in (False, True):
-        peers = peer_path(*arrays, lambdas, warm=kind)
-        for value, (weight, bias), lambda_ in zip(found, peers, lambdas, strict=True):
-            theirs = objective(weight, bias, lambda_)
-            worst = max(worst, (value - theirs) / theirs)
-    print(f"objective at most {worst:.1e} above scikit-learn's, relatively")
+    def objectives(weights, biases):
+        solutions = zip(weights, biases, lambdas, strict=True)
+        return np.array([objective(*solution) for solution in solutions])
 
-    cases = [
-        side_by_side(
-            ours,
-            lambda warm=warm: peer_path(*arrays, lambdas, warm=warm),
-            rounds=ROUNDS,
-            label=f"{LAMBDAS} lambdas, peer {'warm' if warm else 'cold'}",
-        )
-        for warm in (False, True)
-    ]
+    path = ours()
+    found, cases, worst = objectives(path.weight, path.bias), [], -np.inf
+    for warm in (False, True):
+        # A peer's path takes minutes: it runs once, between two of ours
+        before, start = seconds(ours), time.perf_counter()
+        peers = peer_path(*arrays, lambdas, warm=warm)
+        theirs = time.perf_counter() - start
+        value = objectives(*zip(*peers, strict=True))
+        worst = max(worst, ((found - value) / value).max())
+        label = f"{LAMBDAS} lambdas, peer {'warm' if warm else 'cold'}"
+        pairs = [(before, theirs), (seconds(ours), theirs)]
+        cases.append(compared(pairs, label=label))
+    print(f"objective at most {worst:.1e} above scikit-learn's, relatively")
     smallest = min(cases, key=lambda case: case["ratio"])
     report("probe", smallest, equal=bool(worst <= WORSE))
 
