@@ -115,13 +115,14 @@ def finetune(
 
     batches = minibatches(len(images), batch_size=batch_size, generator=generator)
     schedule = warmup_cosine(steps=steps, warmup_steps=steps // 10)
-    for _ in train(
+    records = train(
         loss_of,
         batches,
         optimizer,
         steps=steps,
         schedule=schedule,
         buffers=model.buffers(),
-    ):
+    )
+    for _ in progress(records, label="finetuning", total=steps):
         pass
     return model.eval()
