@@ -21,6 +21,45 @@ def reconstruction(rebuilt, x):
     return total / d
 
 
+def simclr(phi_hat, phi_tilde):
+    """The loss of 14.2 in the notes: one-sided, without a temperature, a sum."""
+    total = 0.0
+    for i in range(len(phi_hat)):
+        scores = [
+            math.exp(dot(phi_hat[i], phi_tilde[j])) for j in range(len(phi_tilde))
+        ]
+        total -= math.log(scores[i] / sum(scores))
+    return total
+
+
+def normalized_rows(phi):
+    return [[x / math.sqrt(dot(row, row)) for x in row] for row in phi]
+
+
+def nt_xent(phi_hat, phi_tilde, tau):
+    """Algorithm 1 of Chen et al. 2020."""
+    B, z = len(phi_hat), normalized_rows([*phi_hat, *phi_tilde])
+    total = 0.0
+    for i in range(2 * B):
+        scores = [math.exp(dot(z[i], z[j]) / tau) for j in range(2 * B)]
+        partner = i + B if i < B else i - B
+        total -= math.log(scores[partner] / (sum(scores) - scores[i]))
+    return total / (2 * B)
+
+
+def supcon(phi, labels, tau):
+    """Equation 2 of Khosla et al. 2020, over the views that have a positive."""
+    z, terms = normalized_rows(phi), []
+    for i in range(len(z)):
+        others = [j for j in range(len(z)) if j != i]
+        positives = [j for j in others if labels[j] == labels[i]]
+        whole = sum(math.exp(dot(z[i], z[j]) / tau) for j in others)
+        logs = [math.log(math.exp(dot(z[i], z[p]) / tau) / whole) for p in positives]
+        if positives:
+            terms.append(-sum(logs) / len(positives))
+    return sum(terms) / len(terms)
+
+
 def mean_cross_entropy(phi, labels, W, b, lambda_):
     """(14.1): l_task is -log p(y | x), a softmax of W phi(x) + b, plus a ridge."""
     total = 0.0

@@ -1,11 +1,25 @@
-"""Losses: equal to the loop, with the right gradient, in any precision and size."""
+"""Losses: equal to the loop, with the right gradient, in any precision and size.
+
+Planted by hand in the contrastive losses, one at a time, and each caught here: a mean
+for the sum; the views compared with themselves; no float32 for half precision (two
+places); the partner one row on; similarity with itself left in; times tau for over tau;
+no normalization, and over the batch; itself among its own positives; the mask as a
+product, which is NaN; anchors without a positive counted (two ways); one side only.
+"""
+
+import math
 
 import jaxtyping
 import pytest
 import reference
 import torch
 
-from fmkit.losses import reconstruction_loss
+from fmkit.losses import (
+    nt_xent_loss,
+    reconstruction_loss,
+    simclr_loss,
+    supcon_loss,
+)
 
 
 @pytest.fixture
@@ -65,3 +79,115 @@ def test_shapes_must_agree():
         reconstruction_loss(x, x[..., :3])
     with pytest.raises(ValueError, match="x_rebuilt must have the shape"):
         reconstruction_loss.__wrapped__(x, x[..., :3])
+
+
+@pytest.fixture
+def views(rng):
+    """phi of two views of each of 5 examples."""
+    return torch.randn(2, 5, 3, generator=rng, dtype=torch.float64)
+
+
+LABELS = torch.tensor([0, 1, 0, 2, 1, 3, 0])  # 2 and 3 have no positive
+
+
+def test_contrastive_losses_are_the_loops(views, rng):
+    hat, tilde = views.tolist()
+    phi = torch.randn(7, 3, generator=rng, dtype=torch.float64)
+    ours = [
+        simclr_loss(*views),
+        nt_xent_loss(*views, tau=0.3),
+        supcon_loss(phi, LABELS, tau=0.3),
+    ]
+    expected = [
+        reference.simclr(hat, tilde),
+        reference.nt_xent(hat, tilde, 0.3),
+        reference.supcon(phi.tolist(), LABELS.tolist(), 0.3),
+    ]
+    assert [loss.item() for loss in ours] == pytest.approx(expected, rel=1e-12)
+
+
+def test_contrastive_gradients(views, rng):
+    views = tuple(view.requires_grad_() for view in views.clone())
+    phi = torch.randn(7, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(simclr_loss, views)
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent_loss(a, b, tau=0.3), views)
+    assert torch.autograd.gradcheck(lambda a: supcon_loss(a, LABELS, tau=0.3), [phi])
+
+
+def test_contrastive_losses_when_every_view_is_alike():
+    phi = torch.full((6, 4), 0.7)
+    assert simclr_loss(phi, phi).item() == pytest.approx(6 * math.log(6))
+    assert nt_xent_loss(phi, phi, tau=0.1).item() == pytest.approx(math.log(11))
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    assert supcon_loss(phi, labels, tau=0.1).item() == pytest.approx(math.log(5))
+
+
+def test_supcon_with_a_label_for_each_example_is_nt_xent(views):
+    labels = torch.arange(5).repeat(2)
+    supervised = supcon_loss(views.flatten(0, 1), labels, tau=0.2)
+    torch.testing.assert_close(supervised, nt_xent_loss(*views, tau=0.2))
+
+
+def test_what_changes_nothing(views, rng):
+    order = torch.randperm(5, generator=rng)
+    hat, tilde = views
+    for loss in (simclr_loss, lambda a, b: nt_xent_loss(a, b, tau=0.2)):
+        shuffled = loss(hat[order], tilde[order])
+        torch.testing.assert_close(shuffled, loss(hat, tilde))
+        assert (loss(hat, tilde[order]) - loss(hat, tilde)).abs() > 1e-3
+    swapped = nt_xent_loss(3 * tilde, hat / 7, tau=0.2)
+    torch.testing.assert_close(swapped, nt_xent_loss(hat, tilde, tau=0.2))
+    assert (simclr_loss(tilde, hat) - simclr_loss(hat, tilde)).abs() > 1e-3
+
+
+def test_simclr_is_no_mean_over_examples(views):
+    """Half a batch is not half the loss: the other half are its negatives."""
+    hat, tilde = views[:, :4]
+    halves = simclr_loss(hat[:2], tilde[:2]) + simclr_loss(hat[2:], tilde[2:])
+    assert halves < simclr_loss(hat, tilde) - 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("tau", [0.01, 1.0])
+def test_contrastive_losses_in_any_precision(views, dtype, tau):
+    hat, tilde = low = views.to(dtype)
+    full, labels = low.double(), torch.arange(5).repeat(2)
+    pairs = [
+        (nt_xent_loss(hat, tilde, tau=tau), nt_xent_loss(*full, tau=tau)),
+        (
+            supcon_loss(low.flatten(0, 1), labels, tau=tau),
+            supcon_loss(full.flatten(0, 1), labels, tau=tau),
+        ),
+        (simclr_loss(hat, tilde), simclr_loss(*full)),
+    ]
+    for found, expected in pairs:
+        assert found.dtype == torch.float32
+        # Rounding of a cosine in float32 is divided by tau
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5 / tau)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+def test_contrastive_losses_and_gradients_stay_finite(views, size):
+    hat, tilde = (size * view.float() for view in views)
+    phi = torch.cat([hat, tilde]).requires_grad_()
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 5])
+    losses = simclr_loss(phi[:5], phi[5:]), nt_xent_loss(phi[:5], phi[5:], tau=0.01)
+    (sum(losses) + supcon_loss(phi, labels, tau=0.01)).backward()
+    assert phi.grad.isfinite().all()
+
+
+def test_wrong_contrastive_arguments(views):
+    hat, tilde = views
+    message = r"phi_hat must have at least 2 rows \(one has no negatives\), got 1"
+    for loss in (simclr_loss, lambda a, b: nt_xent_loss(a, b, tau=1.0)):
+        with pytest.raises(ValueError, match=message):
+            loss(hat[:1], tilde[:1])
+    for tau in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"tau must be above 0, got {tau}"):
+            nt_xent_loss(hat, tilde, tau=tau)
+        with pytest.raises(ValueError, match=f"tau must be above 0, got {tau}"):
+            supcon_loss(hat, torch.zeros(5).long(), tau=tau)
+    with pytest.raises(ValueError, match="labels must have two views with one label"):
+        supcon_loss(hat, torch.arange(5), tau=1.0)
+    with pytest.raises(ValueError, match=r"phi_tilde must have the shape \(5, 3\)"):
+        simclr_loss.__wrapped__(hat, tilde[:4])

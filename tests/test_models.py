@@ -86,6 +86,17 @@ def test_resnet_s_shape():
     assert [block.conv1.stride[0] for block in longer.stages] == [1, 1, 2, 1]
 
 
+def test_resnet_18_for_small_pictures_by_configuration():
+    widths, blocks = (64, 128, 256, 512), (2, 2, 2, 2)
+    model = ResNet(
+        ResNetConfig(channels=3, widths=widths, blocks=blocks, stem_stride=1)
+    )
+    # He et al.'s, less 513,000 of the head; a stem of 3 by 3 in place of 7 by 7
+    expected = 11_689_512 - 513_000 - 3 * 64 * (49 - 9)
+    assert sum(p.numel() for p in model.parameters()) == expected
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
+
+
 def test_every_parameter_of_resnet_learns(rng):
     model = ResNet(ResNetConfig(widths=(4, 8), blocks=(1, 2)))
     model(torch.rand(4, 1, 12, 12, generator=rng)).square().mean().backward()
