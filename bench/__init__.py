@@ -1,32 +1,35 @@
 """Side by side with a peer: ``python -m bench.<name>``; the last line is JSON.
 
-Results are compared before anything is timed. Ours and the peer then run in turns, so
-that a busy moment of the machine hits both, and `ratio` is the median of the paired
-ratios of their times: above 1 means that ours is faster.
+Results are compared first; where a peer takes minutes, on the very run that is timed.
+Ours and the peer run in turns, so that a busy moment of the machine hits both, and
+`ratio` is the median of the paired ratios of their times: above 1, ours is faster.
 """
 
 import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from fmkit.runtime import device_name, pick_device
 
+T = TypeVar("T")
 
-def seconds(function: Callable[[], object]) -> float:
-    """How long one call takes."""
+
+def timed(function: Callable[[], T]) -> tuple[float, T]:
+    """How many seconds one call takes, and what it gives."""
     start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+    result = function()
+    return time.perf_counter() - start, result
 
 
 def side_by_side(
     ours: Callable[[], object], peer: Callable[[], object], *, rounds: int, label: str
 ) -> dict[str, float]:
     """Medians of both times, and of their ratios with its range; printed as a line."""
-    pairs = [(seconds(ours), seconds(peer)) for _ in range(rounds)]
+    pairs = [(timed(ours)[0], timed(peer)[0]) for _ in range(rounds)]
     return compared(pairs, label=label)
 
 

@@ -5,15 +5,15 @@
 solution (warm).
 """
 
-import time
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from bench import compared, report, seconds
+from bench import compared, report, timed
 from fmkit.probe import logistic_objective, logistic_path
 
 N, M, CLASSES, LAMBDAS = 8_000, 512, 10, 45
@@ -65,14 +65,13 @@ def main() -> None:
     found, cases, worst = objectives(path.weight, path.bias), [], -np.inf
     for warm in (False, True):
         # A peer's path takes minutes: it runs once, between two of ours
-        before, start = seconds(ours), time.perf_counter()
-        peers = peer_path(*arrays, lambdas, warm=warm)
-        theirs = time.perf_counter() - start
+        before, _ = timed(ours)
+        theirs, peers = timed(partial(peer_path, *arrays, lambdas, warm=warm))
+        after, _ = timed(ours)
         value = objectives(*zip(*peers, strict=True))
         worst = max(worst, ((found - value) / value).max())
         label = f"{LAMBDAS} lambdas, peer {'warm' if warm else 'cold'}"
-        pairs = [(before, theirs), (seconds(ours), theirs)]
-        cases.append(compared(pairs, label=label))
+        cases.append(compared([(before, theirs), (after, theirs)], label=label))
     print(f"objective at most {worst:.1e} above scikit-learn's, relatively")
     smallest = min(cases, key=lambda case: case["ratio"])
     report("probe", smallest, equal=bool(worst <= WORSE))
