@@ -108,13 +108,13 @@ class Run:
             (name, f"{c['value']:.4g}", _bounds(c), "yes" if c["holds"] else "NO")
             for name, c in self.record["claims"].items()
         ]
-        _show([("claim", "value", "claimed", "holds"), *rows])
+        show_table([("claim", "value", "claimed", "holds"), *rows])
 
     def card(self) -> None:
         """Finish the record and show what one needs to know to repeat this run."""
         self.record["status"] = "finished"
         self._save()
-        _show(_card_rows(self.record))
+        show_table(_card_rows(self.record))
 
     def _save(self) -> None:
         self.record["seconds"] = round(time.perf_counter() - self._start, 3)
@@ -201,6 +201,24 @@ def commit() -> str | None:
         return None
 
 
+def show_table(rows: list[tuple[str, ...]]) -> None:
+    """Display a table, its first row the head, as HTML and as plain text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    cells = [
+        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+        for tag, row in zip(["th", *["td"] * len(rows)], rows, strict=False)
+    ]
+    body = "".join(f"<tr>{row}</tr>" for row in cells[1:])
+    head = f"<thead><tr>{cells[0]}</tr></thead>"
+    table = f'<table class="dataframe">{head}<tbody>{body}</tbody></table>'
+    plain = "\n".join(line.rstrip() for line in lines)
+    display({"text/html": table, "text/plain": plain}, raw=True)
+
+
 def _finite(name: str, value: float) -> float:
     require(not isinstance(value, str | bool), name, "be a number", value)
     number = float(value)
@@ -230,21 +248,3 @@ def _card_rows(record: dict[str, object]) -> list[tuple[str, ...]]:
 
 def _pairs(values: dict[str, object], sign: str) -> str:
     return ", ".join(f"{name}{sign}{value}" for name, value in values.items())
-
-
-def _show(rows: list[tuple[str, ...]]) -> None:
-    """Display a table, its first row the head, as HTML and as plain text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-    cells = [
-        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-        for tag, row in zip(["th", *["td"] * len(rows)], rows, strict=False)
-    ]
-    body = "".join(f"<tr>{row}</tr>" for row in cells[1:])
-    head = f"<thead><tr>{cells[0]}</tr></thead>"
-    table = f'<table class="dataframe">{head}<tbody>{body}</tbody></table>'
-    plain = "\n".join(line.rstrip() for line in lines)
-    display({"text/html": table, "text/plain": plain}, raw=True)
