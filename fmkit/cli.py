@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("info", _info, "show versions, the device, and every asset with its licence")
-    command = add("fetch", _fetch, "fetch data and weights, all of them by default")
+    command = add(
+        "fetch", _fetch, "fetch data and weights, by default all that chapters need"
+    )
     command.add_argument("names", nargs="*", help=f"of {', '.join(ASSETS)}")
     _add_rerun(add("rerun", _rerun, "execute one chapter with other parameters"))
     text = "execute every chapter afresh and build the pages from that"
@@ -92,12 +94,14 @@ def _info(options: argparse.Namespace) -> None:
     print(f"assets are kept in {cache_folder()}")
     for row in inventory():
         here = "fetched" if row["cached"] else "not fetched"
+        here += ", optional" if row["optional"] else ""
         print(f"\n{row['name']}: {row['what']}, {row['bytes'] / 1e6:.1f} MB, {here}")
         print(f"  licence {row['licence']}; {row['source']}")
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    for name in options.names or ASSETS:
+    needed = [name for name, asset in ASSETS.items() if not asset.optional]
+    for name in options.names or needed:
         for path in fetch(name).values():
             print(f"{name}: {path}", flush=True)
 

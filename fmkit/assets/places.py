@@ -1,0 +1,55 @@
+"""Where assets lie: the cache, the mirror; whether a file is what it should be."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import platformdirs
+
+from fmkit.assets.catalogue import Asset
+
+
+class AssetError(RuntimeError):
+    """An asset cannot be had: one sentence that says why and what to do."""
+
+
+def cache_folder() -> Path:
+    """Where assets are kept: ``FMKIT_CACHE``, else the user's cache directory."""
+    chosen = os.environ.get("FMKIT_CACHE")
+    return Path(chosen or platformdirs.user_cache_dir("fmkit")).expanduser()
+
+
+def from_mirror(asset: Asset) -> Path | None:
+    """The published file in the folder ``FMKIT_MIRROR``, if there is one, checked."""
+    mirror = os.environ.get("FMKIT_MIRROR")
+    if not mirror:
+        return None
+    folder = Path(mirror).expanduser()
+    if not folder.is_dir():
+        raise AssetError(f"FMKIT_MIRROR must be a folder, got {mirror!r}.")
+    path = folder / asset.file
+    return checked(path, asset) if path.is_file() else None
+
+
+def checked(path: Path, asset: Asset) -> Path:
+    """`path` again, if it has the hash of the published file."""
+    got = sha256_of(path)
+    if got != asset.sha256:
+        raise wrong_hash(asset.file, asset.sha256, got)
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def wrong_hash(what: str, expected: str, got: str) -> AssetError:
+    return AssetError(f"{what} must have sha256 {expected}, got {got}; nothing kept.")
+
+
+def not_arrived(asset: Asset, what: str) -> AssetError:
+    return AssetError(
+        f"{what}; without a network, place {asset.file} in a folder and set "
+        "FMKIT_MIRROR to that folder."
+    )
