@@ -50,6 +50,11 @@ def batch_size_for_inference(device: torch.device) -> int:
     return 32 if device.type == "cpu" else 512
 
 
+def views_at_once(device: torch.device) -> int:
+    """Random views made in one go: on a CPU as many as stay in its cache."""
+    return 64 if device.type == "cpu" else 4096
+
+
 def seed_weights(seed: int) -> None:
     """Seed the global generator, which is for initial weights and nothing else."""
     torch.manual_seed(seed)

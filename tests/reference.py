@@ -3,6 +3,7 @@
 Arguments are nested lists of floats (``tensor.tolist()``); results are floats.
 """
 
+import colorsys
 import math
 
 
@@ -120,3 +121,77 @@ def gradient_descent_on_squared_error(phi, targets, *, rate, steps):
                 slope[j] += 2 * error * phi[i][j] / len(phi)
         w = [w[j] - rate * slope[j] for j in range(m)]
     return w
+
+
+def pixel_between(channel, x, y):
+    """Bilinear value at a place in pixels; a pixel's centre is at a half; edges go on.
+
+    `channel` is a list of rows.
+    """
+
+    def at(i, j):
+        i, j = min(max(i, 0), len(channel) - 1), min(max(j, 0), len(channel[0]) - 1)
+        return channel[i][j]
+
+    i, j = math.floor(y - 0.5), math.floor(x - 0.5)
+    down, right = y - 0.5 - i, x - 0.5 - j
+    above = (1 - right) * at(i, j) + right * at(i, j + 1)
+    below = (1 - right) * at(i + 1, j) + right * at(i + 1, j + 1)
+    return (1 - down) * above + down * below
+
+
+def view(image, size, v):
+    """One random view: a crop, flipped, turned, enlarged; then its colours changed.
+
+    `image` is a list of channels of rows of bytes; `v` has the names of `Views`.
+    """
+    channels = [[[0.0] * size for _ in range(size)] for _ in image]
+    for i in range(size):
+        for j in range(size):
+            x = ((j + 0.5) / size - 0.5) * v["width"]  # from the crop's centre
+            y = ((i + 0.5) / size - 0.5) * v["height"]
+            if v["flip"]:
+                x = -x
+            # y points down: what is turned counterclockwise is read clockwise
+            turned_x = x * math.cos(v["angle"]) - y * math.sin(v["angle"])
+            turned_y = x * math.sin(v["angle"]) + y * math.cos(v["angle"])
+            x = v["left"] + v["width"] / 2 + turned_x
+            y = v["top"] + v["height"] / 2 + turned_y
+            for c in range(len(image)):
+                channels[c][i][j] = pixel_between(image[c], x, y) / 255
+    return recoloured(channels, v)
+
+
+def recoloured(channels, v):
+    """Brightness, contrast, saturation, hue and grey, pixel by pixel."""
+
+    def cut(value):
+        return min(max(value, 0.0), 1.0)
+
+    def grey_of(colour):
+        if len(colour) == 1:
+            return colour[0]
+        return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+
+    rows, columns = range(len(channels[0])), range(len(channels[0][0]))
+    places = [(i, j) for i in rows for j in columns]
+    colours = [
+        [cut(channel[i][j] * v["brightness"]) for channel in channels]
+        for i, j in places
+    ]
+    mean = sum(map(grey_of, colours)) / len(colours)
+    for n in range(len(colours)):
+        colour = [cut(mean + v["contrast"] * (x - mean)) for x in colours[n]]
+        if len(colour) == 3:
+            grey = grey_of(colour)
+            colour = [cut(grey + v["saturation"] * (x - grey)) for x in colour]
+            hue, s, value = colorsys.rgb_to_hsv(*colour)
+            colour = [*colorsys.hsv_to_rgb((hue + v["hue"]) % 1.0, s, value)]
+            if v["grey"]:
+                colour = [grey_of(colour)] * 3
+        colours[n] = colour
+    result = [[[0.0 for _ in columns] for _ in rows] for _ in channels]
+    for (i, j), colour in zip(places, colours, strict=True):
+        for c in range(len(colour)):
+            result[c][i][j] = colour[c]
+    return result

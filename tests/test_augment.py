@@ -1,9 +1,34 @@
-"""Random views: what is hidden, how much of it, and where the draws come from."""
+"""Random views: what is hidden, how much of it, and where the draws come from.
+
+Views are held to a loop over pixels, their draws to the distributions that the
+settings name.
+"""
+
+import math
+from dataclasses import fields, replace
 
 import pytest
+import reference
 import torch
 
-from fmkit.augment import mask_patches
+from fmkit.augment import (
+    ViewConfig,
+    Views,
+    draw_views,
+    mask_patches,
+    random_views,
+    render_views,
+)
+
+EVERYTHING = ViewConfig(
+    size=6,
+    rotation=40.0,
+    brightness=0.6,
+    contrast=0.6,
+    saturation=0.6,
+    hue=0.4,
+    grey=0.3,
+)
 
 
 def masked(x, **options):
@@ -74,3 +99,158 @@ def test_the_type_is_kept(dtype):
 def test_wrong_arguments(change, message):
     with pytest.raises(ValueError, match=message):
         masked(torch.ones(2, 1, 6, 8), **change)
+
+
+def pictures(B, c, H=7, W=9):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (B, c, H, W), generator=generator, dtype=torch.uint8)
+
+
+def drawn(config, B=200, height=7, width=9, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return draw_views(config, B, height=height, width=width, generator=generator)
+
+
+def neutral(B, height, width):
+    """Views that change nothing but the size."""
+    zero, one = torch.zeros(B), torch.ones(B)
+    no = torch.zeros(B, dtype=torch.bool)
+    place = zero, zero, width * one, height * one
+    return Views(*place, no, zero, one, one, one, zero, no)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_are_the_loop(channels):
+    images, views = pictures(200, channels), drawn(EVERYTHING)  # more than one chunk
+    found = render_views(images, views, size=6)
+    for i in range(len(images)):
+        one = {f.name: getattr(views, f.name)[i].item() for f in fields(views)}
+        expected = torch.tensor(reference.view(images[i].tolist(), 6, one))
+        # Where hue meets a colour that is nearly grey float32 has 4 digits left
+        torch.testing.assert_close(found[i], expected, rtol=0, atol=2e-4)
+
+
+def test_the_whole_picture_is_itself():
+    images = pictures(5, 3, 8, 8)
+    found = render_views(images, neutral(5, 8, 8), size=8)
+    torch.testing.assert_close(found, images / 255, rtol=0, atol=1e-5)
+
+
+def test_a_flip_is_a_mirror_and_a_quarter_turn_is_exact():
+    images, views = pictures(5, 1, 8, 8), neutral(5, 8, 8)
+    mirrored = replace(views, flip=torch.ones(5, dtype=torch.bool))
+    turned = replace(views, angle=torch.full((5,), math.pi / 2))
+    x = images / 255
+    for some, expected in ((mirrored, x.flip(-1)), (turned, x.rot90(dims=(2, 3)))):
+        found = render_views(images, some, size=8)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_hue_goes_round():
+    """Three shifts by a third of the circle take every colour back to itself."""
+    x = pictures(50, 3, 4, 4)
+    third = replace(neutral(50, 4, 4), hue=torch.full((50,), 1 / 3))
+    once = render_views(x, third, size=4)
+    torch.testing.assert_close(once, x.roll(1, dims=1) / 255, rtol=0, atol=1e-5)
+
+
+def test_grey_pictures_have_no_hue():
+    x = pictures(50, 1, 4, 4).expand(-1, 3, -1, -1)
+    turned = replace(neutral(50, 4, 4), hue=torch.linspace(-0.5, 0.5, 50))
+    found = render_views(x, turned, size=4)
+    torch.testing.assert_close(found, x / 255, rtol=0, atol=1e-6)
+
+
+def test_views_are_drawn_as_their_settings_say():
+    n = 20_000
+    config = ViewConfig(
+        size=4,
+        area=(0.2, 0.6),
+        ratio=(0.8, 1.25),  # no side is longer than the picture's
+        flip=0.3,
+        rotation=90.0,
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.3,
+        saturation=0.2,
+        hue=0.1,
+        grey=0.25,
+    )
+    v = drawn(config, n, height=100, width=100)
+    changed = v.brightness != 1
+    uniform = {  # what is uniform from 0 to 1
+        "area": (v.width * v.height / 1e4 - 0.2) / 0.4,
+        "ratio": (v.width / v.height).log() / math.log(1.25) / 2 + 0.5,
+        "angle": v.angle / math.pi + 0.5,
+        "left": v.left / (100 - v.width),
+        "top": v.top / (100 - v.height),
+        "brightness": (v.brightness[changed] - 0.6) / 0.8,
+        "contrast": (v.contrast[changed] - 0.7) / 0.6,
+        "saturation": (v.saturation[changed] - 0.8) / 0.4,
+        "hue": (v.hue[changed] + 0.1) / 0.2,
+    }
+    for name, values in uniform.items():
+        ordered = values.sort().values
+        distance = (ordered - torch.linspace(0, 1, len(values))).abs().max().item()
+        # Kolmogorov: beyond 2.2 / sqrt(n) once in 8,000
+        assert distance < 2.2 / len(values) ** 0.5, name
+    shares = {"flip": (v.flip, 0.3), "grey": (v.grey, 0.25), "jitter": (changed, 0.8)}
+    for name, (happened, share) in shares.items():
+        # Four deviations: at most 4 sqrt(.25 / 20,000) = .014
+        assert happened.double().mean() == pytest.approx(share, abs=0.014), name
+    assert torch.equal(v.hue != 0, changed)
+    assert torch.equal(v.contrast != 1, changed)
+    draws = [x for x in uniform.values() if len(x) == n] + [v.flip, v.grey, changed]
+    related = torch.corrcoef(torch.stack([x.double() for x in draws]))
+    # Of independent draws: four deviations are 4 / sqrt(n) = .03
+    assert (related - torch.eye(len(draws))).abs().max() < 0.03
+
+
+def test_a_crop_lies_in_its_picture():
+    v = drawn(replace(EVERYTHING, area=(0.05, 1.0)), 5000)
+    assert v.left.min() >= 0
+    assert v.top.min() >= 0
+    assert (v.left + v.width).max() <= 9 + 1e-4
+    assert (v.top + v.height).max() <= 7 + 1e-4
+
+
+def test_two_views_differ_and_belong_to_the_generator():
+    images, generator = pictures(20, 3), torch.Generator().manual_seed(0)
+    x_hat = random_views(images, EVERYTHING, generator=generator)
+    x_tilde = random_views(images, EVERYTHING, generator=generator)
+    assert ((x_hat - x_tilde).abs().amax(dim=(1, 2, 3)) > 0.01).all()
+    again = random_views(images, EVERYTHING, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x_hat, again)
+    assert x_hat.min() >= 0
+    assert x_hat.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.full((2, 3, 8, 8), torch.nan), "images must be bytes, which no NaN"),
+        (pictures(2, 2), "images must have 1 or 3 channels, got 2"),
+        (pictures(2, 3, 5, 9), r"images must be at least as large as a view \(6 by 6"),
+    ],
+)
+def test_wrong_pictures(images, message):
+    with pytest.raises(ValueError, match=message):
+        render_views.__wrapped__(images, neutral(2, 8, 8), size=6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 0}, "size must be at least 1 pixel, got 0"),
+        ({"area": (0.0, 1.0)}, "area must be two numbers above 0 that ascend, at most"),
+        ({"area": (0.2, 1.1)}, "area must be"),
+        ({"ratio": (2.0, 1.0)}, "ratio must be"),
+        ({"flip": 1.5}, "flip must be from 0 to 1, got 1.5"),
+        ({"brightness": -0.1}, "brightness must be from 0 to 1, got -0.1"),
+        ({"hue": 0.6}, "hue must be from 0 to 0.5 turns, got 0.6"),
+        ({"rotation": 200.0}, "rotation must be from 0 to 180 degrees, got 200.0"),
+    ],
+)
+def test_wrong_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(EVERYTHING, **change)
