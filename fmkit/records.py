@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -183,6 +184,24 @@ def committed(chapter: str) -> dict[str, dict[str, object]]:
     """
     folder = PACKAGE.parent / "results" / chapter
     return {path.stem: read_record(path) for path in sorted(folder.glob("*.json"))}
+
+
+def scores_of(
+    records: Iterable[dict[str, object]],
+) -> dict[tuple[str, str, int, str], list[float]]:
+    """Metrics of several runs by (encoder, adaptation, labels, split), a value a run.
+
+    What :mod:`fmkit.evaluate` calls scores; here it is seeds that vary. Only metrics
+    that all runs have are kept, so values of one place belong to one run.
+    """
+    runs = [record["metrics"] for record in records]
+    names = runs[0] if runs else {}
+    scores = {}
+    for name in (name for name in names if all(name in run for run in runs)):
+        encoder, adaptation, labels, split = name.split("/")
+        values = [run[name] for run in runs]
+        scores[encoder, adaptation, int(labels), split] = values
+    return scores
 
 
 def commit() -> str | None:

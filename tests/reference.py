@@ -195,3 +195,34 @@ def recoloured(channels, v):
         for c in range(len(colour)):
             result[c][i][j] = colour[c]
     return result
+
+
+def knn_votes(bank, labels, query, classes, neighbours, tau):
+    """Votes of one query, weighted by exp(cosine / tau)."""
+    known, [x] = normalized_rows(bank), normalized_rows([query])
+    cosines = [dot(x, z) for z in known]
+    nearest = sorted(range(len(known)), key=lambda i: -cosines[i])[:neighbours]
+    largest = cosines[nearest[0]]
+    votes = [0.0] * classes
+    for i in nearest:
+        votes[labels[i]] += math.exp((cosines[i] - largest) / tau)
+    return votes
+
+
+def squared_distance(a, b):
+    return sum((a[j] - b[j]) ** 2 for j in range(len(a)))
+
+
+def alignment(phi_hat, phi_tilde):
+    """Wang and Isola 2020, alpha = 2."""
+    pairs = zip(normalized_rows(phi_hat), normalized_rows(phi_tilde), strict=True)
+    return sum(squared_distance(a, b) for a, b in pairs) / len(phi_hat)
+
+
+def uniformity(phi):
+    """Wang and Isola 2020, t = 2."""
+    z, terms = normalized_rows(phi), []
+    for i in range(len(z)):
+        for j in range(i):
+            terms.append(math.exp(-2 * squared_distance(z[i], z[j])))
+    return math.log(sum(terms) / len(terms))

@@ -1,9 +1,21 @@
-"""Numbers about predictions."""
+"""Numbers about predictions and representations."""
+
+import math
 
 import pytest
+import reference
 import torch
 
-from fmkit.evaluate import accuracy, mean_interval
+from fmkit.evaluate import (
+    accuracy,
+    alignment,
+    gain,
+    in_points,
+    knn_votes,
+    learning_curve,
+    mean_interval,
+    uniformity,
+)
 
 
 def test_accuracy_counts_the_largest_logit():
@@ -68,3 +80,97 @@ def test_mean_interval_belongs_to_the_generator():
 def test_wrong_arguments(rng, values, level, message):
     with pytest.raises(ValueError, match=message):
         mean_interval(values, generator=rng, level=level)
+
+
+@pytest.fixture
+def phi(rng):
+    return torch.randn(60, 5, generator=rng, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("tau", [0.001, 0.1, 10.0])
+def test_knn_is_the_loop(phi, rng, tau, monkeypatch):
+    monkeypatch.setattr("fmkit.evaluate.QUERIES_AT_ONCE", 7)  # several blocks
+    labels = torch.randint(3, (40,), generator=rng)
+    bank, queries = phi[:40], phi[40:]
+    votes = knn_votes(bank, labels, queries, classes=3, neighbours=9, tau=tau)
+    for q in range(len(queries)):
+        expected = reference.knn_votes(
+            bank.tolist(), labels.tolist(), queries[q].tolist(), 3, 9, tau
+        )
+        # The votes' common factor is free: exp(1 / tau) may not be a number
+        total = sum(expected)
+        shares = [vote / total for vote in expected]
+        found = (votes[q] / votes[q].sum()).tolist()
+        assert found == pytest.approx(shares, rel=1e-3, abs=1e-6)
+
+
+def test_a_picture_is_its_own_nearest_neighbour(phi):
+    labels = torch.arange(60)
+    votes = knn_votes(phi, labels, phi, classes=60, neighbours=1, tau=0.1)
+    assert accuracy(votes, labels) == 1
+    # A length says nothing, and neither does a class without an example
+    votes = knn_votes(phi, labels, 3 * phi, classes=99, neighbours=1, tau=0.1)
+    assert torch.equal(votes.argmax(dim=1), labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neighbours": 61}, "neighbours must be from 1 to 60, got 61"),
+        ({"neighbours": 0}, "neighbours must be from 1 to 60, got 0"),
+        ({"tau": 0.0}, "tau must be above 0, got 0.0"),
+    ],
+)
+def test_wrong_knn(phi, options, message):
+    options = {"classes": 60, "neighbours": 1, "tau": 0.1, **options}
+    with pytest.raises(ValueError, match=message):
+        knn_votes(phi, torch.arange(60), phi, **options)
+
+
+def test_alignment_and_uniformity_are_the_loops(phi):
+    hat, tilde = phi[:30], phi[30:]
+    expected = reference.alignment(hat.tolist(), tilde.tolist())
+    assert alignment(hat, tilde) == pytest.approx(expected, rel=1e-12)
+    expected = reference.uniformity(phi.tolist())
+    assert uniformity(phi) == pytest.approx(expected, rel=1e-12)
+
+
+def test_alignment_and_uniformity_have_closed_forms(phi):
+    assert alignment(phi, 2 * phi) == pytest.approx(0, abs=1e-12)
+    assert alignment(phi, -phi) == pytest.approx(4)
+    assert uniformity(phi[:1].expand(10, -1)) == pytest.approx(0)
+    poles = torch.tensor([[1.0, 0], [-1, 0]])
+    assert uniformity(poles) == pytest.approx(-8)
+    # On the circle: the mean of exp(4 cos t - 4) is the Bessel function I_0(4) e^-4
+    angle = torch.arange(400) * 2 * math.pi / 400
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    bessel = torch.special.i0e(torch.tensor(4.0)).item()
+    assert math.exp(uniformity(circle)) == pytest.approx(bessel, rel=0.02)
+    with pytest.raises(ValueError, match="phi must have at least 2 rows, got 1"):
+        uniformity(poles[:1])
+
+
+SCORES = {
+    ("ours", "probe", 10, "test"): [0.5, 0.7],
+    ("ours", "probe", 100, "test"): [0.8, 0.9],
+    ("ours", "probe", 10, "rotate"): [0.1, 0.1],
+    ("ours", "finetune", 10, "test"): [0.2, 0.2],
+    ("pixels", "probe", 10, "test"): [0.4, 0.4],
+    ("pixels", "probe", 100, "test"): [0.4],
+}
+
+
+def test_learning_curve_takes_its_own_points_in_order(rng):
+    curve = learning_curve(SCORES, "ours", "probe", generator=rng)
+    assert [point[0] for point in curve] == [10, 100]
+    assert [point[1] for point in curve] == pytest.approx([0.6, 0.85])
+    assert curve[0][2:] == pytest.approx((0.5, 0.7))
+
+
+def test_gain_is_taken_draw_by_draw(rng):
+    ours, pixels = ("ours", "probe", 10), ("pixels", "probe", 10)
+    mean, low, high = gain(SCORES, ours, pixels, generator=rng)
+    assert (mean, low, high) == pytest.approx((0.2, 0.1, 0.3))
+    assert in_points(mean, low, high) == "+20.0 (+10.0 to +30.0)"
+    with pytest.raises(ValueError, match="worse must have 2 values, as better, got 1"):
+        gain(SCORES, ours, ("pixels", "probe", 100), generator=rng)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fmkit import records
-from fmkit.records import ClaimError, RecordError, Run, read_record
+from fmkit.records import ClaimError, RecordError, Run, read_record, scores_of
 
 NAMESPACE = {
     "__annotations__": {"steps": int, "seed": int, "device": str},
@@ -178,3 +178,10 @@ def test_commit(tmp_path, monkeypatch):
     assert records.commit() == short
     (package / "__init__.py").write_text("changed = True\n")
     assert records.commit() == f"{short}+changes"
+
+
+def test_scores_of_several_runs():
+    metrics = {"ours/probe/10/test": 0.5, "ours/probe/100/test": 0.8}
+    runs = [{"metrics": metrics}, {"metrics": {"ours/probe/10/test": 0.6}}]
+    assert scores_of(runs) == {("ours", "probe", 10, "test"): [0.5, 0.6]}
+    assert scores_of([]) == {}
