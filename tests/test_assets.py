@@ -19,7 +19,15 @@ import numpy as np
 import pytest
 
 from fmkit import assets
-from fmkit.assets import ASSETS, AssetError, Member, Wheel, fetch, load_array
+from fmkit.assets import (
+    ASSETS,
+    AssetError,
+    Download,
+    Member,
+    Wheel,
+    fetch,
+    load_array,
+)
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 WHEEL = "toy-0.1-py3-none-any.whl"
@@ -364,6 +372,205 @@ def test_a_file_that_may_not_grow_is_not_kept(toy, cache):
     assert snapshot(cache) == before
 
 
+# What has an address
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers each request as the next of ``server.plan`` says; keeps its range."""
+
+    def do_GET(self):
+        self.server.asked.append(self.headers["Range"])
+        body = self.server.body
+        packs = not body.startswith(GZIP) and "gzip" in self.headers["Accept-Encoding"]
+        body = gzip.compress(body) if packs else body
+        start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        plan = self.server.plan.pop(0) if self.server.plan else "good"
+        if isinstance(plan, int):
+            self.send_error(plan)
+            return
+        if plan == "without ranges":
+            start = 0
+        self.send_response(206 if start else 200)
+        if plan != "without an end":
+            self.send_header("Content-Length", str(len(body) - start))
+        if body.startswith(GZIP):
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        rest = body[start:]
+        self.wfile.write(rest[: len(rest) // 2])
+        if plan == "cut":
+            return
+        if plan == "silent":
+            self.server.hold.wait(10)
+            return
+        self.wfile.write(rest[len(rest) // 2 :])
+        while plan == "without an end":
+            try:
+                self.wfile.write(body)
+            except OSError:  # the client has hung up
+                plan = ""
+
+    def log_message(self, *_):
+        pass
+
+
+GZIP = b"\x1f\x8b"  # how such a file begins
+
+
+def toy_download(server, content=CONTENT):
+    return Download(
+        name="toy",
+        what="bytes",
+        licence="none",
+        source="this test",
+        file="toy.bin",
+        size=len(content),
+        sha256=sha256(content),
+        url=f"http://127.0.0.1:{server.server_port}/toy.bin",
+    )
+
+
+@pytest.fixture
+def server(cache, monkeypatch):
+    """A server of the toy asset ``toy.bin``, whom the next attempt finds at once."""
+    monkeypatch.setattr(assets.downloads, "PAUSE_SECONDS", 0)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        server.plan, server.asked, server.body = [], [], CONTENT
+        server.hold = threading.Event()
+        add(toy_download(server), monkeypatch)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.hold.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What the bar of a download was given."""
+    seen = []
+
+    def recorded(items, **_):
+        for item in items:
+            seen.append(item)
+            yield item
+
+    monkeypatch.setattr(assets.downloads, "progress", recorded)
+    return seen
+
+
+def test_what_has_an_address_is_downloaded_once(server, cache, seen):
+    for _ in range(2):
+        assert fetch("toy") == {"toy.bin": cache / "toy" / "toy.bin"}
+    assert (cache / "toy" / "toy.bin").read_bytes() == CONTENT
+    assert server.asked == ["bytes=0-"]
+    assert seen == list(range(100))
+    assert {p.name for p in cache.iterdir()} == {"other", "toy"}
+
+
+def test_a_broken_connection_is_taken_up_where_it_broke(server, seen):
+    server.plan = ["cut", 503, "cut"]
+    assert fetch("toy")["toy.bin"].read_bytes() == CONTENT
+    half, quarters = len(CONTENT) // 2, len(CONTENT) * 3 // 4
+    assert server.asked == [f"bytes={n}-" for n in (0, half, half, quarters)]
+    assert seen == list(range(100))  # each percent once, over all attempts
+
+
+def test_a_server_without_ranges_sends_the_whole_again(server):
+    server.plan = ["cut", "without ranges"]
+    assert fetch("toy")["toy.bin"].read_bytes() == CONTENT
+
+
+def test_a_silent_server_is_asked_again(server, monkeypatch):
+    monkeypatch.setattr(assets.downloads, "TIMEOUT_SECONDS", 1)
+    server.plan = ["silent"]
+    assert fetch("toy")["toy.bin"].read_bytes() == CONTENT
+
+
+def test_a_packed_file_is_kept_packed(server, monkeypatch):
+    """Some servers declare a .gz as an encoding, which clients then undo."""
+    server.body = gzip.compress(CONTENT)
+    add(toy_download(server, server.body), monkeypatch)
+    assert fetch("toy")["toy.bin"].read_bytes() == server.body
+
+
+@pytest.mark.parametrize(
+    ("plan", "requests", "message"),
+    [
+        (["cut"] * 9, 4, r"IncompleteRead\(\d+ bytes read, \d+ more expected"),
+        ([503] * 9, 4, "503 Server Error: Service Unavailable"),
+        (["silent"] * 9, 4, "timed out"),
+        ([404] * 9, 1, "404 Client Error: Not Found"),
+        (["cut", 403], 2, "403 Client Error: Forbidden"),
+    ],
+)
+def test_a_download_that_fails(server, cache, monkeypatch, plan, requests, message):
+    if "silent" in plan:
+        monkeypatch.setattr(assets.downloads, "TIMEOUT_SECONDS", 0.5)
+    server.plan = plan
+    said = rf"http://127.*/toy.bin did not arrive \({message}.*\); without a network, "
+    fails(cache, said + "place toy.bin in a folder and set FMKIT_MIRROR to that folder")
+    assert len(server.asked) == requests
+
+
+def test_a_download_without_a_server(server, cache, monkeypatch):
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as gone:
+        asset = toy_download(gone)
+    add(asset, monkeypatch)
+    fails(cache, r"did not arrive \(.*Connection refused\); without a network, place")
+
+
+def test_pauses_grow(server, cache, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(assets.downloads, "PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(assets.downloads.time, "sleep", pauses.append)
+    server.plan = [500] * 9
+    fails(cache, "500 Server Error")
+    assert pauses == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("body", [CONTENT[::-1], CONTENT[:-1], b"Please sign in."])
+def test_a_download_of_another_file(server, cache, body):
+    server.body = body
+    fails(cache, "toy.bin must have", sha256(CONTENT), sha256(body), "nothing kept")
+    assert len(server.asked) == 1
+
+
+def test_a_download_without_an_end_is_ended(server, cache):
+    server.plan = ["without an end"]
+    fails(cache, "toy.bin must have", sha256(CONTENT), "nothing kept")
+
+
+def test_a_download_on_a_full_disk(server, disk, monkeypatch):
+    monkeypatch.setenv("FMKIT_CACHE", str(disk))
+    fails(disk, "No space left on device", "set FMKIT_CACHE to another folder")
+    assert len(server.asked) == 1
+
+
+def test_a_file_in_the_mirror_is_used_where_it_lies(
+    server, cache, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FMKIT_MIRROR", str(tmp_path))
+    (tmp_path / "toy.bin").write_bytes(CONTENT)
+    before = snapshot(cache)
+    assert fetch("toy") == {"toy.bin": tmp_path / "toy.bin"}
+    assert snapshot(cache) == before
+    (tmp_path / "toy.bin").write_bytes(CONTENT[:-1])
+    fails(cache, "toy.bin must have", sha256(CONTENT), sha256(CONTENT[:-1]))
+    assert server.asked == []
+    (tmp_path / "toy.bin").unlink()
+    assert fetch("toy") == {"toy.bin": cache / "toy" / "toy.bin"}
+
+
+def test_what_has_no_address_needs_a_mirror(cache, tmp_path, monkeypatch):
+    jpeg = dataclasses.replace(ASSETS["cifar10-jpeg"], name="toy")
+    add(jpeg, monkeypatch)
+    said = "no address of its own .*`fmkit fetch cifar10` downloads.*: place cifar10-"
+    fails(cache, said + "jpeg.zip in a folder and set FMKIT_MIRROR to that folder")
+    monkeypatch.setenv("FMKIT_MIRROR", str(tmp_path))
+    fails(cache, said)
+
+
 # The inventory
 
 
@@ -375,6 +582,8 @@ def test_the_inventory_says_what_is_cached(toy, cache, monkeypatch):
     assert rows["toy"]["bytes"] == len(CONTENT)
     assert not rows["animals"]["cached"]
     assert rows["animals"]["licence"] == "MIT"
+    optional = {name for name, row in rows.items() if row["optional"]}
+    assert optional == {"cifar10", "cifar10-jpeg"}
 
 
 # The restricted unpickler

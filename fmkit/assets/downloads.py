@@ -58,15 +58,14 @@ def _percents(asset: Download, file: BinaryIO) -> Iterator[int]:
 
 def _receive(asset: Download, file: BinaryIO) -> Iterator[int]:
     """Append what `file` lacks of `asset`; yield its size, block after block."""
-    # As it lies on the server: else a .gz may be unpacked on its way.
+    # As it lies on the server, neither packed for the way nor, if a .gz, unpacked.
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={file.tell()}-"}
     with requests.get(
         asset.url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS
     ) as response:
         response.raise_for_status()
-        if response.status_code != PARTIAL:  # the whole comes again
-            file.seek(0)
-            file.truncate()
+        if response.status_code != PARTIAL:
+            file.seek(0)  # the whole comes again, over what is there
         for block in response.raw.stream(BLOCK, decode_content=False):
             file.write(block)
             yield file.tell()
@@ -83,4 +82,4 @@ def _innermost(error: BaseException) -> str:
     """What went wrong first, which says more than what was made of it."""
     while error.__context__ is not None:
         error = error.__context__
-    return " ".join(str(error).split())
+    return " ".join(str(error).partition(" for url: ")[0].split())

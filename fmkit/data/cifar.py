@@ -21,6 +21,7 @@ FOLDER = "cifar-10-batches-py"
 TRAIN = tuple(f"{FOLDER}/data_batch_{i}" for i in range(1, 6))
 TEST = (f"{FOLDER}/test_batch",)
 BATCH = 10_000  # pictures in each of these files
+NUMBERS = set(range(len(CIFAR10)))  # what a label may be
 
 
 def cifar10(*, device: torch.device | str = "cpu") -> tuple[ImageSet, ImageSet]:
@@ -30,6 +31,14 @@ def cifar10(*, device: torch.device | str = "cpu") -> tuple[ImageSet, ImageSet]:
     out of the archive of 170 MB, which is not unpacked. Raises ``AssetError`` where it
     cannot be had. Krizhevsky 2009, Learning Multiple Layers of Features from Tiny
     Images.
+
+    Unlike in :func:`~fmkit.data.images.animals`, near duplicates straddle the split,
+    which is kept as it was published so that numbers are comparable: 3.3 % of the test
+    pictures by the count of Barz & Denzler 2020, Do We Train on Test Data? (ciFAIR).
+    None is exact. Measured on :func:`cifar10_jpeg`, by the cosine of the pixels less
+    their mean to the nearest picture for training or its mirror, 149 of the test
+    pictures are above .93, nearly all of them the same photograph by eye, and 328 above
+    .90, where many no longer are.
     """
     train, test = read_batches(fetch("cifar10")["cifar-10-python.tar.gz"])
     return train.to(device), test.to(device)
@@ -38,7 +47,8 @@ def cifar10(*, device: torch.device | str = "cpu") -> tuple[ImageSet, ImageSet]:
 def cifar10_jpeg(*, device: torch.device | str = "cpu") -> tuple[ImageSet, ImageSet]:
     """CIFAR-10 re-encoded as JPEG: the sets of :func:`cifar10` with some detail lost.
 
-    In the order of the classes. Raises ``AssetError`` where it cannot be had.
+    Unlike those they are in the order of the classes. Near duplicates straddle their
+    split just as much. Raises ``AssetError`` where the file cannot be had.
     """
     splits = read_folder(fetch("cifar10-jpeg")["cifar10-jpeg.zip"])
     return splits["train"].to(device), splits["test"].to(device)
@@ -77,9 +87,10 @@ def read_batches(path: Path) -> tuple[ImageSet, ImageSet]:
 def _batch(raw: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Pictures and labels in one pickle, which Python 2 wrote: its texts are bytes."""
     batch = unpickle(raw, name=name, encoding="bytes")
-    try:
-        images = batch[b"data"].reshape(BATCH, 3, 32, 32)
-        labels = np.array(batch[b"labels"], dtype=np.int64)
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise AssetError(f"{name} must hold {BATCH} pictures and labels.") from error
-    return images, labels
+    batch = batch if isinstance(batch, dict) else {}
+    images, labels = (np.asarray(batch.get(key)) for key in (b"data", b"labels"))
+    right = images.dtype == np.uint8 and images.shape == (BATCH, 3 * 32 * 32)
+    right &= labels.dtype == np.int64 and labels.shape == (BATCH,)
+    if not right or not NUMBERS.issuperset(labels.tolist()):
+        raise AssetError(f"{name} must hold {BATCH} pictures and their labels.")
+    return images.reshape(BATCH, 3, 32, 32), labels
