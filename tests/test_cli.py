@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fmkit import cli
 from fmkit.assets import ASSETS
 from fmkit.cli import main
 
@@ -26,6 +27,15 @@ def test_info_names_versions_device_and_every_licence(capsys, monkeypatch, tmp_p
         assert asset.name in out
         assert f"licence {asset.licence}; {asset.source}" in out
     assert "not fetched" in out
+
+
+def test_fetch_brings_what_is_optional_only_by_name(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(cli, "fetch", lambda name: asked.append(name) or {})
+    assert main(["fetch"]) == 0
+    assert asked == ["animals", "efficientnet-lite0"]
+    assert main(["fetch", "cifar10"]) == 0
+    assert asked[2:] == ["cifar10"]
 
 
 def test_fetch_of_an_unknown_name(capsys):
