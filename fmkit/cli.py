@@ -1,4 +1,4 @@
-"""The command ``fmkit``: what is here, fetch, rerun a chapter, make the book."""
+"""The command ``fmkit``: what is here, fetch, rerun, sweep, make the book."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ import torch
 
 from fmkit import book as books
 from fmkit.assets import ASSETS, AssetError, cache_folder, fetch, inventory
+from fmkit.grid import grid_of
 from fmkit.records import RecordError
 from fmkit.rerun import (
     RerunError,
@@ -18,9 +19,19 @@ from fmkit.rerun import (
     section_of,
 )
 from fmkit.runtime import device_name, pick_device, versions
+from fmkit.sweep import sweep
 
 ERRORS = (AssetError, RerunError, RecordError, books.BookError, ValueError, OSError)
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
+SWEEP_HELP = """\
+example: six runs of a chapter, in the folders runs/sweep/seed=0,tau=0.1 and so on
+
+  fmkit sweep chapters/NAME.ipynb -p tau=0.1,0.5 -p seed=0,1,2 -o runs/sweep
+
+The values of a list are lists: -p "n_task=[10],[10, 100]". Ctrl-C stops a sweep; the
+same command goes on with it, without the points that have finished, unless the chapter
+or what it imports of fmkit has changed. A point that fails does not stop the rest.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("names", nargs="*", help=f"of {', '.join(ASSETS)}")
     _add_rerun(add("rerun", _rerun, "execute one chapter with other parameters"))
+    _add_sweep(add("sweep", _sweep, "execute one chapter at every point of a grid"))
     text = "execute every chapter afresh and build the pages from that"
     command = add("book", _book, text)
     command.add_argument(
@@ -63,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_rerun(command: argparse.ArgumentParser) -> None:
-    command.add_argument("chapter", type=Path, help="a notebook")
+    _add_chapter(command)
     command.add_argument(
         "-p",
         dest="given",
@@ -73,17 +85,49 @@ def _add_rerun(command: argparse.ArgumentParser) -> None:
         help="one parameter; may be repeated",
     )
     command.add_argument(
-        "-f",
-        "--profile",
+        "-o",
+        "--out",
         type=Path,
-        help="a file of parameters; its section of the chapter counts, -p wins over it",
+        required=True,
+        help="the folder that gets the executed notebook and record.json",
+    )
+
+
+def _add_sweep(command: argparse.ArgumentParser) -> None:
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = SWEEP_HELP
+    _add_chapter(command)
+    command.add_argument(
+        "-p",
+        dest="given",
+        metavar="name=a,b,c",
+        action="append",
+        required=True,
+        help="the values of one parameter; with several -p, every combination",
     )
     command.add_argument(
         "-o",
         "--out",
         type=Path,
         required=True,
-        help="the folder that gets the executed notebook and record.json",
+        help="the folder that gets table.csv, index.html and a folder for each point",
+    )
+    command.add_argument(
+        "-j",
+        "--jobs",
+        type=int,
+        help="how many points run at a time, the cores divided among them; default: "
+        "as many as there are cores. Take fewer where they share a GPU",
+    )
+
+
+def _add_chapter(command: argparse.ArgumentParser) -> None:
+    command.add_argument("chapter", type=Path, help="a notebook")
+    command.add_argument(
+        "-f",
+        "--profile",
+        type=Path,
+        help="a file of parameters; its section of the chapter counts, -p wins over it",
     )
 
 
@@ -106,13 +150,23 @@ def _fetch(options: argparse.Namespace) -> None:
             print(f"{name}: {path}", flush=True)
 
 
+def _section(options: argparse.Namespace) -> dict[str, object]:
+    profile, chapter = options.profile, options.chapter.stem
+    return section_of(profile, chapter) if profile else {}
+
+
 def _rerun(options: argparse.Namespace) -> None:
     chapter = options.chapter
-    section = section_of(options.profile, chapter.stem) if options.profile else {}
     parameters = parameters_of(read_notebook(chapter))
-    given = section | from_arguments(options.given, parameters)
+    given = _section(options) | from_arguments(options.given, parameters)
     record = rerun(chapter, options.out, given=given)
     print(f"{options.out / chapter.name}: {record['status']}")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    chapter, jobs = options.chapter, options.jobs
+    grid = grid_of(options.given, parameters_of(read_notebook(chapter)))
+    sweep(chapter, options.out, grid=grid, base=_section(options), jobs=jobs)
 
 
 def _book(options: argparse.Namespace) -> None:

@@ -59,7 +59,9 @@ def test_a_command_line_that_is_none(capsys, arguments):
     assert "usage: fmkit" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "info", "fetch", "rerun", "book", "html"])
+@pytest.mark.parametrize(
+    "command", ["", "info", "fetch", "rerun", "sweep", "book", "html"]
+)
 def test_help(capsys, command):
     with pytest.raises(SystemExit) as stop:
         main([*filter(None, [command]), "--help"])

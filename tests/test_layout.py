@@ -29,7 +29,10 @@ ARROWS = {
     "records": set(),
     "rerun": {"records"},
     "book": {"rerun", "stale"},
-    "cli": {"book", "records", "rerun"},
+    "grid": {"rerun"},
+    "gallery": {"grid", "records", "rerun"},
+    "sweep": {"gallery", "grid", "records", "rerun", "stale"},
+    "cli": {"book", "grid", "records", "rerun", "sweep"},
 }
 
 
