@@ -404,11 +404,12 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.server.hold.wait(10)
             return
         self.wfile.write(rest[len(rest) // 2 :])
-        while plan == "without an end":
+        if plan == "without an end":
             try:
-                self.wfile.write(body)
-            except OSError:  # the client has hung up
-                plan = ""
+                for _ in range(30):
+                    self.wfile.write(body)
+            except OSError:
+                self.server.hung_up.set()
 
     def log_message(self, *_):
         pass
@@ -437,7 +438,7 @@ def server(cache, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         server.plan, server.asked, server.body = [], [], CONTENT
-        server.hold = threading.Event()
+        server.hold, server.hung_up = threading.Event(), threading.Event()
         add(toy_download(server), monkeypatch)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -539,6 +540,7 @@ def test_a_download_of_another_file(server, cache, body):
 def test_a_download_without_an_end_is_ended(server, cache):
     server.plan = ["without an end"]
     fails(cache, "toy.bin must have", sha256(CONTENT), "nothing kept")
+    assert server.hung_up.wait(10)
 
 
 def test_a_download_on_a_full_disk(server, disk, monkeypatch):

@@ -1,10 +1,12 @@
 """CIFAR-10 in both forms, and sets by name."""
 
+import gzip
 import io
 import os
 import struct
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -157,7 +159,17 @@ def test_a_truncated_archive(batches, path, kept):
     reads(path, f"{path.name} is damaged")
 
 
-def test_no_archive(path, monkeypatch):
+def test_an_archive_damaged_inside_a_member(path):
+    plain = gzip.decompress(
+        as_tar(path, {"data_batch_4": bytes(1_000_000)}).read_bytes()
+    )
+    packer = zlib.compressobj(wbits=31)  # gzip's form
+    half = packer.compress(plain[:500_000]) + packer.flush(zlib.Z_FULL_FLUSH)
+    path.write_bytes(half + b"\x07" * 100)  # a kind of block that does not exist
+    reads(path, f"{path.name} is damaged", "invalid block type")
+
+
+def test_no_archive(path):
     path.write_bytes(b"<html>Please sign in.</html>")
     reads(path, f"{path.name} is damaged", "not a gzip file")
 
