@@ -118,7 +118,9 @@ def _run(
 ) -> Iterator[Child]:
     """Run points, `jobs` at a time, and yield each when it has ended, until `told`."""
     waiting, running = [*waiting], []
-    bar = tqdm(total=len(waiting), desc=path.stem, disable=None, leave=False)
+    bar = tqdm(
+        total=len(waiting), desc=path.stem, unit="point", disable=None, leave=False
+    )
     try:
         while (waiting or running) and not told:
             while waiting and len(running) < jobs:

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_output
-from notebooks import code, notebook, write
+from notebooks import PARAMETERS, code, notebook, write
 
 from fmkit.cli import main
 from fmkit.gallery import Figure, Result, extract_figures, write_page, write_table
@@ -265,12 +266,13 @@ def stopped(command, folder, *, when, by):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         # Started in a shell's background, the tests ignore Ctrl-C, and so would a child
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while len(begun(folder)) < when and process.poll() is None:
             time.sleep(0.05)
-        process.send_signal(by)
+        os.killpg(process.pid, by)  # as a terminal does
         said = process.communicate()
     return process.returncode, *said
 
@@ -308,7 +310,13 @@ def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
 
 
 def test_what_is_run_again(tmp_path, capsys):
-    path, out = write(notebook(code(BEGUN)), tmp_path / "tiny.ipynb"), tmp_path / "out"
+    defaults = PARAMETERS.replace("steps: int = 3", "steps: int = 1")
+    claims = code("assert os.environ['FMKIT_CLAIMS'] == 'report'")  # at defaults too
+    path = write(
+        notebook(code(BEGUN), claims, parameters=defaults), tmp_path / "a.ipynb"
+    )
+    changed = notebook(code(BEGUN), parameters=defaults)
+    out = tmp_path / "out"
     record, whole = out / "steps=1" / "record.json", path.read_text()
 
     def status(**base):
@@ -326,18 +334,18 @@ def test_what_is_run_again(tmp_path, capsys):
     (out / "steps=1" / "source_hash.txt").rename(tmp_path / "away")
     assert status() == "not run"
     (tmp_path / "away").rename(out / "steps=1" / "source_hash.txt")
-    write(notebook(code(BEGUN), code("steps")), path)
+    write(changed, path)
     assert status() == "stale"
     path.write_text(whole)
     assert status() == "finished"
-    write(notebook(code(BEGUN), code("steps")), path)
+    write(changed, path)
 
     capsys.readouterr()
     assert main(arguments(path, out, "steps=1")) == 0
-    assert capsys.readouterr().out.startswith("tiny, 1 point: 1 stale; ")
+    assert capsys.readouterr().out.startswith("a, 1 point: 1 stale; ")
     assert len(begun(tmp_path)) == 2
     assert status() == "finished"
-    (out / "steps=1" / "tiny.ipynb").unlink()
+    (out / "steps=1" / "a.ipynb").unlink()
     assert status() == "not run"
 
 
