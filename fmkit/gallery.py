@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import hashlib
 import html
 import io
 import os
@@ -31,6 +32,7 @@ class Figure:
     alt: str
     file: str
     size: tuple[int, int]  # width and height in pixels
+    digest: str  # of the file
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ def extract_figures(path: Path) -> tuple[Figure, ...]:
             caption = shown.get("figure", {}).get("caption", f"Output of cell {number}")
             alt = shown.get("image", {}).get("alt", caption)
             size = tuple(int.from_bytes(png[i : i + 4]) for i in (16, 20))
-            figures.append(Figure((number, which), caption, alt, file.name, size))
+            digest = hashlib.sha256(png).hexdigest()
+            place = (number, which)
+            figures.append(Figure(place, caption, alt, file.name, size, digest))
     return tuple(figures)
 
 
@@ -183,19 +187,21 @@ def _claims(result: Result) -> str:
 
 
 def _figures(results: list[Result]) -> list[str]:
-    """A section for each figure, with one picture a point."""
+    """A section for each figure: a picture a point, or one where all are the same."""
     places = sorted({figure.place for result in results for figure in result.figures})
     lines = ["<h2>Figures</h2>"] if places else []
     for place in places:
         shown = [(r, f) for r in results for f in r.figures if f.place == place]
         lines.append(f"<h3>{html.escape(shown[0][1].caption)}</h3>")
-        pictures = "\n".join(_picture(result, figure) for result, figure in shown)
-        lines.append(f'<div class="pictures">\n{pictures}\n</div>')
+        pictures = [_picture(result, figure, result.label) for result, figure in shown]
+        if len({figure.digest for _, figure in shown}) == 1 < len(shown):
+            pictures = [_picture(*shown[0], f"the same at {len(shown)} points")]
+        lines += ['<div class="pictures">', *pictures, "</div>"]
     return lines
 
 
-def _picture(result: Result, figure: Figure) -> str:
-    label, alt = html.escape(result.label), html.escape(figure.alt)
+def _picture(result: Result, figure: Figure, label: str) -> str:
+    label, alt = html.escape(label), html.escape(figure.alt)
     (width, height), href = figure.size, quote(f"{result.name}/{figure.file}")
     return (
         f'<figure><a href="{href}"><img src="{href}" alt="{label}: {alt}" '
@@ -214,7 +220,7 @@ def _metrics(results: list[Result]) -> list[str]:
     for name in metric_names(measured):
         values = [result.metrics.get(name) for result in measured]
         numbers = ["" if value is None else f"{value:.4g}" for value in values]
-        rows.append([html.escape(name), *numbers])
+        rows.append([html.escape(name).replace("/", "/<wbr>"), *numbers])
     typed = '<input id="filter" type="search" placeholder="words of a name" '
     typed += 'aria-label="Show metrics whose names have these words" hidden>'
     table = _table(rows, name="metrics")
