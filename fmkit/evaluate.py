@@ -83,6 +83,27 @@ def uniformity(phi: Float[Tensor, "n m"]) -> float:
     return distance.square().mul(-2).exp().mean().log().item()
 
 
+def planar_maps(
+    series: Sequence[Float[Tensor, "n m"]],
+) -> list[Float[Tensor, "n 2"]]:
+    """Representations of the same examples over time, each as a map in the plane.
+
+    A map is the first two principal components of the normalized representations. As
+    an axis may turn from one time to the next, each map is turned, or mirrored, to lie
+    as near as it can to the one after it (Procrustes, Schönemann 1966).
+    """
+    maps: list[Tensor] = []
+    for phi in reversed(series):
+        z = F.normalize(phi.double(), dim=1)
+        u, s, _ = torch.linalg.svd(z - z.mean(dim=0), full_matrices=False)
+        points = u[:, :2] * s[:2]
+        if maps:
+            u, _, v = torch.linalg.svd(points.T @ maps[-1])
+            points = points @ u @ v
+        maps.append(points)
+    return maps[::-1]
+
+
 def mean_interval(
     values: list[float], *, generator: torch.Generator, level: float = 0.95
 ) -> Interval:

@@ -43,7 +43,7 @@ def simclr_loss(
     view is alike. Raises ``ValueError`` for a batch of one.
     """
     B = _pairs(phi_hat, phi_tilde)
-    similarity = _at_least_float32(phi_hat) @ _at_least_float32(phi_tilde).T  # (B, B)
+    similarity = _products(phi_hat, phi_tilde)  # (B, B)
     positive = torch.arange(B, device=phi_hat.device)  # row i's partner is column i
     return F.cross_entropy(similarity, positive, reduction="sum")
 
@@ -98,7 +98,17 @@ def _similarity(phi: Float[Tensor, "N m"], tau: float) -> Float[Tensor, "N N"]:
     """Cosines over the temperature; a view is infinitely unlike itself."""
     require(tau > 0, "tau", "be above 0", tau)
     z = F.normalize(_at_least_float32(phi), dim=1)
-    return (z @ z.T / tau).fill_diagonal_(-torch.inf)
+    return (_products(z, z) / tau).fill_diagonal_(-torch.inf)
+
+
+def _products(a: Float[Tensor, "N m"], b: Float[Tensor, "M m"]) -> Float[Tensor, "N M"]:
+    """Inner products in at least float32, also inside autocast.
+
+    There a product is of lower precision whatever comes in, and over a small
+    temperature its rounding becomes whole nats.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        return _at_least_float32(a) @ _at_least_float32(b).T
 
 
 def _pairs(phi_hat: Tensor, phi_tilde: Tensor) -> int:

@@ -3,6 +3,7 @@
 Colours are those of Okabe and Ito, told apart with any colour vision.
 """
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
+from PIL import Image
 from torch import Tensor
 
 from fmkit._check import require
@@ -19,6 +21,8 @@ COLOURS = {
     "untrained": "#e69f00",
     "scratch": "#e69f00",
     "reconstruction": "#0072b2",
+    "simclr": "#d55e00",
+    "simclr-head": "#cc79a7",
     "imagenet": "#009e73",
     "SGD": "#56b4e9",
     "Adam": "#0072b2",
@@ -137,13 +141,17 @@ def curves(
 
 
 def losses(
-    histories: Mapping[str, Iterable[float]], *, ylabel: str, smooth: int = 10
+    histories: Mapping[str, Iterable[float]],
+    *,
+    ylabel: str,
+    smooth: int = 10,
+    ax: Axes | None = None,
 ) -> Axes:
     """The loss against the step for each run: every step faint, its running mean bold.
 
     `smooth` is the number of steps in the mean.
     """
-    ax = plt.subplots(figsize=(6.4, 3.6))[1]
+    ax = ax or plt.subplots(figsize=(6.4, 3.6))[1]
     for i, (name, history) in enumerate(histories.items()):
         y, colour = np.array(list(history)), COLOURS.get(name, f"C{i}")
         width = min(smooth, len(y))
@@ -153,6 +161,59 @@ def losses(
     ax.set(xlabel="step", ylabel=ylabel)
     ax.legend()
     return ax
+
+
+def intervals(
+    rows: Mapping[str, tuple[float, float, float]],
+    *,
+    xlabel: str,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A dot and its interval for each row: (mean, low, high), the first row on top."""
+    ax = ax or plt.subplots(figsize=(6.4, 0.4 * len(rows) + 1))[1]
+    mean, low, high = np.array([*rows.values()]).T
+    ends = np.maximum([mean - low, high - mean], 0)
+    ax.errorbar(mean, range(len(rows)), xerr=ends, fmt="o", capsize=3)
+    ax.set_yticks(range(len(rows)), [*rows])
+    ax.set(xlabel=xlabel, title=title, ylim=(len(rows) - 0.5, -0.5))
+    return ax
+
+
+def moving_map(
+    frames: Mapping[str, Float[Tensor, "n 2"]],
+    groups: Sequence[str],
+    *,
+    seconds: float = 0.8,
+) -> bytes:
+    """An animated GIF: a point for each example, coloured by its group, frame by frame.
+
+    It plays without a kernel or a script. `frames` maps a title to where points are
+    then; `seconds` is for each, and the last stays for three times as long.
+    """
+    names = list(dict.fromkeys(groups))
+    both = np.concatenate([points.cpu().numpy() for points in frames.values()])
+    (left, bottom), (right, top) = both.min(axis=0), both.max(axis=0)
+    figure, ax = plt.subplots(figsize=(5, 4), dpi=80)
+    pictures = []
+    for title, points in frames.items():
+        ax.clear()
+        for i, name in enumerate(names):
+            x, y = points.cpu().numpy()[[group == name for group in groups]].T
+            ax.scatter(x, y, s=9, color=f"C{i}", marker=MARKERS[i], label=name)
+        ax.set(
+            xlim=(left, right), ylim=(bottom, top), title=title, xticks=[], yticks=[]
+        )
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.canvas.draw()
+        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+        pictures.append(Image.fromarray(pixels).quantize(24))
+    plt.close(figure)
+    shown = [int(1000 * seconds)] * (len(pictures) - 1) + [int(3000 * seconds)]
+    file = io.BytesIO()
+    options = {"save_all": True, "append_images": pictures[1:], "loop": 0}
+    pictures[0].save(file, "gif", duration=shown, optimize=True, **options)
+    return file.getvalue()
 
 
 def two_stages() -> Axes:

@@ -14,6 +14,7 @@ from fmkit.evaluate import (
     knn_votes,
     learning_curve,
     mean_interval,
+    planar_maps,
     uniformity,
 )
 
@@ -174,3 +175,15 @@ def test_gain_is_taken_draw_by_draw(rng):
     assert in_points(mean, low, high) == "+20.0 (+10.0 to +30.0)"
     with pytest.raises(ValueError, match="worse must have 2 values, as better, got 1"):
         gain(SCORES, ours, ("pixels", "probe", 100), generator=rng)
+
+
+def test_planar_maps_keep_distances_and_follow_each_other(rng):
+    plane = torch.randn(50, 2, generator=rng, dtype=torch.float64)
+    far = torch.cat([plane, torch.full((50, 1), 100.0)], dim=1)  # nearly flat up there
+    turned = far @ torch.linalg.qr(torch.randn(3, 3, generator=rng).double())[0]
+    first, second = planar_maps([turned, far])
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-9)
+    expected = torch.cdist(plane, plane) / 100
+    torch.testing.assert_close(
+        torch.cdist(first, first), expected, rtol=0.01, atol=1e-4
+    )

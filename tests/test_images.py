@@ -149,7 +149,7 @@ def test_every_picture_is_drawn_as_often(rng):
 
 def test_few_labels_refuses_none_and_too_many(rng):
     labels = torch.tensor([0, 0, 0, 1, 1])
-    with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="at least 1, so n_task at least 2, got 0"):
         few_labels(labels, per_class=0, generator=rng)
     with pytest.raises(ValueError, match="at most 2, the pictures of the smallest"):
         few_labels(labels, per_class=3, generator=rng)

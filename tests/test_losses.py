@@ -166,6 +166,22 @@ def test_contrastive_losses_in_any_precision(views, dtype, tau):
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5 / tau)
 
 
+def test_contrastive_losses_are_the_same_inside_autocast(views):
+    hat, tilde = views.float()
+    labels = torch.arange(5).repeat(2)
+
+    def losses():
+        both = torch.cat([hat, tilde])
+        yield simclr_loss(hat, tilde)
+        yield nt_xent_loss(hat, tilde, tau=0.01)
+        yield supcon_loss(both, labels, tau=0.01)
+
+    expected = [*losses()]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [*losses()]
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("size", [1e-3, 1e3])
 def test_contrastive_losses_and_gradients_stay_finite(views, size):
     hat, tilde = (size * view.float() for view in views)

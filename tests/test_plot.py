@@ -1,8 +1,11 @@
 """Figures show the numbers they are given."""
 
+import io
+
 import matplotlib
 import pytest
 import torch
+from PIL import Image
 
 from fmkit import plot
 
@@ -102,3 +105,32 @@ def test_the_two_stages_name_what_the_notes_name():
 def test_the_style_keeps_files_small():
     plot.use_style()
     assert matplotlib.rcParams["savefig.dpi"] <= 100
+
+
+def test_intervals_stand_in_their_rows():
+    rows = {"first": (0.5, 0.4, 0.7), "second": (0.2, 0.2, 0.2)}
+    ax = plot.intervals(rows, xlabel="accuracy", title="t")
+    [bars] = ax.containers
+    x, y = bars.lines[0].get_data()
+    assert (x.tolist(), [*y]) == ([0.5, 0.2], [0, 1])
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["first", "second"]
+    bottom, top = ax.get_ylim()
+    assert bottom > top  # the first row is on top
+    ends = [segment.tolist() for segment in bars.lines[2][0].get_segments()]
+    assert ends[0] == [[pytest.approx(0.4), 0], [pytest.approx(0.7), 0]]
+
+
+def test_moving_map_is_a_picture_that_moves():
+    places = torch.tensor([[0.0, 0], [1, 1], [0, 1]])
+    frames = {"step 0": places, "step 5": places.flip(0), "step 9": places}
+    film = plot.moving_map(frames, ["a", "b", "a"], seconds=0.5)
+    with Image.open(io.BytesIO(film)) as opened:
+        assert (opened.format, opened.n_frames) == ("GIF", 3)
+        pixels, durations = [], []
+        for i in range(3):
+            opened.seek(i)
+            durations.append(opened.info["duration"])
+            pixels.append(opened.convert("RGB").tobytes())
+    assert durations == [500, 500, 1500]
+    assert pixels[0] != pixels[1]
+    assert matplotlib.pyplot.get_fignums() == []  # nothing is left to be shown

@@ -155,7 +155,8 @@ def few_labels(
     ``ValueError`` below one a class and above what the smallest class has.
     """
     names, counts = labels.unique(return_counts=True)
-    require(per_class >= 1, "per_class", "be at least 1", per_class)
+    rule = f"be at least 1, so n_task at least {len(names)}"
+    require(per_class >= 1, "per_class", rule, per_class)
     fewest = int(counts.min())
     rule = f"be at most {fewest}, the pictures of the smallest class"
     require(per_class <= fewest, "per_class", rule, per_class)
