@@ -1,0 +1,200 @@
+"""Whole steps of SimCLR: views, network, loss, backward, optimizer.
+
+The peer is the same network as one would write the loop by hand: kornia's views, the
+default layout, NT-Xent with a mask, AdamW, in float32. Ours are `random_views`,
+channels-last, `nt_xent_loss` and `train`. One step from the same weights on the same
+views is compared first. On a CPU the network is the small one of the chapters, on CUDA
+ResNet-18 in bfloat16, compiled. Times are for STEPS steps.
+
+Then what else there is to gain: bfloat16 where the processor has it, and compilation.
+"""
+
+import copy
+import shutil
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import report, side_by_side, timed
+from bench.augment import CONFIG, SIZE, kornia_of, views_of
+from fmkit import runtime
+from fmkit.augment import random_views, render_views
+from fmkit.losses import nt_xent_loss
+from fmkit.models.resnet import ResNet, ResNetConfig
+from fmkit.train import minibatches, train
+
+SMALL = ResNetConfig(channels=3)
+RESNET18 = ResNetConfig(3, (64, 128, 256, 512), (2, 2, 2, 2), stem_stride=1)
+TAU, RATE, STEPS, ROUNDS = 0.2, 1e-3, 12, 5
+TOLERANCE = 1e-4  # of the loss, and of a weight after one step
+
+
+class Network(nn.Module):
+    """phi and its projection head."""
+
+    def __init__(self, config: ResNetConfig):
+        super().__init__()
+        self.phi = ResNet(config)
+        m = config.m
+        self.head = nn.Sequential(nn.Linear(m, m), nn.ReLU(), nn.Linear(m, 128))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.phi(x))
+
+
+def plain_nt_xent(z: torch.Tensor) -> torch.Tensor:
+    """NT-Xent as it is usually written, with a mask over the diagonal."""
+    B = len(z) // 2
+    z = F.normalize(z, dim=1)
+    similarity = z @ z.T / TAU
+    mask = torch.eye(2 * B, dtype=torch.bool, device=z.device)
+    similarity = similarity.masked_fill(mask, float("-inf"))
+    partner = torch.arange(2 * B, device=z.device).roll(B)
+    return F.cross_entropy(similarity, partner)
+
+
+def peer_steps(network: Network, images: torch.Tensor, batch: int, *, steps: int):
+    """`steps` steps of the loop one writes by hand; the loss of each."""
+    views, optimizer = kornia_of("resample"), adamw(network)
+    losses = []
+    for start in range(0, steps * batch, batch):
+        x = images[start : start + batch].float() / 255
+        loss = plain_nt_xent(network(torch.cat([views(x), views(x)])))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def our_steps(network, images, batch, *, steps, precision=None, seed=0):
+    """`steps` steps as a chapter takes them; the loss of each."""
+    device = images.device
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def loss_of(rows):
+        x = images[rows.to(device)]
+        pair = [random_views(x, CONFIG, generator=generator) for _ in range(2)]
+        x = torch.cat(pair).contiguous(memory_format=runtime.MEMORY_FORMAT)
+        enabled = precision is not None or device.type == "cuda"
+        with torch.autocast(device.type, precision or torch.bfloat16, enabled=enabled):
+            return nt_xent_loss(*network(x).chunk(2), tau=TAU)
+
+    order = torch.Generator().manual_seed(seed)
+    batches = minibatches(len(images), batch_size=batch, generator=order)
+    records = train(loss_of, batches, adamw(network), steps=steps)
+    return [record.loss for record in records]
+
+
+def adamw(network: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(network.parameters(), lr=RATE)
+
+
+def one_step(network, x, loss_of):
+    """The loss and all weights after one step on given views."""
+    optimizer = adamw(network)
+    loss = loss_of(network(x))
+    loss.backward()
+    optimizer.step()
+    return loss.item(), torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def gap_after_one_step(start: Network, images: torch.Tensor) -> float:
+    """The largest difference in the loss or a weight, each relative to its size."""
+    peer = kornia_of("resample")
+    theirs, ours = [], []
+    for _ in range(2):
+        theirs.append(peer(images.float() / 255))
+        ours.append(render_views(images, views_of(peer), size=SIZE))
+    x = torch.cat(ours).contiguous(memory_format=runtime.MEMORY_FORMAT)
+    a = one_step(channels_last(start), x, lambda z: nt_xent_loss(*z.chunk(2), tau=TAU))
+    b = one_step(copy.deepcopy(start), torch.cat(theirs), plain_nt_xent)
+    weights = (a[1] - b[1]).norm() / b[1].norm()
+    return max(abs(a[0] - b[0]) / b[0], weights.item())
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).to(memory_format=runtime.MEMORY_FORMAT)
+
+
+def ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """Most GFLOP/s that this machine gave in a product of two large matrices."""
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=device, dtype=dtype)
+
+    def product():
+        return (a @ a)[0, 0].item()
+
+    best = min(timed(product)[0] for _ in range(8))
+    return 2 * size**3 / best / 1e9
+
+
+def main() -> None:
+    device = runtime.pick_device()
+    on_gpu = device.type == "cuda"
+    config, batch = (RESNET18, 512) if on_gpu else (SMALL, 128)
+    torch.manual_seed(0)
+    start = Network(config).to(device).train()
+    shape = (STEPS * batch, 3, SIZE, SIZE)
+    images = torch.randint(256, shape, device=device).byte()
+    gap = gap_after_one_step(start, images[:batch])
+    print(f"after one step on the same views the largest relative gap is {gap:.1e}")
+
+    ours, theirs = channels_last(start), copy.deepcopy(start)
+    if on_gpu:
+        ours = torch.compile(ours)
+        our_steps(ours, images, batch, steps=2)  # compiles
+    case = side_by_side(
+        lambda: our_steps(ours, images, batch, steps=STEPS),
+        lambda: peer_steps(theirs, images, batch, steps=STEPS),
+        rounds=ROUNDS,
+        label=f"{STEPS} steps, {2 * batch} views each",
+    )
+    with FlopCounterMode(display=False) as counter:
+        our_steps(channels_last(start), images, batch, steps=1)
+    flop = counter.get_total_flops() * STEPS
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+    def show(name, seconds, dtype):
+        rate, most = flop / seconds / 1e9, ceiling(device, kinds[dtype])
+        print(
+            f"{name:32} {2 * batch * STEPS / seconds:9,.0f} views/s, {rate:,.0f} "
+            f"GFLOP/s, {rate / most:.0%} of {most:,.0f} ({dtype})"
+        )
+
+    show("ours", case["ours"], "bfloat16" if on_gpu else "float32")
+    show("peer", case["peer"], "float32")
+    if not on_gpu:
+        more_on_a_cpu(start, images, batch, show)
+    report("simclr_step", case, equal=gap <= TOLERANCE)
+
+
+def more_on_a_cpu(start, images, batch, show) -> None:
+    """bfloat16 and compilation, with what they do to the loss."""
+    last = {}
+    for name, precision in {"float32": None, "bfloat16": torch.bfloat16}.items():
+        for seed in range(3 if precision is None else 1):
+            network = channels_last(start)
+            options = {"steps": 4 * STEPS, "precision": precision, "seed": seed}
+            seconds, losses = timed(
+                partial(our_steps, network, images, batch, **options)
+            )
+            last[name, seed] = sum(losses[-STEPS:]) / STEPS
+        show(f"ours in {name}", seconds / 4, name)
+    spread = [last["float32", seed] for seed in range(3)]
+    print(
+        f"loss of the last {STEPS} steps: bfloat16 {last['bfloat16', 0]:.4f}, float32 "
+        f"{min(spread):.4f} to {max(spread):.4f} over three seeds"
+    )
+    if shutil.which("g++"):
+        network = torch.compile(channels_last(start))
+        our_steps(network, images, batch, steps=2)
+        seconds, _ = timed(lambda: our_steps(network, images, batch, steps=STEPS))
+        show("ours compiled", seconds, "float32")
+
+
+if __name__ == "__main__":
+    main()
