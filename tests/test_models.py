@@ -16,6 +16,7 @@ from fmkit.models.efficientnet import (
     EfficientNetLite0,
     load_efficientnet_lite0,
 )
+from fmkit.models.layers import Layers
 from fmkit.models.resnet import ResNet, ResNetConfig
 
 
@@ -247,3 +248,36 @@ def test_wrong_files_and_pictures(tmp_path):
         EfficientNetLite0(size=16)
     with pytest.raises(ValueError, match="images must have 1 or 3 channels, got 4"):
         EfficientNetLite0().prepare(torch.zeros(1, 4, 32, 32, dtype=torch.uint8))
+
+
+# Layers
+
+
+@pytest.mark.parametrize(
+    "phi",
+    [
+        ResNet(ResNetConfig(widths=(3, 4, 5), blocks=(1, 2, 1))),
+        EfficientNetLite0(size=32),
+    ],
+    ids=["resnet", "efficientnet"],
+)
+def test_layers_are_what_hooks_see_and_end_with_the_representation(phi, rng):
+    """Hooks on the last block of every stage, placed by the widths they promise."""
+    phi = with_statistics(phi, rng)
+    blocks = phi.stages if isinstance(phi, ResNet) else phi.blocks
+    last_block = [0, 2, 3] if isinstance(phi, ResNet) else [0, 2, 4, 7, 10, 14, 15]
+    modules = [phi.stem, *(blocks[i] for i in last_block)]
+    modules += [] if isinstance(phi, ResNet) else [phi.top]
+    seen = []
+    for module in modules:
+        module.register_forward_hook(lambda m, i, out: seen.append(out.mean((2, 3))))
+    layers = Layers(phi)
+    images = torch.randint(256, (2, 1, 32, 32), generator=rng, dtype=torch.uint8)
+    with torch.no_grad():
+        parts = layers.split(layers(layers.prepare(images)))
+        expected = seen.copy()
+        phi_x = phi(phi.prepare(images))
+    assert {name: part.shape[1] for name, part in parts.items()} == phi.widths
+    for found, hooked in zip(parts.values(), expected, strict=True):
+        torch.testing.assert_close(found, hooked, rtol=0, atol=0)
+    torch.testing.assert_close([*parts.values()][-1], phi_x, rtol=0, atol=0)

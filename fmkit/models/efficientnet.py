@@ -5,6 +5,9 @@ into the logits of ImageNet's 1000 classes. B batch, H and W height and width.
 """
 
 import re
+from collections import deque
+from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -123,6 +126,7 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(block)
                 width_in = width
         self.blocks = nn.Sequential(*blocks)
+        self.ends = {*accumulate(count for *_, count in STAGES)}  # blocks of a stage
         self.top = ConvNorm(width_in, self.m, kernel=1, stride=1, groups=1, relu=True)
 
     def prepare(self, images: UInt8[Tensor, "B c H W"]) -> Float[Tensor, "B 3 s s"]:
@@ -138,10 +142,26 @@ class EfficientNetLite0(nn.Module):
             )
         return x.expand(-1, 3, -1, -1)
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of each layer that :meth:`activations` gives."""
+        stages = {f"stage {i}": width for i, (*_, width, _) in enumerate(STAGES, 1)}
+        return {"stem": 32, **stages, "top": self.m}
+
+    def activations(self, x: Float[Tensor, "B 3 H W"]) -> Iterator[Tensor]:
+        """What the stem, each of the seven stages and the top make of pictures."""
+        # Unlike most ImageNet networks, Lite's see (byte - 127) / 128 on all channels
+        h = self.stem((x * 255 - 127) / 128)
+        yield h
+        for number, block in enumerate(self.blocks, 1):
+            h = block(h)
+            if number in self.ends:
+                yield h
+        yield self.top(h)
+
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1280"]:
         """Representations of pictures with values between 0 and 1."""
-        # Unlike most ImageNet networks, Lite's see (byte - 127) / 128 on all channels
-        h = self.top(self.blocks(self.stem((x * 255 - 127) / 128)))
+        [h] = deque(self.activations(x), maxlen=1)
         return h.mean(dim=(2, 3))  # (B, 1280, H/32, W/32) -> (B, 1280)
 
 

@@ -3,7 +3,10 @@
 B batch, c channels, H and W height and width, m representation, k classes.
 """
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -92,7 +95,24 @@ class ResNet(nn.Module):
         )
         return images.float() / 255
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of each layer that :meth:`activations` gives."""
+        widths = self.config.widths
+        stages = {f"stage {i}": width for i, width in enumerate(widths, 1)}
+        return {"stem": widths[0], **stages}
+
+    def activations(self, x: Float[Tensor, "B c H W"]) -> Iterator[Tensor]:
+        """What the stem and each stage make of pictures, the last one last."""
+        ends = {*accumulate(self.config.blocks)}
+        h = self.stem(2 * x - 1)
+        yield h
+        for number, block in enumerate(self.stages, 1):
+            h = block(h)
+            if number in ends:
+                yield h
+
     def forward(self, x: Float[Tensor, "B c H W"]) -> Float[Tensor, "B m"]:
         """Representations of pictures with values between 0 and 1."""
-        h = self.stages(self.stem(2 * x - 1))
+        [h] = deque(self.activations(x), maxlen=1)
         return h.mean(dim=(2, 3))  # (B, m, H', W') -> (B, m)
