@@ -19,7 +19,7 @@ from fmkit._check import require
 COLOURS = {
     "pixels": "#7f7f7f",
     "untrained": "#e69f00",
-    "scratch": "#e69f00",
+    "scratch": "#000000",
     "reconstruction": "#0072b2",
     "simclr": "#d55e00",
     "simclr-head": "#cc79a7",
