@@ -5,7 +5,6 @@ import csv
 import hashlib
 import html
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -14,7 +13,7 @@ from urllib.parse import quote
 from nbformat import NotebookNode
 
 from fmkit.grid import text_of
-from fmkit.records import read_record
+from fmkit.records import read_record, write_whole
 from fmkit.rerun import read_notebook, tags_of
 
 ENDED = ("finished", "failed")
@@ -25,9 +24,7 @@ TEMPLATE = Path(__file__).with_name("gallery.html")
 class Figure:
     """A picture of an executed notebook: what it shows, and the file it lies in."""
 
-    place: tuple[
-        int, int
-    ]  # which code cell, which of its pictures: alike in all points
+    place: tuple[int, int]  # its cell, and which of the cell's pictures it is
     caption: str
     alt: str
     file: str
@@ -125,7 +122,7 @@ def write_table(path: Path, results: list[Result]) -> None:
         values = [text_of(value) for value in result.varied.values()]
         values += [*how, *(claims if result.record else ("", ""))]
         rows.writerow([*values, *(result.metrics.get(name, "") for name in metrics)])
-    _replace(path, file.getvalue())
+    write_whole(path, file.getvalue())
 
 
 def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
@@ -140,7 +137,7 @@ def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
     ]
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     page = template.substitute(title=html.escape(title), body="\n".join(body))
-    _replace(path, page)
+    write_whole(path, page)
 
 
 def count(results: list[Result]) -> str:
@@ -245,10 +242,3 @@ def _table(rows: list[list[str]], *, name: str) -> str:
 def metric_names(results: list[Result]) -> list[str]:
     """Every metric that some point has, in the order in which they are met."""
     return list(dict.fromkeys(name for result in results for name in result.metrics))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a reader may have it open."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(text, encoding="utf-8")
-    os.replace(staging, path)

@@ -150,9 +150,13 @@ def new_record(
 
 def write_record(path: Path, record: dict[str, object]) -> None:
     """Write a record as JSON, whole or not at all."""
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all: somebody may have it open."""
     staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(text)
+    staging.write_text(text, encoding="utf-8")
     os.replace(staging, path)
 
 
