@@ -194,7 +194,7 @@ def moving_map(
     names = list(dict.fromkeys(groups))
     both = np.concatenate([points.cpu().numpy() for points in frames.values()])
     (left, bottom), (right, top) = both.min(axis=0), both.max(axis=0)
-    figure, ax = plt.subplots(figsize=(5, 4), dpi=80)
+    figure, ax = plt.subplots(figsize=(4.8, 3.6), dpi=80)
     pictures = []
     for title, points in frames.items():
         ax.clear()
@@ -207,7 +207,7 @@ def moving_map(
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         figure.canvas.draw()
         pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
-        pictures.append(Image.fromarray(pixels).quantize(24))
+        pictures.append(Image.fromarray(pixels).quantize(16))
     plt.close(figure)
     shown = [int(1000 * seconds)] * (len(pictures) - 1) + [int(3000 * seconds)]
     file = io.BytesIO()

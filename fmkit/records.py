@@ -196,15 +196,17 @@ def scores_of(
     """Metrics of several runs by (encoder, adaptation, labels, split), a value a run.
 
     What :mod:`fmkit.evaluate` calls scores; here it is seeds that vary. Only metrics
-    that all runs have are kept, so values of one place belong to one run.
+    that all runs have are kept, so values of one place belong to one run, and only
+    those whose labels are a number ("all" is none).
     """
     runs = [record["metrics"] for record in records]
     names = runs[0] if runs else {}
     scores = {}
     for name in (name for name in names if all(name in run for run in runs)):
         encoder, adaptation, labels, split = name.split("/")
-        values = [run[name] for run in runs]
-        scores[encoder, adaptation, int(labels), split] = values
+        if labels.isdecimal():
+            values = [run[name] for run in runs]
+            scores[encoder, adaptation, int(labels), split] = values
     return scores
 
 

@@ -66,6 +66,8 @@ def figures(notebook: NotebookNode) -> list[str]:
             wrong.append(f"{where} shows an image without alt text")
         if images and not shown.get("figure", {}).get("caption", "").strip():
             wrong.append(f"{where} shows an image without a caption")
+        if images and len(cell.outputs) > 1:  # each output would get the caption
+            wrong.append(f"{where} shows an image and something else")
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     if any(re.search(r"!\[\s*\]\(", text) for text in texts):
         wrong.append("a Markdown cell shows an image without alt text")

@@ -129,6 +129,12 @@ def test_figure_without_a_caption(good):
     assert guards.figures(good) == ["cell 4 shows an image without a caption"]
 
 
+def test_figure_beside_another_output(good):
+    text = new_output("stream", name="stdout", text="1\n")
+    good.cells[-1].outputs.append(text)
+    assert guards.figures(good) == ["cell 4 shows an image and something else"]
+
+
 def test_drawing_without_an_image(good):
     good.cells[-1].outputs = []  # as MPLBACKEND=Agg leaves it
     assert guards.figures(good) == ["cell 4 draws, but shows 0 images"]

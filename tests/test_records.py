@@ -181,7 +181,9 @@ def test_commit(tmp_path, monkeypatch):
 
 
 def test_scores_of_several_runs():
-    metrics = {"ours/probe/10/test": 0.5, "ours/probe/100/test": 0.8}
-    runs = [{"metrics": metrics}, {"metrics": {"ours/probe/10/test": 0.6}}]
+    first = {"ours/probe/10/test": 0.5, "ours/probe/100/test": 0.8}
+    runs = [{"metrics": first}, {"metrics": {"ours/probe/10/test": 0.6}}]
+    for run in runs:
+        run["metrics"]["ours/probe/all/test"] = 0.9
     assert scores_of(runs) == {("ours", "probe", 10, "test"): [0.5, 0.6]}
     assert scores_of([]) == {}
