@@ -126,12 +126,12 @@ def strip(notebook: NotebookNode) -> NotebookNode:
 
 
 def _with_palette(png: str) -> str:
-    """A picture in base64, on white, with the 256 colours that suit it best."""
+    """A picture in base64, on white, with the 64 colours that suit it best."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
     page = Image.new("RGBA", picture.size, "white")
     page.alpha_composite(picture)
     file = io.BytesIO()
-    page.convert("RGB").quantize(256).save(file, "png", optimize=True)
+    page.convert("RGB").quantize(64).save(file, "png", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
