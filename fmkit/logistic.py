@@ -196,7 +196,10 @@ def _minimize(
         coefficients = coefficients + length * direction
         logits = logits + length * moves
         last, gradient = gradient, problem.gradient(coefficients, logits, lambda_)
-        steps.append((length * direction, gradient - last))
+        step, change = length * direction, gradient - last
+        curvature = _dot(step, change)
+        # A problem that is done takes steps of 0: they are left out
+        steps.append((step, change, torch.where(curvature > 0, 1 / curvature, 0)))
         direction = -_inverse_hessian(gradient, steps, precondition)
     return coefficients
 
@@ -236,20 +239,15 @@ def _line_search(
 
 def _inverse_hessian(
     gradient: Float[Tensor, "p k r"],
-    steps: Sequence[tuple[Tensor, Tensor]],
+    steps: Sequence[tuple[Tensor, Tensor, Tensor]],
     precondition: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "p k r"]:
-    """The two loops of L-BFGS over (step, change of gradient), oldest first."""
-    scaled = []
-    for step, change in steps:
-        curvature = _dot(step, change)
-        # A problem that is done takes steps of 0: they are left out
-        scaled.append(torch.where(curvature > 0, 1 / curvature, 0))
+    """The two loops of L-BFGS over (step, change, 1 / curvature), oldest first."""
     result, shares = gradient, []
-    for (step, change), scale in zip(reversed(steps), reversed(scaled), strict=True):
+    for step, change, scale in reversed(steps):
         shares.append(scale * _dot(step, result))
         result = result - shares[-1] * change
     result = precondition(result)
-    for (step, change), scale in zip(steps, scaled, strict=True):
+    for step, change, scale in steps:
         result = result + (shares.pop() - scale * _dot(change, result)) * step
     return result

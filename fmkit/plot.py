@@ -133,11 +133,21 @@ def curves(
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
     ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
-    ticks = sorted({point[0] for points in series.values() for point in points})
+    ticks = _apart({point[0] for points in series.values() for point in points})
     ax.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     ax.minorticks_off()
     ax.legend()
     return ax
+
+
+def _apart(ticks: Iterable[float], part: float = 0.12) -> list[float]:
+    """Those at least that part of a logarithmic axis apart, for labels one can read."""
+    smallest, *others = sorted(ticks)
+    kept = [smallest]
+    for tick in others:
+        if tick >= kept[-1] * (max(others) / smallest) ** part:
+            kept.append(tick)
+    return kept
 
 
 def losses(

@@ -52,7 +52,7 @@ def batch_size_for_inference(device: torch.device) -> int:
 
 def views_at_once(device: torch.device) -> int:
     """Random views made in one go: on a CPU as many as stay in its cache."""
-    return 64 if device.type == "cpu" else 4096
+    return 128 if device.type == "cpu" else 4096
 
 
 def seed_weights(seed: int) -> None:
