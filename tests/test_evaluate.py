@@ -177,6 +177,20 @@ def test_gain_is_taken_draw_by_draw(rng):
         gain(SCORES, ours, ("pixels", "probe", 100), generator=rng)
 
 
+def test_no_other_turn_brings_a_planar_map_nearer_to_the_next(rng):
+    series = torch.randn(2, 50, 3, generator=rng, dtype=torch.float64)
+    series[:, :, 2] += 100  # the axes of the two are different ones
+    series[1] += 0.7 * series[0]
+    first, second = planar_maps([*series])
+    distance = (first - second).norm()
+    for angle in torch.linspace(0, 2 * math.pi, 60, dtype=torch.float64)[1:-1]:
+        c, s = angle.cos(), angle.sin()
+        turn = torch.stack([torch.stack([c, -s]), torch.stack([s, c])])
+        mirror = turn * torch.tensor([1.0, -1.0])
+        assert (first @ turn - second).norm() > distance
+        assert (first @ mirror - second).norm() > distance
+
+
 def test_planar_maps_keep_distances_and_follow_each_other(rng):
     plane = torch.randn(50, 2, generator=rng, dtype=torch.float64)
     far = torch.cat([plane, torch.full((50, 1), 100.0)], dim=1)  # nearly flat up there
