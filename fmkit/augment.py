@@ -1,6 +1,6 @@
-"""Batched random changes of pictures, on their device.
+"""Batched random changes of pictures and of texts, on their device.
 
-B batch, c channels, H and W height and width, s side of a view.
+B batch, c channels, H and W height and width, s side of a view; T tokens.
 """
 
 import math
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from fmkit import runtime
@@ -244,3 +244,18 @@ def mask_patches(
     )
     seen = (draws >= share).to(x)
     return x * seen.repeat_interleave(patch, dim=2).repeat_interleave(patch, dim=3)
+
+
+def mask_tokens(
+    x: Int[Tensor, "B T"], *, share: float, mask: int, generator: torch.Generator
+) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Each token is replaced by the id `mask` with probability `share`; and which were.
+
+    At least one of the batch is. Raises ``ValueError`` for a share that is not above 0
+    or above 1. Source: Devlin et al. 2019, who leave a fifth of the chosen tokens in
+    the text, half of them exchanged for others.
+    """
+    require(0 < share <= 1, "share", "be above 0 and at most 1", share)
+    draws = torch.rand(x.shape, generator=generator, device=generator.device)
+    masked = ((draws < share) | (draws == draws.min())).to(x.device)
+    return x.masked_fill(masked, mask), masked

@@ -1,16 +1,19 @@
-"""Numbers about predictions and representations. Nothing here prints.
+"""Numbers about predictions, representations and texts. Nothing here prints.
 
-n examples, q queries, m representation, k classes.
+n examples, q queries, m representation, k classes; T tokens.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from fmkit import runtime
 from fmkit._check import require
+from fmkit.progress import progress
 
 Interval = tuple[float, float, float]  # a mean and the two ends of its interval
 Key = tuple[str, str, int]  # encoder, adaptation, number of labels in all
@@ -102,6 +105,38 @@ def planar_maps(
             points = points @ u @ v
         maps.append(points)
     return maps[::-1]
+
+
+def token_nats(
+    model: nn.Module, windows: Sequence[Int[Tensor, "_ _"]], *, label: str
+) -> Float[Tensor, " n"]:
+    """-log p of each token, given those before it in its window, the first left out.
+
+    One window after the other. The model is in eval mode while it is asked, and then in
+    the mode in which it came. Precision is the runtime's for the device of the tokens;
+    logarithms are float32. `label` names the progress bar.
+    """
+    was_training = model.training
+    model.eval()
+    nats = []
+    with torch.no_grad(), runtime.autocast(windows[0].device):
+        for window in progress(windows, label=label):
+            u, x = model(window[:, :-1]).float(), window[:, 1:]
+            nats.append(F.cross_entropy(u.mT, x, reduction="none").flatten())
+    model.train(was_training)
+    return torch.cat(nats)
+
+
+def bits_per_byte(nats: float, *, tokens: int, text: str) -> float:
+    """Bits for a byte of `text`, of which each of its `tokens` takes `nats` on average.
+
+    Unlike a loss per token it can be compared between vocabularies: it is what a
+    compressor built on the model would need. log2 256 = 8 for bytes that are all alike
+    to it. Raises ``ValueError`` for an empty text.
+    """
+    size = len(text.encode())
+    require(size >= 1, "text", "hold at least 1 byte", text)
+    return nats * tokens / size / math.log(2)
 
 
 def mean_interval(

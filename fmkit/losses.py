@@ -1,11 +1,12 @@
 """Losses as pure functions.
 
-B batch, N views, m representation, c channels, H and W height and width.
+B batch, N views, m representation, c channels, H and W height and width; T tokens,
+V vocabulary.
 """
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fmkit._check import require
@@ -92,6 +93,39 @@ def supcon_loss(
     log_p = similarity.log_softmax(dim=1).masked_fill(~alike, 0.0)
     anchors = count > 0
     return -(log_p.sum(dim=1)[anchors] / count[anchors]).mean()
+
+
+def next_token_loss(
+    u: Float[Tensor, "B T V"], x: Int[Tensor, "B T"]
+) -> Float[Tensor, ""]:
+    r"""Negative log likelihood of the next word (14.8): u[:, t] are logits of x[:, t].
+
+    .. math:: \frac{1}{T} \sum_{t=1}^{T} -\log p_\theta(x_t \mid x_1, \dots, x_{t-1}),
+        \qquad p_\theta(\cdot \mid x_1, \dots, x_{t-1}) = \operatorname{softmax}(u_t)
+
+    It is for the caller to see that u_t was made from x_0 .. x_{t-1}. Unlike the notes
+    it is also a mean over the examples of a batch. In nats a token; log V for logits
+    that are all alike. Raises ``ValueError`` where shapes differ.
+    """
+    rule = f"have the shape {tuple(u.shape[:2])}"
+    require(x.shape == u.shape[:2], "x", rule, tuple(x.shape))
+    return F.cross_entropy(_at_least_float32(u).flatten(0, 1), x.flatten())
+
+
+def masked_token_loss(
+    u: Float[Tensor, "B T V"], x: Int[Tensor, "B T"], masked: Bool[Tensor, "B T"]
+) -> Float[Tensor, ""]:
+    r"""Negative log likelihood of the words that were hidden from the model.
+
+    .. math:: \frac{1}{|M|} \sum_{t \in M} -\log \operatorname{softmax}(u_t)_{x_t}
+
+    with M the masked places of the whole batch and x the words as they were. Unlike
+    :func:`next_token_loss` it is no likelihood of a text: words that are hidden at once
+    are guessed independently. In nats a masked token; log V for logits that are all
+    alike. Raises ``ValueError`` where nothing is masked. Source: Devlin et al. 2019.
+    """
+    require(bool(masked.any()), "masked", "mask at least 1 token", int(masked.sum()))
+    return F.cross_entropy(_at_least_float32(u[masked]), x[masked])
 
 
 def _similarity(phi: Float[Tensor, "N m"], tau: float) -> Float[Tensor, "N N"]:

@@ -140,7 +140,7 @@ def curves(
     return ax
 
 
-def _apart(ticks: Iterable[float], part: float = 0.12) -> list[float]:
+def _apart(ticks: set, part: float = 0.12) -> list:
     """Those at least that part of a logarithmic axis apart, for labels one can read."""
     smallest, *others = sorted(ticks)
     kept = [smallest]

@@ -181,12 +181,17 @@ def read_record(path: Path) -> dict[str, object]:
     return record
 
 
+def results(chapter: str) -> Path:
+    """Where a chapter's recorded runs are committed, and what came out of them."""
+    return PACKAGE.parent / "results" / chapter
+
+
 def committed(chapter: str) -> dict[str, dict[str, object]]:
     """The committed records of a chapter, by their names, from ``results/<chapter>``.
 
     Empty where fmkit is installed apart from the book.
     """
-    folder = PACKAGE.parent / "results" / chapter
+    folder = results(chapter)
     return {path.stem: read_record(path) for path in sorted(folder.glob("*.json"))}
 
 

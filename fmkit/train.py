@@ -2,6 +2,8 @@
 
 for record in train(loss_of, batches, optimizer, steps=steps, schedule=schedule):
     history.append(record)
+
+A run that can be stopped and goes on later is in :mod:`fmkit.checkpoint`.
 """
 
 import math
@@ -25,7 +27,8 @@ class Record:
     step: int  # from 0
     loss: float
     learning_rate: float
-    seconds: float  # since training began
+    seconds: float  # since this call began
+    tokens: int  # seen so far, this step's too; 0 where nobody says how many a step has
 
 
 class Diverged(RuntimeError):
@@ -48,26 +51,30 @@ def train(
     optimizer: Optimizer,
     *,
     steps: int,
+    first_step: int = 0,
     schedule: Callable[[int], float] = lambda step: 1.0,
     buffers: Iterable[Tensor] = (),
+    tokens_a_step: int = 0,
 ) -> Iterator[Record]:
-    """Minimize `loss_of(batch)` over `batches` for `steps` steps, a record for each.
+    """Minimize `loss_of(batch)` over `batches` until step `steps`, a record for each.
 
-    `schedule(step)` multiplies the learning rate. Precision is the runtime's for the
-    device of the parameters. Raises :class:`Diverged` at a loss that is no finite
-    number, with parameters, and the `buffers` given (batch norm's statistics), set
-    back to where the loss was last finite.
+    `schedule(step)` multiplies the optimizer's learning rates while it takes the step;
+    after it they are its own again, so that a checkpoint holds those. Every batch has
+    `tokens_a_step` tokens. A run that goes on starts at `first_step`, and `batches`
+    with the batch of that step. Precision is the runtime's for the device of the
+    parameters. Raises :class:`Diverged` at a loss that is no finite number, with
+    parameters, and the `buffers` given (batch norm's statistics), set back to where the
+    loss was last finite.
     """
     require(steps >= 1, "steps", "be at least 1", steps)
+    inside = 0 <= first_step <= steps
+    require(inside, "first_step", f"be from 0 to steps ({steps})", first_step)
     groups = optimizer.param_groups
-    base_rates = [group["lr"] for group in groups]
     kept = [p for group in groups for p in group["params"]] + list(buffers)
     # Of before this step and of before the last one: a loss tells on the step before it
     good = [tensor.detach().clone() for tensor in kept]
     start, last_loss = time.perf_counter(), None
-    for step, batch in zip(range(steps), batches, strict=False):
-        for group, rate in zip(groups, base_rates, strict=True):
-            group["lr"] = rate * schedule(step)
+    for step, batch in zip(range(first_step, steps), batches, strict=False):
         before = [tensor.detach().clone() for tensor in kept]
         optimizer.zero_grad(set_to_none=True)
         with runtime.autocast(kept[0].device):
@@ -78,10 +85,22 @@ def train(
             raise Diverged(step, value, last_loss)
         good, last_loss = before, value
         loss.backward()
+        multiplier = float(schedule(step))
+        _step_at(multiplier, optimizer)
+        rate, seconds = groups[0]["lr"] * multiplier, time.perf_counter() - start
+        yield Record(step, value, rate, seconds, (step + 1) * tokens_a_step)
+
+
+def _step_at(multiplier: float, optimizer: Optimizer) -> None:
+    """A step at that many times the optimizer's rates, which it keeps."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    try:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * multiplier
         optimizer.step()
-        yield Record(step, value, groups[0]["lr"], time.perf_counter() - start)
-    for group, rate in zip(groups, base_rates, strict=True):
-        group["lr"] = rate
+    finally:  # an interrupt too
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 @torch.no_grad()

@@ -226,3 +226,27 @@ def uniformity(phi):
         for j in range(i):
             terms.append(math.exp(-2 * squared_distance(z[i], z[j])))
     return math.log(sum(terms) / len(terms))
+
+
+def softmax(u):
+    """(14.6): probabilities out of logits."""
+    powers = [math.exp(value) for value in u]
+    return [power / sum(powers) for power in powers]
+
+
+def next_token(u, x):
+    """(14.8) for one document: logits u_1 .. u_T, words x_1 .. x_T counted from 0."""
+    total = 0.0
+    for t in range(len(x)):
+        total -= math.log(softmax(u[t])[x[t]])
+    return total / len(x)
+
+
+def masked_token(u, x, masked):
+    """The loss of Devlin et al. 2019 over the places that are hidden."""
+    terms = []
+    for b in range(len(x)):
+        for t in range(len(x[b])):
+            if masked[b][t]:
+                terms.append(-math.log(softmax(u[b][t])[x[b][t]]))
+    return sum(terms) / len(terms)

@@ -16,6 +16,7 @@ from fmkit.augment import (
     Views,
     draw_views,
     mask_patches,
+    mask_tokens,
     random_views,
     render_views,
 )
@@ -47,6 +48,27 @@ def test_what_is_seen_is_the_picture():
     x = torch.rand(50, 1, 6, 8) + 1
     seen = masked(x)
     assert torch.equal(seen[seen != 0], x[seen != 0])
+
+
+def test_tokens_are_masked_by_their_share_and_nowhere_else(rng):
+    x = torch.randint(7, (200, 100), generator=rng)
+    seen, hidden = mask_tokens(x, share=0.15, mask=9, generator=rng)
+    assert torch.equal(seen == 9, hidden)
+    assert torch.equal(seen[~hidden], x[~hidden])
+    # Four deviations of a share of .15 among 20,000 are .0101
+    assert hidden.double().mean().item() == pytest.approx(0.15, abs=0.0101)
+    again, _ = mask_tokens(x, share=0.15, mask=9, generator=rng)
+    assert not torch.equal(again, seen)
+
+
+def test_a_token_is_masked_however_small_the_share(rng):
+    x = torch.zeros(2, 3, dtype=torch.long)
+    _, hidden = mask_tokens(x, share=1e-9, mask=1, generator=rng)
+    assert hidden.sum() == 1
+    _, hidden = mask_tokens(x, share=1.0, mask=1, generator=rng)
+    assert hidden.all()
+    with pytest.raises(ValueError, match="share must be above 0 and at most 1, got 0.0"):
+        mask_tokens(x, share=0.0, mask=1, generator=rng)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

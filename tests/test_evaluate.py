@@ -9,12 +9,14 @@ import torch
 from fmkit.evaluate import (
     accuracy,
     alignment,
+    bits_per_byte,
     gain,
     in_points,
     knn_votes,
     learning_curve,
     mean_interval,
     planar_maps,
+    token_nats,
     uniformity,
 )
 
@@ -201,3 +203,39 @@ def test_planar_maps_keep_distances_and_follow_each_other(rng):
     torch.testing.assert_close(
         torch.cdist(first, first), expected, rtol=0.01, atol=1e-4
     )
+
+
+class Bigrams(torch.nn.Module):
+    """Logits that depend on the last token alone; wrong ones while it trains."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def forward(self, x):
+        return self.table[x] if not self.training else 0 * self.table[x]
+
+
+def test_token_nats_are_those_of_the_loop(rng):
+    table = torch.randn(4, 4, generator=rng)
+    windows = [torch.randint(4, (3, 6), generator=rng), torch.tensor([[1, 2, 0]])]
+    model = Bigrams(table).train()
+    found = token_nats(model, windows, label="nats")
+    rows = [row for window in windows for row in window.tolist()]
+    expected = [
+        -math.log(reference.softmax(table[before].tolist())[x])
+        for row in rows
+        for before, x in zip(row, row[1:], strict=False)
+    ]
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+    assert model.training
+
+
+def test_bits_per_byte_do_not_depend_on_how_a_text_is_cut():
+    text = "déjà vu"  # 7 characters, 9 bytes
+    as_bytes = bits_per_byte(math.log(256), tokens=9, text=text)
+    assert as_bytes == pytest.approx(8)
+    # The same probability of the whole text, as 3 tokens
+    assert bits_per_byte(3 * math.log(256), tokens=3, text=text) == pytest.approx(8)
+    with pytest.raises(ValueError, match="text must hold at least 1 byte, got ''"):
+        bits_per_byte(1.0, tokens=1, text="")

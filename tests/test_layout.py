@@ -22,7 +22,9 @@ EXTRAS = ("book", "lab", "test", "bench")
 COMMON = {"_check", "runtime", "progress", "assets"}
 LEAVES = ("losses", "augment", "models", "data", "generate", "prompt", "evaluate")
 ARROWS = {
-    **{leaf: set() for leaf in (*LEAVES, "plot", "train", "stale", *COMMON)},
+    **{leaf: set() for leaf in (*LEAVES, *COMMON)},
+    **{part: set() for part in ("muon", "plot", "plot_text", "train", "stale")},
+    "checkpoint": set(),
     "logistic": set(),
     "probe": {"logistic"},
     "adapt": {"losses", "train", "probe"},

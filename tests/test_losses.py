@@ -5,6 +5,10 @@ for the sum; the views compared with themselves; no float32 for half precision (
 places); the partner one row on; similarity with itself left in; times tau for over tau;
 no normalization, and over the batch; itself among its own positives; the mask as a
 product, which is NaN; anchors without a positive counted (two ways); one side only.
+
+And in the losses of 14.3: a sum for the mean; words one place on; softmax over the
+places; a mean over all places though few are masked; the places that are not masked;
+no float32 for half precision.
 """
 
 import math
@@ -15,6 +19,8 @@ import reference
 import torch
 
 from fmkit.losses import (
+    masked_token_loss,
+    next_token_loss,
     nt_xent_loss,
     reconstruction_loss,
     simclr_loss,
@@ -207,3 +213,68 @@ def test_wrong_contrastive_arguments(views):
         supcon_loss(hat, torch.arange(5), tau=1.0)
     with pytest.raises(ValueError, match=r"phi_tilde must have the shape \(5, 3\)"):
         simclr_loss.__wrapped__(hat, tilde[:4])
+
+
+@pytest.fixture
+def words(rng):
+    """Logits over 4 words at 5 places of 3 texts, the words, and which are masked."""
+    u = torch.randn(3, 5, 4, generator=rng, dtype=torch.float64)
+    x = torch.randint(4, (3, 5), generator=rng)
+    masked = torch.rand(3, 5, generator=rng) < 0.4
+    masked[0] = False
+    return u, x, masked
+
+
+def test_token_losses_are_the_loops(words):
+    u, x, _ = words
+    pairs = zip(u.tolist(), x.tolist(), strict=True)
+    of_texts = [reference.next_token(*pair) for pair in pairs]
+    expected = pytest.approx(sum(of_texts) / len(of_texts), rel=1e-12)
+    assert next_token_loss(u, x).item() == expected
+    hidden = reference.masked_token(*(tensor.tolist() for tensor in words))
+    assert masked_token_loss(*words).item() == pytest.approx(hidden, rel=1e-12)
+
+
+def test_token_losses_when_all_words_are_masked_or_alike(words):
+    u, x, masked = words
+    everything = torch.ones_like(masked)
+    assert masked_token_loss(u, x, everything) == next_token_loss(u, x)
+    for level in (0.0, 1e4):
+        alike = torch.full_like(u, level)
+        assert next_token_loss(alike, x).item() == pytest.approx(math.log(4))
+        assert masked_token_loss(alike, x, masked).item() == pytest.approx(math.log(4))
+
+
+def test_gradient_of_a_token_loss_is_probability_less_one_hot(words):
+    u, x, masked = words
+    u.requires_grad_()
+    assert torch.autograd.gradcheck(lambda u: next_token_loss(u, x), u)
+    assert torch.autograd.gradcheck(lambda u: masked_token_loss(u, x, masked), u)
+    next_token_loss(u, x).backward()
+    wanted = u.softmax(dim=2) - torch.nn.functional.one_hot(x, 4)
+    torch.testing.assert_close(u.grad, (wanted / x.numel()).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_token_losses_in_half_precision(words, dtype):
+    u, x, masked = words
+    half = (20 * u).to(dtype)  # of which exp overflows in float16
+    for ours, whole in (
+        (next_token_loss(half, x), next_token_loss(half.double(), x)),
+        (
+            masked_token_loss(half, x, masked),
+            masked_token_loss(half.double(), x, masked),
+        ),
+    ):
+        assert ours.dtype == torch.float32
+        assert ours.item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_wrong_arguments_of_token_losses(words):
+    u, x, masked = words
+    with pytest.raises(
+        ValueError, match=r"x must have the shape \(3, 5\), got \(3, 4\)"
+    ):
+        next_token_loss.__wrapped__(u, x[:, 1:])
+    with pytest.raises(ValueError, match="masked must mask at least 1 token, got 0"):
+        masked_token_loss(u, x, torch.zeros_like(masked))

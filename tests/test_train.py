@@ -1,5 +1,6 @@
 """The training loop, compared with the same steps by hand."""
 
+import contextlib
 import copy
 import math
 import re
@@ -71,13 +72,99 @@ def test_the_schedule_multiplies_each_group_s_rate_and_gives_it_back(problem):
     model, _, _, loss_of = problem
     groups = [{"params": [model.weight], "lr": 0.4}, {"params": [model.bias]}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    before = copy.deepcopy(model)
+    before, taken = copy.deepcopy(model), []
+    optimizer.register_step_pre_hook(
+        lambda *_: taken.append([group["lr"] for group in optimizer.param_groups])
+    )
     steps = train(
         loss_of, batches_of(20, 4), optimizer, steps=3, schedule=lambda s: s / 2
     )
     assert [record.learning_rate for record in steps] == [0, 0.2, 0.4]
+    assert taken == [[0, 0], [0.2, 0.05], [0.4, 0.1]]
     assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.1]
     assert not torch.equal(model.bias, before.bias)
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop", ["break", "divergence", "interrupt"])
+def test_however_it_stops_the_optimizer_has_its_own_rates(problem, stop, monkeypatch):
+    model, _, _, loss_of = problem
+    groups = [{"params": [model.weight], "lr": 0.4}, {"params": [model.bias]}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    factor = math.nan if stop == "divergence" else 1
+    if stop == "interrupt":
+        monkeypatch.setattr(optimizer, "step", interrupted)
+    expected = {"divergence": Diverged, "interrupt": KeyboardInterrupt}.get(stop)
+    steps = train(
+        lambda batch: loss_of(batch) * factor,
+        batches_of(20, 4),
+        optimizer,
+        steps=3,
+        schedule=lambda s: 0.5,
+    )
+    with pytest.raises(expected) if expected else contextlib.nullcontext():
+        next(steps)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.1]
+
+
+def test_a_run_that_goes_on_is_the_run_in_one_piece(problem):
+    """Momentum, a schedule, and batches of an order: the tail of both runs is one."""
+    model, _, _, loss_of = problem
+    begun = copy.deepcopy(model.state_dict())
+
+    def records(optimizer, *, first_step, steps):
+        order = minibatches(
+            20, batch_size=3, generator=torch.Generator().manual_seed(1)
+        )
+        settings = {
+            "schedule": warmup_cosine(steps=20, warmup_steps=5),
+            "tokens_a_step": 12,
+        }
+        batches = islice(order, first_step, None)
+        run = train(
+            loss_of, batches, optimizer, steps=20, first_step=first_step, **settings
+        )
+        return [vars(r) | {"seconds": 0} for r in islice(run, steps)]
+
+    def sgd():
+        return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    whole, end = records(sgd(), first_step=0, steps=20), model.weight.detach().clone()
+    model.load_state_dict(begun)
+    optimizer = sgd()
+    parts = records(optimizer, first_step=0, steps=8)
+    parts += records(optimizer, first_step=8, steps=12)
+    assert parts == whole
+    assert torch.equal(model.weight, end)
+
+
+def test_tokens_are_counted_from_the_first_step(problem):
+    model, _, _, loss_of = problem
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = batches_of(20, 4)
+    run = train(loss_of, batches, optimizer, steps=5, first_step=2, tokens_a_step=100)
+    found = [(record.step, record.tokens) for record in run]
+    assert found == [(2, 300), (3, 400), (4, 500)]
+    [record] = train(loss_of, batches, optimizer, steps=1)
+    assert record.tokens == 0
+
+
+def test_a_finished_run_has_nothing_left(problem):
+    model, _, _, loss_of = problem
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert [*train(loss_of, count(), optimizer, steps=3, first_step=3)] == []
+
+
+@pytest.mark.parametrize("first_step", [-1, 4])
+def test_the_first_step_is_one_of_the_steps(problem, first_step):
+    model, _, _, loss_of = problem
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    message = re.escape(f"first_step must be from 0 to steps (3), got {first_step}")
+    with pytest.raises(ValueError, match=message):
+        next(train(loss_of, count(), optimizer, steps=3, first_step=first_step))
 
 
 def test_a_step_at_rate_0_changes_nothing(problem):

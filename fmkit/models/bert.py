@@ -1,0 +1,286 @@
+"""BERT's encoder, and MiniLM: sentences as points.
+
+all-MiniLM-L6-v2 has BERT's shape, but it is no plain masked language model: it was
+finished by contrastive training on a billion pairs of sentences, the other pairs of a
+batch as negatives. It is 14.2's idea on text: a phi for which a sentence and its
+partner are neighbours. B batch, T tokens, V vocabulary, d width, h heads, w width of a
+head, n texts.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from fmkit import runtime
+from fmkit._check import require
+from fmkit.progress import progress
+
+# As sentence_bert_config.json has it, two special ones counted; it was trained on 128
+MINILM_TOKENS = 256
+# In MiniLM's file, and no part of a mean over tokens
+UNUSED = {"embeddings.position_ids", "pooler.dense.bias", "pooler.dense.weight"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """Shape of a :class:`Bert`; the names in ``config.json`` are in brackets."""
+
+    vocabulary: int  # V [vocab_size]
+    context: int  # most tokens of a text [max_position_embeddings]
+    types: int  # first text, second text of a pair [type_vocab_size]
+    width: int  # d [hidden_size]
+    layers: int  # [num_hidden_layers]
+    heads: int  # h [num_attention_heads]
+    hidden: int  # width inside an MLP [intermediate_size]
+    norm_epsilon: float = 1e-12  # [layer_norm_eps]
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "context", "types", "layers", "heads", "hidden"):
+            require(
+                getattr(self, name) >= 1, name, "be at least 1", getattr(self, name)
+            )
+        fits = self.width >= 1 and self.width % self.heads == 0
+        rule = f"be a multiple of the heads ({self.heads})"
+        require(fits, "width", rule, self.width)
+
+
+class Attention(nn.Module):
+    """Every token looks at all real tokens of its text, those after it too."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.h = config.heads
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(
+        self, x: Float[Tensor, "B T d"], mask: Bool[Tensor, "B 1 1 T"] | None
+    ) -> Float[Tensor, "B T d"]:
+        heads = [
+            part(x).unflatten(2, (self.h, -1)).transpose(1, 2)  # (B, h, T, w)
+            for part in (self.query, self.key, self.value)
+        ]
+        mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """Attention, then an MLP with the exact GELU; each added to its input, then normed.
+
+    Unlike the blocks of :mod:`fmkit.models.transformer` it normalizes after the sum, as
+    Vaswani et al. 2017 did.
+    """
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.attention = Attention(config)
+        self.norm_1 = nn.LayerNorm(config.width, eps=config.norm_epsilon)
+        self.up = nn.Linear(config.width, config.hidden)
+        self.down = nn.Linear(config.hidden, config.width)
+        self.norm_2 = nn.LayerNorm(config.width, eps=config.norm_epsilon)
+
+    def forward(
+        self, x: Float[Tensor, "B T d"], mask: Bool[Tensor, "B 1 1 T"] | None
+    ) -> Float[Tensor, "B T d"]:
+        x = self.norm_1(x + self.attention(x, mask))
+        return self.norm_2(x + self.down(F.gelu(self.up(x))))
+
+
+class Bert(nn.Module):
+    """The encoder of Devlin et al. 2019: a vector for every token, from both sides.
+
+    Unlike the paper's it has no dropout and no pooler: it is used, not trained, and the
+    mean of its tokens stands for a text. Every token is of the first text of a pair.
+    """
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.config = config
+        self.words = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.context, config.width)
+        self.types = nn.Embedding(config.types, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_epsilon)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                nn.init.normal_(weight, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(weight)
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "B T d"]:
+        """Hidden states after the last layer; `mask` is True where a token is real.
+
+        A token's position is its column, so padding belongs at the end; its own hidden
+        states mean nothing. Raises ``ValueError`` for an id outside V, for more tokens
+        than the context and for a row without a real token.
+        """
+        T, context = tokens.shape[1], self.config.context
+        rule = f"be at most the context ({context})"
+        require(context >= T, "the number of tokens", rule, T)
+        if tokens.numel():
+            least, most = (end.item() for end in tokens.aminmax())
+            rule = f"be from 0 to V - 1 ({self.config.vocabulary - 1})"
+            inside = least >= 0 and most < self.config.vocabulary
+            require(inside, "tokens", rule, least if least < 0 else most)
+        real = mask.any(dim=1)  # attention of an empty row would be 0 / 0
+        rule = "have a real token in every row"
+        require(bool(real.all()), "mask", rule, f"{int((~real).sum())} without")
+        x = self.words(tokens) + self.positions.weight[:T] + self.types.weight[0]
+        x = self.norm(x)
+        seen = None if mask.all() else mask[:, None, None]  # (B, 1, 1, T)
+        for layer in self.layers:
+            x = layer(x, seen)
+        return x
+
+
+def load_minilm(files: dict[str, Path]) -> tuple[Bert, Tokenizer]:
+    """phi of sentences and its tokenizer, from the asset ``minilm-l6``, in eval mode.
+
+    Raises ``ValueError``, with the tensor's name, where the tensors are not those that
+    ``config.json`` describes. Nothing is drawn from the global generator. Weights:
+    all-MiniLM-L6-v2, the sentence-transformers project 2021, which started from MiniLM
+    (Wang et al. 2020).
+    """
+    config = _read_config(files["config.json"])
+    path = files["model.safetensors"]
+    try:
+        saved = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file.") from error
+    with torch.device("meta"):  # shapes only: the weights come whole, out of the file
+        model = Bert(config)
+    theirs = {name: _their_name(name) for name in model.state_dict()}
+    _check_tensors(path, saved, {theirs[n]: t for n, t in model.state_dict().items()})
+    weights = {name: saved[their_name] for name, their_name in theirs.items()}
+    model.load_state_dict(weights, assign=True)
+    return model.eval(), _read_tokenizer(files["tokenizer.json"], config.vocabulary)
+
+
+def _read_config(path: Path) -> BertConfig:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        act, kind = found["hidden_act"], found["position_embedding_type"]
+        config = BertConfig(
+            vocabulary=found["vocab_size"],
+            context=found["max_position_embeddings"],
+            types=found["type_vocab_size"],
+            width=found["hidden_size"],
+            layers=found["num_hidden_layers"],
+            heads=found["num_attention_heads"],
+            hidden=found["intermediate_size"],
+            norm_epsilon=found["layer_norm_eps"],
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} does not describe a BERT: {error}") from error
+    require(act == "gelu", f"hidden_act in {path}", "be 'gelu'", act)
+    name = f"position_embedding_type in {path}"
+    require(kind == "absolute", name, "be 'absolute'", kind)
+    return config
+
+
+def _check_tensors(
+    path: Path, saved: dict[str, Tensor], wanted: dict[str, Tensor]
+) -> None:
+    """One sentence about the first tensor that is not as the model's."""
+    for name, tensor in wanted.items():
+        if name not in saved:
+            raise ValueError(f"{path} does not hold MiniLM: it has no {name}.")
+        found, shape = tuple(saved[name].shape), tuple(tensor.shape)
+        require(found == shape, f"{name} in {path}", f"have the shape {shape}", found)
+        kind = saved[name].dtype
+        require(kind.is_floating_point, f"{name} in {path}", "be floating point", kind)
+    if extra := sorted(saved.keys() - wanted.keys() - UNUSED):
+        message = f"it has {extra[0]}, for which there is no place"
+        raise ValueError(f"{path} does not hold MiniLM: {message}.")
+
+
+def _their_name(name: str) -> str:
+    """`layers.3.up.weight` is `encoder.layer.3.intermediate.dense.weight` there."""
+    rules = (
+        (r"^words", "embeddings.word_embeddings"),
+        (r"^positions", "embeddings.position_embeddings"),
+        (r"^types", "embeddings.token_type_embeddings"),
+        (r"^norm", "embeddings.LayerNorm"),
+        (r"^layers\.(\d+)\.attention\.out", r"\1.attention.output.dense"),
+        (r"^layers\.(\d+)\.attention", r"\1.attention.self"),
+        (r"^layers\.(\d+)\.norm_1", r"\1.attention.output.LayerNorm"),
+        (r"^layers\.(\d+)\.up", r"\1.intermediate.dense"),
+        (r"^layers\.(\d+)\.down", r"\1.output.dense"),
+        (r"^layers\.(\d+)\.norm_2", r"\1.output.LayerNorm"),
+        (r"^(\d+)", r"encoder.layer.\1"),
+    )
+    for pattern, theirs in rules:
+        name = re.sub(pattern, theirs, name)
+    return name
+
+
+def _read_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
+    """Cuts texts where sentence-transformers does; the file itself says 128."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path} is damaged or no tokenizer.") from error
+    size, rule = tokenizer.get_vocab_size(), f"be the model's, {vocabulary}"
+    require(size == vocabulary, f"the vocabulary in {path}", rule, size)
+    tokenizer.enable_truncation(MINILM_TOKENS)
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def sentence_embeddings(
+    model: Bert, tokenizer: Tokenizer, texts: Sequence[str], *, label: str
+) -> Float[Tensor, "n d"]:
+    r"""phi of each text: the mean of its tokens' hidden states, brought to length 1.
+
+    .. math:: \phi(x) = \bar h / \lVert \bar h \rVert, \qquad
+        \bar h = \frac{1}{T} \sum_{t=1}^{T} h_t
+
+    T counts the two special tokens, as sentence-transformers does, and MiniLM's
+    tokenizer cuts a text there too: after 256 tokens. Without gradients, in batches of
+    similar length; batch size and precision are the runtime's for the device of the
+    model, the result is float32. `label` names the progress bar. Raises ``ValueError``
+    for no texts and for a text without a token. Source: Reimers and Gurevych 2019.
+    """
+    require(not isinstance(texts, str), "texts", "be several, not one string", texts)
+    require(len(texts) >= 1, "texts", "have at least 1 text", len(texts))
+    ids = _token_ids(tokenizer, texts)
+    device = model.words.weight.device
+    # Longest first: what memory allows shows at once
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+    size = runtime.batch_size_for_inference(device)
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    phi = torch.empty(len(ids), model.config.width, device=device)
+    with torch.no_grad(), runtime.autocast(device):
+        for batch in progress(batches, label=label):
+            rows = [torch.tensor(ids[i]) for i in batch]
+            tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+            lengths = torch.tensor([len(row) for row in rows], device=device)
+            mask = torch.arange(tokens.shape[1], device=device) < lengths[:, None]
+            h = model(tokens, mask).float().masked_fill(~mask[:, :, None], 0)
+            phi[batch] = F.normalize(h.sum(dim=1) / lengths[:, None], dim=1)
+    return phi
+
+
+def _token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    ids = []
+    for start in range(0, len(texts), 1000):  # encodings hold far more than the ids
+        for encoding in tokenizer.encode_batch_fast(list(texts[start : start + 1000])):
+            text = texts[len(ids)]
+            some = not all(encoding.special_tokens_mask)
+            require(some, f"texts[{len(ids)}]", "have at least one token", text)
+            ids.append(encoding.ids)
+    return ids

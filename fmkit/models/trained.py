@@ -1,0 +1,52 @@
+"""Models of this book's own runs: weights, shape and tokenizer in one small file."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import tokenizers
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fmkit.models.transformer import Transformer, TransformerConfig
+
+
+def save_trained(
+    path: Path, model: Transformer, tokenizer: tokenizers.Tokenizer
+) -> None:
+    """Write the model in float16, its config and its tokenizer as safetensors."""
+    about = {
+        "config": json.dumps(asdict(model.config)),
+        "tokenizer": tokenizer.to_str(),
+    }
+    weights = {
+        name: weight.detach().half().contiguous()
+        for name, weight in model.named_parameters()  # a tied matrix once
+    }
+    save_file(weights, path, metadata=about)
+
+
+def load_trained(path: Path) -> tuple[Transformer, tokenizers.Tokenizer]:
+    """What :func:`save_trained` wrote, in float32 and eval mode.
+
+    Raises ``ValueError`` for a file that is damaged or was not written by it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            config = TransformerConfig(**json.loads(about["config"]))
+            tokenizer = tokenizers.Tokenizer.from_str(about["tokenizer"])
+            names = file.keys()
+            values = {name: file.get_tensor(name).float() for name in names}
+        with torch.device("meta"):
+            model = Transformer(config)
+        if config.tied:
+            values["unembedding.weight"] = values["embedding.weight"]
+        model.load_state_dict(values, assign=True)
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        what = f"{path} holds no model of this book's"
+        raise ValueError(f"{what} ({' '.join(str(error).split())}).") from error
+    if config.tied:
+        model.unembedding.weight = model.embedding.weight
+    return model.eval(), tokenizer

@@ -1,0 +1,277 @@
+"""The Transformer of 14.3: one decoder, for models trained here and pretrained ones.
+
+B batch, T tokens given, S tokens seen, V vocabulary, d width, h query heads, k key and
+value heads, w width of a head. With ``causal=False`` it is the masked variant.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fmkit._check import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Shape of a :class:`Transformer`; the names in Llama's files are in brackets."""
+
+    vocabulary: int  # V, with the start symbol [vocab_size]
+    context: int  # most tokens of a sequence, x_0 counted [max_position_embeddings]
+    width: int  # d [hidden_size]
+    layers: int  # [num_hidden_layers]
+    heads: int  # h [num_attention_heads]
+    kv_heads: int  # k, each shared by h / k query heads [num_key_value_heads]
+    hidden: int  # width inside an MLP [intermediate_size]
+    rope_base: float = 10_000.0  # [rope_theta]
+    norm_epsilon: float = 1e-5  # [rms_norm_eps]
+    tied: bool = True  # logits come from the embedding matrix [tie_word_embeddings]
+    causal: bool = True  # u_t sees x_0 .. x_{t-1}; else every token of the sequence
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "context", "layers", "heads", "kv_heads", "hidden"):
+            require(
+                getattr(self, name) >= 1, name, "be at least 1", getattr(self, name)
+            )
+        fits = self.width >= 1 and self.width % (2 * self.heads) == 0
+        rule = f"be a multiple of twice the heads ({2 * self.heads})"
+        require(fits, "width", rule, self.width)
+        rule = f"divide the heads ({self.heads})"
+        require(self.heads % self.kv_heads == 0, "kv_heads", rule, self.kv_heads)
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+
+class Cache:
+    """Keys and values of the tokens seen so far, with room for `room` tokens a row.
+
+    Prompts of different length are given as rows that begin with `padding` tokens which
+    are no part of them: nothing attends to those, and positions do not count them.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, *, padding: list[int], room: int, like: Tensor
+    ):
+        require(config.causal, "causal", "be True for a cache", config.causal)
+        fits = 1 <= room <= config.context
+        require(fits, "room", f"be from 1 to the context ({config.context})", room)
+        shape = (config.layers, len(padding), config.kv_heads, room, config.head_width)
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.used = 0  # tokens a row
+        self.padding = None
+        if any(padding):
+            self.padding = torch.tensor(padding, device=like.device)[:, None]  # (B, 1)
+
+    def positions(self, T: int) -> Int[Tensor, "_ T"]:
+        """Positions of the next T tokens: one row for all, or a row for each."""
+        columns = torch.arange(self.used, self.used + T, device=self.keys.device)[None]
+        if self.padding is None:
+            return columns
+        return (columns - self.padding).clamp(min=0)
+
+    def mask(self, T: int) -> Bool[Tensor, "_ 1 T S"] | None:
+        """What the next T tokens may look at; None where that is all so far."""
+        if T == 1 and self.padding is None:
+            return None
+        columns = torch.arange(self.used + T, device=self.keys.device)
+        rows = columns[self.used :, None]  # (T, 1)
+        mask = (columns <= rows)[None]
+        if self.padding is not None:
+            mask = mask & (columns >= self.padding[:, :, None])
+            mask = mask | (columns == rows)  # an empty row would be 0 / 0
+        return mask[:, None]
+
+    def extend(
+        self,
+        layer: int,
+        keys: Float[Tensor, "B k T w"],
+        values: Float[Tensor, "B k T w"],
+    ) -> tuple[Float[Tensor, "B k S w"], Float[Tensor, "B k S w"]]:
+        """All keys and values of a layer, the last of them those given."""
+        end = self.used + keys.shape[2]
+        self.keys[layer, :, :, self.used : end] = keys
+        self.values[layer, :, :, self.used : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions (Ainslie et al. 2023; Su 2021)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.h, self.k, self.w = config.heads, config.kv_heads, config.head_width
+        self.causal = config.causal
+        # Queries, keys and values in one product: three small ones take longer
+        self.qkv = nn.Linear(config.width, (self.h + 2 * self.k) * self.w, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T d"],
+        rotation: tuple[Tensor, Tensor],
+        past: tuple[Cache, int, Tensor | None] | None,
+    ) -> Float[Tensor, "B T d"]:
+        B, T, _ = x.shape
+        qkv = self.qkv(x).view(B, T, self.h + 2 * self.k, self.w)
+        qk, values = qkv.split([self.h + self.k, self.k], dim=2)
+        queries, keys = rotate(qk, *rotation).split([self.h, self.k], dim=2)
+        queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
+        mask, causal = None, self.causal
+        if past is not None:
+            cache, layer, mask = past
+            keys, values = cache.extend(layer, keys, values)
+            causal = False
+        if T == 1 and self.h > self.k:  # a group shares its keys: let it be the rows
+            queries = queries.reshape(B, self.k, self.h // self.k, self.w)
+        mixed = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=causal,
+            enable_gqa=queries.shape[1] > keys.shape[1],
+        )
+        if T == 1:
+            return self.out(mixed.reshape(B, 1, -1))
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """The gated MLP: down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.gate_up = nn.Linear(config.width, 2 * config.hidden, bias=False)
+        self.down = nn.Linear(config.hidden, config.width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T d"]) -> Float[Tensor, "B T d"]:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """x + attention, then x + MLP, each of a normalized x (Zhang and Sennrich 2019)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.norm_1 = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.attention = Attention(config)
+        self.norm_2 = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T d"],
+        rotation: tuple[Tensor, Tensor],
+        past: tuple[Cache, int, Tensor | None] | None = None,
+    ) -> Float[Tensor, "B T d"]:
+        x = x + self.attention(self.norm_1(x), rotation, past)
+        return x + self.mlp(self.norm_2(x))
+
+
+class Transformer(nn.Module):
+    """f_theta of 14.3: x_0 .. x_T in, logits u_1 .. u_{T+1} out (14.6).
+
+    ``embed`` looks up the vectors e_x, ``contextualize`` makes of them one vector c_t
+    for each token, ``logits`` makes u of those; calling the model does all three.
+    Unlike the notes' figure it counts x_0 as a token like any other: it is a member of
+    V. Weights are drawn from N(0, 0.02^2), those that end a branch smaller by the
+    square root of the number of branches (Radford et al. 2019).
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        # Its own initial values would be drawn for nothing
+        empty = torch.empty(config.vocabulary, config.width)
+        self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.unembedding = nn.Linear(config.width, config.vocabulary, bias=False)
+        if config.tied:
+            self.unembedding.weight = self.embedding.weight
+        cos, sin = rotation_table(config)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2 and not weight.is_meta:
+                ends = name.endswith(("out.weight", "down.weight"))
+                shrink = (2 * config.layers) ** 0.5 if ends else 1
+                nn.init.normal_(weight, std=0.02 / shrink)
+
+    def cache(self, *, padding: list[int], room: int) -> Cache:
+        """An empty :class:`Cache` of this model's kind."""
+        return Cache(
+            self.config, padding=padding, room=room, like=self.embedding.weight
+        )
+
+    def embed(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
+        """e_x of every token. Raises ``ValueError`` for an id outside V."""
+        if tokens.numel():
+            least, most = (end.item() for end in tokens.aminmax())
+            rule = f"be from 0 to V - 1 ({self.config.vocabulary - 1})"
+            inside = least >= 0 and most < self.config.vocabulary
+            require(inside, "tokens", rule, least if least < 0 else most)
+        return self.embedding(tokens)
+
+    def contextualize(
+        self, vectors: Float[Tensor, "B T d"], cache: Cache | None = None
+    ) -> Float[Tensor, "B T d"]:
+        """c_t of every vector: what the Transformer made of it and of what it may see.
+
+        With a `cache` the vectors follow those that it holds, and are added to it.
+        Raises ``ValueError`` for more than the context, or than the cache has room for.
+        """
+        T, used = vectors.shape[1], cache.used if cache else 0
+        room = cache.keys.shape[3] if cache else self.config.context
+        rule = f"be at most the {'room of the cache' if cache else 'context'} ({room})"
+        require(used + T <= room, "the number of tokens", rule, used + T)
+        mask = cache.mask(T) if cache else None
+        positions = cache.positions(T) if cache else slice(T)
+        # (_, T, 1, w / 2): the same for every head
+        rotation = tuple(
+            table[positions].view(-1, T, 1, table.shape[1]).to(vectors.dtype)
+            for table in (self.cos, self.sin)
+        )
+        x = vectors
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation, (cache, layer, mask) if cache else None)
+        if cache:
+            cache.used += T
+        return self.norm(x)
+
+    def logits(self, contextual: Float[Tensor, "*B d"]) -> Float[Tensor, "*B V"]:
+        """u of each c."""
+        return self.unembedding(contextual)
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], cache: Cache | None = None
+    ) -> Float[Tensor, "B T V"]:
+        return self.logits(self.contextualize(self.embed(tokens), cache))
+
+
+def rotation_table(
+    config: TransformerConfig,
+) -> tuple[Float[Tensor, "context half"], Float[Tensor, "context half"]]:
+    """Cosine and sine of position times frequency base^(-2i/w), i from 0 to w/2 - 1."""
+    # On the CPU even where the weights have no values yet
+    exponents = torch.arange(0, config.head_width, 2, device="cpu").double()
+    frequencies = config.rope_base ** (-exponents / config.head_width)
+    angles = torch.arange(config.context, device="cpu")[:, None] * frequencies
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(
+    x: Float[Tensor, "B T n w"], cos: Float[Tensor, "_ T 1 half"], sin: Tensor
+) -> Float[Tensor, "B T n w"]:
+    """Turn pair (i, i + w/2) of each vector by its position's i-th angle (Su 2021).
+
+    Unlike the paper, which pairs neighbours, it pairs halves, as Llama's files do.
+    """
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -1,0 +1,348 @@
+"""Runs that are stopped: what they left, and that they go on bit for bit.
+
+As a program, `python test_checkpoint.py PATH` is a run that waits in the middle of step
+`STOP` for whatever stops it.
+
+Planted by hand, one at a time, and each caught here or in test_train.py: the schedule's
+rate left in the optimizer, and left there by an interrupt alone; every group at the
+first one's rate; a schedule that begins anew; steps from 0, or as many as before;
+tokens of before the step, or of this part alone; no step after the last one; the step
+repeated; the optimizer, the generators or the weights not loaded; the file written in
+place; half a file left beside it; no checksum; any pickle read; a dtype, an extra
+tensor, a setting, a setting that only the file has, the order of parameters, a
+generator or its kind not compared; parameters of elsewhere saved; no folder made; any
+dictionary taken for a checkpoint; weights loaded before the comparison.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fmkit.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from fmkit.models.transformer import Transformer, TransformerConfig
+from fmkit.train import minibatches, train, warmup_cosine
+
+STEPS, EVERY, STOP = 12, 3, 7  # so that step 5 is the last one that is kept
+CONFIG = TransformerConfig(
+    vocabulary=11, context=8, width=8, layers=1, heads=2, kv_heads=1, hidden=8
+)
+
+
+def new_run():
+    """A model, its optimizer and what its windows are drawn from."""
+    torch.manual_seed(0)
+    model = Transformer(CONFIG)
+    weights = [p for p in model.parameters() if p.dim() == 2]
+    norms = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": weights}, {"params": norms, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.02)
+    generators = {"windows": torch.Generator().manual_seed(1)}
+    return {"model": model, "optimizer": optimizer, "generators": generators}
+
+
+def go_on(run, path=None, *, first_step=0, before_step=lambda step: None):
+    """Train on random windows of a text, and keep a checkpoint: the losses."""
+    text = torch.arange(60) ** 2 % CONFIG.vocabulary
+    step = first_step
+
+    def windows():
+        while True:
+            starts = torch.randint(52, (4,), generator=run["generators"]["windows"])
+            yield text[starts[:, None] + torch.arange(8)]
+
+    def loss_of(x):
+        before_step(step)
+        return F.cross_entropy(
+            run["model"](x[:, :-1]).flatten(0, 1), x[:, 1:].flatten()
+        )
+
+    losses = []
+    for record in train(
+        loss_of,
+        windows(),
+        run["optimizer"],
+        steps=STEPS,
+        first_step=first_step,
+        schedule=warmup_cosine(steps=STEPS, warmup_steps=3),
+    ):
+        step = record.step + 1
+        losses.append(record.loss)
+        if path and step % EVERY == 0:
+            save_checkpoint(path, step=record.step, **run)
+    return losses
+
+
+def numbers(run):
+    """Every tensor of a run by its name."""
+    state = run["optimizer"].state_dict()["state"]
+    moments = {f"{i} {n}": t for i, slot in state.items() for n, t in slot.items()}
+    states = {name: g.get_state() for name, g in run["generators"].items()}
+    return {**run["model"].state_dict(), **moments, **states}
+
+
+def assert_same(a, b):
+    a, b = numbers(a), numbers(b)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The run in one piece, and its losses."""
+    run = new_run()
+    return run, go_on(run)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """The checkpoint of a run's end."""
+    go_on(run := new_run(), tmp_path / "run.pt")
+    return tmp_path / "run.pt", run
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, whole, stop):
+    path = tmp_path / "of" / "run.pt"
+    command = [sys.executable, __file__, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"7\n"
+        process.send_signal(stop)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert (b"KeyboardInterrupt" in said) == (stop == signal.SIGINT)
+    run = new_run()
+    first_step = load_checkpoint(path, **run)
+    assert first_step == 6
+    losses = go_on(run, path, first_step=first_step)
+    finished, expected = whole
+    assert losses == expected[6:]
+    assert_same(run, finished)
+    assert load_checkpoint(path, **new_run()) == STEPS
+    assert [p.name for p in path.parent.iterdir()] == ["run.pt"]
+
+
+def test_a_run_that_keeps_checkpoints_is_the_run_without(kept, whole):
+    assert_same(kept[1], whole[0])
+
+
+def test_what_is_loaded_is_what_was_saved(kept):
+    path, run = kept
+    loaded = new_run()
+    assert load_checkpoint(path, **loaded) == STEPS
+    assert_same(loaded, run)
+    rates = [group["lr"] for group in loaded["optimizer"].param_groups]
+    assert rates == [0.02, 0.02]  # the schedule is at its last step
+
+
+def test_batches_of_an_order_go_on_without_a_state(rng):
+    batches = [*islice(minibatches(10, batch_size=3, generator=rng), 20)]
+    again = minibatches(10, batch_size=3, generator=torch.Generator().manual_seed(0))
+    rest = [*islice(islice(again, 7, None), 13)]
+    assert all(torch.equal(a, b) for a, b in zip(rest, batches[7:], strict=True))
+
+
+def test_dropout_goes_on_too(tmp_path):
+    model = nn.Linear(3, 3)
+    run = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "generators": {"global": torch.default_generator},
+    }
+    torch.manual_seed(3)
+    F.dropout(torch.ones(50))
+    save_checkpoint(tmp_path / "run.pt", step=0, **run)
+    expected = F.dropout(torch.ones(50))
+    torch.manual_seed(99)
+    load_checkpoint(tmp_path / "run.pt", **run)
+    assert torch.equal(F.dropout(torch.ones(50)), expected)
+
+
+def test_an_interrupt_while_writing_leaves_the_last_one(kept, monkeypatch):
+    path, run = kept
+    before = path.read_bytes()
+
+    def half(saved, file):
+        Path(file).write_bytes(before[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, step=99, **run)
+    assert path.read_bytes() == before
+    assert [*path.parent.iterdir()] == [path]
+
+
+# Files that are something else
+
+
+def refused(path, run, message):
+    """Loading says so in one sentence, and changes nothing."""
+    before = {name: tensor.clone() for name, tensor in numbers(run).items()}
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_checkpoint(path, **run)
+    assert "\n" not in str(error.value)
+    after = numbers(run)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_no_file(tmp_path):
+    refused(tmp_path / "run.pt", new_run(), r"there is no checkpoint at .*run\.pt\.")
+
+
+def test_damaged_files(kept):
+    """Cut at any place, and with any bit of a tensor turned."""
+    path, _ = kept
+    whole, run = path.read_bytes(), new_run()
+    places = random.Random(0)
+    message = r"run\.pt is damaged or no checkpoint\."
+    for size in (0, 1, *places.choices(range(len(whole)), k=20), len(whole) - 1):
+        path.write_bytes(whole[:size])
+        refused(path, run, message)
+    weights = new_run()["model"].state_dict()
+    load_checkpoint_of(whole, path, run)
+    block = run["model"].state_dict()["embedding.weight"].numpy().tobytes()
+    assert weights.keys() == run["model"].state_dict().keys()
+    start = whole.index(block)
+    for _ in range(20):
+        turned = bytearray(whole)
+        turned[start + places.randrange(len(block))] ^= 1 << places.randrange(8)
+        path.write_bytes(turned)
+        refused(path, run, message)
+
+
+def load_checkpoint_of(data, path, run):
+    path.write_bytes(data)
+    load_checkpoint(path, **run)
+
+
+class Outsider:
+    """What makes a folder when it is unpickled without care."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_other_files_of_torch(tmp_path):
+    folder = tmp_path / "made"
+    for content in ({"weight": torch.zeros(2)}, [1], Outsider(str(folder))):
+        torch.save(content, tmp_path / "run.pt")
+        refused(tmp_path / "run.pt", new_run(), "is damaged or no checkpoint")
+    assert not folder.exists()
+
+
+def with_model(model):
+    """A run of any model, with the optimizer and generators of the others."""
+    generators = {"windows": torch.Generator()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    return {"model": model, "optimizer": optimizer, "generators": generators}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(3, 2), r"its weight is \(4, 3\) torch.float32, not \(2, 3\) torch"),
+        (nn.Linear(3, 4).double(), r"its weight is .*float32, not .*float64\."),
+        (nn.Linear(3, 4, bias=False), r"it has bias, which is not in the model\."),
+        (nn.Sequential(nn.Linear(3, 4)), r"it has no 0\.weight\."),
+    ],
+)
+def test_another_model(tmp_path, model, message):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, step=0, **with_model(nn.Linear(3, 4)))
+    refused(path, with_model(model), rf"run\.pt is of another run: {message}")
+
+
+def stepped(run):
+    """After a step, so that the optimizer has something to lose."""
+    for p in run["model"].parameters():
+        p.grad = torch.ones_like(p)
+    run["optimizer"].step()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (
+            lambda m: torch.optim.AdamW(m.parameters(), lr=0.1),
+            r"lr of its optimizer's group 0 is 0\.02, not 0\.1\.",
+        ),
+        (
+            lambda m: torch.optim.SGD(m.parameters(), lr=0.02),
+            r"amsgrad of its optimizer's group 0 is False, not None\.",
+        ),
+        (
+            lambda m: torch.optim.AdamW([m.weight], lr=0.02),
+            r"its optimizer holds \[\['weight', 'bias'\]\], not \[\['weight'\]\]\.",
+        ),
+        (
+            lambda m: torch.optim.AdamW([m.bias, m.weight], lr=0.02),
+            r"\[\['weight', 'bias'\]\], not \[\['bias', 'weight'\]\]\.",
+        ),
+    ],
+)
+def test_another_optimizer(tmp_path, optimizer, message):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, step=0, **stepped(with_model(nn.Linear(3, 4))))
+    run = with_model(nn.Linear(3, 4))
+    run["optimizer"] = optimizer(run["model"])
+    refused(path, stepped(run), message)
+
+
+def test_other_generators(kept):
+    path, _ = kept
+    run = new_run()
+    run["generators"]["views"] = torch.Generator()
+    refused(
+        path, run, r"its generators are \['windows'\], not \['views', 'windows'\]\."
+    )
+
+
+def test_a_generator_of_another_device(tmp_path):
+    """A GPU's has 16 bytes of state; here is one by hand."""
+
+    class Elsewhere(torch.Generator):
+        def get_state(self):
+            return torch.zeros(16, dtype=torch.uint8)
+
+    run = with_model(nn.Linear(3, 4))
+    run["generators"] = {"windows": Elsewhere()}
+    save_checkpoint(tmp_path / "run.pt", step=0, **run)
+    message = "its generator windows is of another kind of device"
+    refused(tmp_path / "run.pt", with_model(nn.Linear(3, 4)), message)
+
+
+def test_what_cannot_be_saved(tmp_path):
+    run = with_model(nn.Linear(3, 4))
+    with pytest.raises(ValueError, match="step must be at least 0, got -1"):
+        save_checkpoint(tmp_path / "run.pt", step=-1, **run)
+    run["model"] = nn.Linear(3, 4)
+    message = "optimizer must hold parameters of the model only, got '2 others'"
+    with pytest.raises(ValueError, match=message):
+        save_checkpoint(tmp_path / "run.pt", step=0, **run)
+    assert [*tmp_path.iterdir()] == []
+
+
+def wait_at(step):
+    if step == STOP:
+        print(step, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    go_on(new_run(), Path(sys.argv[1]), before_step=wait_at)
