@@ -122,8 +122,9 @@ def stream(
     longest, shortest = (end(map(len, prompts)) for end in (max, min))
     require(shortest >= 1, "a prompt", "have at least one token", [])
     V, context = model.config.vocabulary, model.config.context
-    for token in (token for prompt in prompts for token in prompt):
-        require(0 <= token < V, "a token", f"be from 0 to V - 1 ({V - 1})", token)
+    least, most = min(map(min, prompts)), max(map(max, prompts))
+    inside, wrong = least >= 0 and most < V, least if least < 0 else most
+    require(inside, "a token", f"be from 0 to V - 1 ({V - 1})", wrong)
     rule = f"leave room for {new_tokens} new tokens in the context ({context})"
     require(longest + new_tokens <= context, "the longest prompt", rule, longest)
     padded = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
