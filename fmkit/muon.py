@@ -24,9 +24,9 @@ class Muon(Optimizer):
     a direction that gradients seldom have moves as far as one that they often have. It
     is scaled to the size of Adam's steps, 0.2 times the root of its longer side (Liu et
     al. 2025), so that one learning rate serves both kinds. Weight decay is decoupled
-    and spares what is no matrix. Here it takes about a third less time than AdamW to a
-    given loss; torch's own works in bfloat16, which few processors are fast at. Raises
-    ``ValueError`` for a matrix that is none. Source: Jordan et al. 2024.
+    and spares what is no matrix. bench.lm_train measures how much sooner than AdamW it
+    comes to a given loss. torch's own works in bfloat16, which few processors are fast
+    at. Raises ``ValueError`` for a matrix that is none. Source: Jordan et al. 2024.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ def orthogonal(g: Float[Tensor, "n r c"]) -> Float[Tensor, "n r c"]:
     .. math:: X \leftarrow a X + b (X X^\top) X + c (X X^\top)^2 X
 
     five times, from X of Frobenius norm 1. It acts on singular values alone, and takes
-    those above about 0.003 of the norm to between 0.68 and 1.14. Zeros stay zeros.
+    those above 0.002 of the norm to between 0.68 and 1.21. Zeros stay zeros.
     Source: Jordan et al. 2024, after Björck and Bowie 1971.
     """
     a, b, c = QUINTIC
