@@ -67,7 +67,7 @@ def test_a_token_is_masked_however_small_the_share(rng):
     assert hidden.sum() == 1
     _, hidden = mask_tokens(x, share=1.0, mask=1, generator=rng)
     assert hidden.all()
-    with pytest.raises(ValueError, match="share must be above 0 and at most 1, got 0.0"):
+    with pytest.raises(ValueError, match=r"share must be above 0 .* got 0\.0"):
         mask_tokens(x, share=0.0, mask=1, generator=rng)
 
 

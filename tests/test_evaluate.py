@@ -1,6 +1,7 @@
 """Numbers about predictions and representations."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import reference
@@ -225,7 +226,7 @@ def test_token_nats_are_those_of_the_loop(rng):
     expected = [
         -math.log(reference.softmax(table[before].tolist())[x])
         for row in rows
-        for before, x in zip(row, row[1:], strict=False)
+        for before, x in pairwise(row)
     ]
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
     assert model.training
