@@ -33,9 +33,9 @@ def test_fetch_brings_what_is_optional_only_by_name(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(cli, "fetch", lambda name: asked.append(name) or {})
     assert main(["fetch"]) == 0
-    assert asked == ["animals", "efficientnet-lite0"]
+    assert asked == ["animals", "efficientnet-lite0", "smollm2-135m-instruct-q4"]
     assert main(["fetch", "cifar10"]) == 0
-    assert asked[2:] == ["cifar10"]
+    assert asked[3:] == ["cifar10"]
 
 
 def test_fetch_of_an_unknown_name(capsys):
