@@ -24,7 +24,7 @@ from fmkit import runtime
 from fmkit.assets import fetch
 from fmkit.generate import generate, packed
 from fmkit.models.transformer import Transformer
-from fmkit.models.weights import _parts, load_gguf
+from fmkit.models.weights import llama_parts, load_gguf
 
 TEXT = Path(__file__).parents[1] / "LICENSE"  # English that does not change
 BATCHES, PROMPT, NEW, ROUNDS, THREADS = (1, 8), 64, 128, 5, 2
@@ -34,7 +34,7 @@ ALLOWED = 1.5  # times the peer's largest error
 def llama_weights(model: Transformer) -> Iterator[tuple[str, Tensor]]:
     """The weights in the pieces, and under the names, of Llama's files."""
     for name, weight in model.state_dict().items():
-        parts = _parts(name, model.config)
+        parts = llama_parts(name, model.config)
         rows = [shape[0] for shape in parts.values()]
         yield from zip(parts, weight.split(rows), strict=True)
 

@@ -156,7 +156,7 @@ def _build(
         raise WeightsError(f"{path}: layers must be fewer than its tensors, got {got}.")
     with torch.device("meta"):  # shapes without values: none is drawn at random
         model = Transformer(config)
-    parts = {name: _parts(name, config) for name in model.state_dict()}
+    parts = {name: llama_parts(name, config) for name in model.state_dict()}
     if config.tied:
         del parts["unembedding.weight"]
     expected = {name: shape for of in parts.values() for name, shape in of.items()}
@@ -173,7 +173,7 @@ def _build(
     return model.eval()
 
 
-def _parts(name: str, config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+def llama_parts(name: str, config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """Which tensors of a Llama, by name and shape, make one weight of ours."""
     d, w = config.width, config.head_width
     top = {
