@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int, Int64
 from torch import Tensor
 
 from fmkit._check import require
+from fmkit.progress import progress
 
 NEVER_SEEN = torch.iinfo(torch.int64).max  # closes each list of codes
 LEAST_DISCOUNT = 0.05  # so that something is left for what was never seen
@@ -141,7 +142,7 @@ def choose_order(
     require(len(tokens) >= 2, "tokens", "be at least 2", len(tokens))
     end = int(len(tokens) * (1 - HELD_OUT))
     nats = {}
-    for order in sorted(orders):
+    for order in progress(sorted(orders), label="order of the n-gram"):
         model = fit_ngram(tokens[:end], vocabulary=vocabulary, order=order)
         first = max(0, end - order + 1)  # what the first of the rest is given
         nats[order] = -model.log_p(tokens[first:])[end - first :].mean().item()
