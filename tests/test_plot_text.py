@@ -21,10 +21,16 @@ def texts(ax):
 
 
 def test_one_vector_more_goes_in_than_there_are_words():
-    shown = texts(plot_text.transformer(["the", "cat"]))
+    ax = plot_text.transformer(["the", "cat"])
+    shown = texts(ax)
     assert [f"$e_{{x_{{{t}}}}}$" in shown for t in range(4)] == [True] * 3 + [False]
     assert [f"$u_{{{t}}}$" in shown for t in range(5)] == [False, *[True] * 3, False]
-    assert (shown.count("the"), shown.count("⊥"), shown.count("?")) == (2, 1, 1)
+    # Each word goes in below and is asked for above, one column to the left
+    places = {}
+    for text in ax.texts:
+        places.setdefault(text.get_text(), []).append(round(text.get_position()[0]))
+    assert (places["⊥"], places["?"]) == ([0], [2])
+    assert (sorted(places["the"]), sorted(places["cat"])) == ([0, 1], [1, 2])
 
 
 def test_influence_is_white_exactly_where_there_is_none():
