@@ -159,7 +159,7 @@ def main() -> None:
     quick = sum(p.numel() for p in our_model(V, QUICK).parameters())
     print(f"parameters: {count}, of the quick one {quick:,}")
 
-    found = seconds_to_target(lambda m: muon(m, 0.012), text, V, steps=340, every=20)
+    found = seconds_to_target(lambda m: muon(m, 0.012), text, V, steps=350, every=10)
     print(f"Muon: {found[1]:.3f} nats after {found[0]:.1f} s, {found[2]} steps")
 
     def plain(model):
