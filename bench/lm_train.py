@@ -13,7 +13,6 @@ it; evaluation is not counted. With AdamW in place of Muon it is run to the same
 
 import json
 import time
-from collections.abc import Iterator
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -97,10 +96,8 @@ def seconds_to_target(
     optimizer = optimizer_of(model)
     held_out = consecutive(text["test"], context=CONTEXT, batch_size=128)
     seconds, start = 0.0, time.perf_counter()
-    records: Iterator = our_steps(
-        model, optimizer, batches, steps=steps, schedule=schedule
-    )
-    for record in records:
+    options = {"steps": steps, "schedule": schedule}
+    for record in our_steps(model, optimizer, batches, **options):
         if record.step + 1 == steps or (record.step + 1) % every == 0:
             seconds += time.perf_counter() - start
             loss = token_nats(model, held_out, label="loss").mean().item()
@@ -150,7 +147,8 @@ def main() -> None:
         def run_peer(peer=peer, optimizer=optimizer) -> None:
             peer_steps(peer, optimizer, batches, steps=STEPS)
 
-        run_ours(), run_peer()  # warm
+        run_ours()  # both warm
+        run_peer()
         case = side_by_side(run_ours, run_peer, rounds=ROUNDS, label=name)
     tokens = STEPS * BATCH * CONTEXT
     for name, seconds in (("ours", case["ours"]), ("GPT-2", case["peer"])):

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -31,3 +33,11 @@ def mirror(monkeypatch):
 def rng():
     """A generator, the same for every test."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def closed_figures():
+    """Figures of a test are closed after it, and its style does not stay."""
+    with matplotlib.rc_context():
+        yield
+    plt.close("all")

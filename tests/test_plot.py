@@ -12,11 +12,7 @@ from fmkit import plot
 matplotlib.use("agg")
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    with matplotlib.rc_context():
-        yield
-    matplotlib.pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 def test_curves_show_points_intervals_and_names():

@@ -9,11 +9,7 @@ from fmkit import plot_text
 matplotlib.use("agg")
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    with matplotlib.rc_context():
-        yield
-    matplotlib.pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 def texts(ax):
