@@ -1,6 +1,6 @@
 """Numbers about predictions, representations and texts. Nothing here prints.
 
-n examples, q queries, m representation, k classes; T tokens.
+n examples, q queries, m representation, k classes, r draws; T tokens.
 """
 
 import math
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fmkit import runtime
@@ -19,6 +19,7 @@ Interval = tuple[float, float, float]  # a mean and the two ends of its interval
 Key = tuple[str, str, int]  # encoder, adaptation, number of labels in all
 # For each (encoder, adaptation, labels, split) an accuracy for each draw or seed
 Scores = Mapping[tuple[str, str, int, str], Sequence[float]]
+RESAMPLES = 10_000  # of a bootstrap
 QUERIES_AT_ONCE = 1000  # of kNN: 200 MB of similarities to 50,000 examples
 
 
@@ -26,6 +27,47 @@ def accuracy(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
     """Share of examples whose largest logit is that of their label; 1/k by guessing."""
     require(len(labels) >= 1, "labels", "hold at least 1 example", len(labels))
     return (logits.argmax(dim=1) == labels).double().mean().item()
+
+
+def brier_score(p: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
+    r"""How far predicted probabilities lie from what came, squared; 0 is best.
+
+    .. math:: \frac{1}{n} \sum_{i=1}^{n} \sum_{j=1}^{k} (p_j^{(i)} - 1[y^{(i)} = j])^2
+
+    1 - 1/k where all classes are as likely, 2 for one that is sure and always wrong.
+    Unlike accuracy it also punishes being sure of the wrong class more than doubting
+    it: no other p has a lower expectation than the true one. Raises ``ValueError``
+    without an example, and for rows that do not sum to 1. Source: Brier 1950.
+    """
+    require(len(labels) >= 1, "labels", "hold at least 1 example", len(labels))
+    total = p.double().sum(dim=1)
+    off = (total - 1).abs().max().item()
+    require(off < 1e-4, "p", "sum to 1 in every row", f"{off:.2g} off")
+    came = F.one_hot(labels, p.shape[1])
+    return (p.double() - came).square().sum(dim=1).mean().item()
+
+
+def reliability(
+    confidence: Float[Tensor, " n"], right: Bool[Tensor, " n"], *, bins: int
+) -> list[tuple[float, float, int]]:
+    """For groups of like confidence: its mean, the share that is right, how many.
+
+    Groups hold as many examples each, give or take one, from the least sure on. The
+    first two numbers are equal where a model knows how sure it may be. Unlike with bins
+    of equal width, no group is nearly empty. Raises ``ValueError`` for more bins than
+    examples. Source: DeGroot and Fienberg 1983.
+    """
+    n = len(confidence)
+    require(1 <= bins <= n, "bins", f"be from 1 to the examples ({n})", bins)
+    order = confidence.argsort(stable=True)
+    return [
+        (
+            confidence[group].double().mean().item(),
+            right[group].double().mean().item(),
+            len(group),
+        )
+        for group in order.tensor_split(bins)
+    ]
 
 
 def knn_votes(
@@ -149,12 +191,41 @@ def mean_interval(
     is that value. Raises ``ValueError`` without a value. Source: Efron 1979.
     """
     require(len(values) >= 1, "values", "be at least 1", values)
-    require(0 < level < 1, "level", "be between 0 and 1", level)
     x = torch.tensor(values, dtype=torch.float64)
-    resampled = torch.randint(len(x), (10_000, len(x)), generator=generator)
+    resampled = torch.randint(len(x), (RESAMPLES, len(x)), generator=generator)
+    return x.mean().item(), *_ends(x[resampled].mean(dim=1), level)
+
+
+def crossed_interval(
+    values: Float[Tensor, "r n"], *, generator: torch.Generator, level: float = 0.95
+) -> Interval:
+    """The mean of `values` and its interval, where both draws and examples varied.
+
+    A row is a draw (of examples for a prompt, of a seed), a column an example on which
+    every draw was measured. Rows and columns are resampled, each by itself, so that a
+    hard example stays hard in every draw. With one row it speaks of the examples alone.
+    A paired difference is that of two such tables. As with :func:`mean_interval`, it is
+    too narrow for a handful of rows. Raises ``ValueError`` without a value. Source:
+    the pigeonhole bootstrap, Owen 2007.
+    """
+    r, n = values.shape
+    require(values.numel() >= 1, "values", "be at least 1", (r, n))
+    x = values.double().cpu()
+    shares = []  # of each row, and of each column, in a resample
+    for size in (r, n):
+        drawn = torch.randint(size, (RESAMPLES, size), generator=generator)
+        share = torch.full(drawn.shape, 1 / size, dtype=x.dtype)
+        shares.append(torch.zeros_like(share).scatter_add_(1, drawn, share))
+    means = ((shares[0] @ x) * shares[1]).sum(dim=1)
+    return x.mean().item(), *_ends(means, level)
+
+
+def _ends(means: Float[Tensor, " _"], level: float) -> tuple[float, float]:
+    """Of the middle `level` of resampled means."""
+    require(0 < level < 1, "level", "be between 0 and 1", level)
     tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.quantile(x[resampled].mean(dim=1), tail).tolist()
-    return x.mean().item(), low, high
+    low, high = torch.quantile(means, tail).tolist()
+    return low, high
 
 
 def learning_curve(

@@ -250,3 +250,21 @@ def masked_token(u, x, masked):
             if masked[b][t]:
                 terms.append(-math.log(softmax(u[b][t])[x[b][t]]))
     return sum(terms) / len(terms)
+
+
+def brier(p, labels):
+    """Rows of probabilities, and the class that came."""
+    total = 0.0
+    for row, label in zip(p, labels, strict=True):
+        for j in range(len(row)):
+            total += (row[j] - (1.0 if j == label else 0.0)) ** 2
+    return total / len(p)
+
+
+def crossed_means(table, rows, columns):
+    """Mean of each table made of rows and of columns that were drawn."""
+    means = []
+    for some_rows, some_columns in zip(rows, columns, strict=True):
+        cells = [table[i][j] for i in some_rows for j in some_columns]
+        means.append(sum(cells) / len(cells))
+    return means

@@ -11,12 +11,15 @@ from fmkit.evaluate import (
     accuracy,
     alignment,
     bits_per_byte,
+    brier_score,
+    crossed_interval,
     gain,
     in_points,
     knn_votes,
     learning_curve,
     mean_interval,
     planar_maps,
+    reliability,
     token_nats,
     uniformity,
 )
@@ -38,6 +41,102 @@ def test_accuracy_of_guessing(rng):
 def test_accuracy_needs_an_example():
     with pytest.raises(ValueError, match="labels must hold at least 1 example, got 0"):
         accuracy(torch.ones(0, 3), torch.ones(0, dtype=torch.long))
+
+
+def test_brier_score_is_the_loop(rng):
+    p = torch.rand(7, 3, generator=rng, dtype=torch.float64)
+    p /= p.sum(dim=1, keepdim=True)
+    labels = torch.randint(3, (7,), generator=rng)
+    slow = reference.brier(p.tolist(), labels.tolist())
+    assert brier_score(p, labels) == pytest.approx(slow, rel=1e-12)
+
+
+def test_brier_score_of_certainty_and_of_ignorance():
+    sure, labels = torch.eye(4), torch.arange(4)
+    assert brier_score(sure, labels) == 0
+    assert brier_score(sure, labels.roll(1)) == 2
+    assert brier_score(torch.full((4, 4), 0.25), labels) == pytest.approx(1 - 1 / 4)
+
+
+def test_brier_score_is_least_in_expectation_at_the_truth():
+    truth = torch.tensor([0.7, 0.3], dtype=torch.float64)
+
+    def expected(q):
+        p = torch.tensor([[q, 1 - q]], dtype=torch.float64)
+        of = [brier_score(p, torch.tensor([label])) for label in (0, 1)]
+        return truth[0] * of[0] + truth[1] * of[1]
+
+    assert min(torch.linspace(0, 1, 101).tolist(), key=expected) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("p", "message"),
+    [
+        (torch.empty(0, 2), "labels must hold at least 1 example, got 0."),
+        (torch.tensor([[0.5, 0.4]]), r"p must sum to 1 in every row, got '0.1 off'."),
+    ],
+)
+def test_brier_score_says_what_is_wrong(p, message):
+    with pytest.raises(ValueError, match=message):
+        brier_score(p, torch.zeros(len(p), dtype=torch.long))
+
+
+def test_reliability_groups_by_confidence():
+    confidence = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.5])
+    right = torch.tensor([True, False, False, False, True])
+    low, high = reliability(confidence, right, bins=2)
+    assert low == pytest.approx((0.8 / 3, 1 / 3, 3))
+    assert high == pytest.approx((0.85, 0.5, 2))
+
+
+def test_reliability_of_a_model_that_knows_what_it_knows(rng):
+    confidence = torch.rand(40_000, generator=rng)
+    right = torch.rand(40_000, generator=rng) < confidence
+    for mean, share, count in reliability(confidence, right, bins=8):
+        # Four deviations of a share among 5,000 are at most .028
+        assert share == pytest.approx(mean, abs=0.028)
+        assert count == 5000
+
+
+@pytest.mark.parametrize("bins", [0, 3])
+def test_reliability_says_what_is_wrong(bins):
+    with pytest.raises(ValueError, match=r"bins must be from 1 to the examples \(2\)"):
+        reliability(torch.ones(2), torch.ones(2, dtype=torch.bool), bins=bins)
+
+
+def test_crossed_interval_of_one_row_or_column_is_the_plain_one(rng):
+    values = torch.rand(300, generator=rng, dtype=torch.float64)
+    plain = mean_interval(values.tolist(), generator=rng)
+    for table in (values[None], values[:, None]):
+        crossed = crossed_interval(table, generator=rng)
+        assert crossed == pytest.approx(plain, abs=0.002)
+
+
+def test_crossed_interval_is_the_loop(rng):
+    table = torch.rand(3, 4, generator=rng, dtype=torch.float64)
+    fast = crossed_interval(table, generator=torch.Generator().manual_seed(5))
+    draws = torch.Generator().manual_seed(5)
+    rows = torch.randint(3, (10_000, 3), generator=draws).tolist()
+    columns = torch.randint(4, (10_000, 4), generator=draws).tolist()
+    slow = reference.crossed_means(table.tolist(), rows, columns)
+    tail = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    ends = torch.tensor(slow, dtype=torch.float64).quantile(tail).tolist()
+    assert fast == pytest.approx((table.mean().item(), *ends), rel=1e-12)
+
+
+def test_crossed_interval_is_wider_than_if_all_cells_were_apart(rng):
+    """Where each column has a level of its own, many rows do not make it certain."""
+    table = torch.randn(50, generator=rng).expand(20, 50)
+    _, low, high = crossed_interval(table, generator=rng)
+    deviation = table[0].std(correction=0).item() / 50**0.5
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.05)
+
+
+def test_crossed_interval_says_what_is_wrong(rng):
+    with pytest.raises(ValueError, match=r"values must be at least 1, got \(0, 3\)"):
+        crossed_interval(torch.empty(0, 3), generator=rng)
+    with pytest.raises(ValueError, match="level must be between 0 and 1, got 1.5"):
+        crossed_interval(torch.ones(1, 1), generator=rng, level=1.5)
 
 
 def test_mean_interval_of_one_and_of_equal_values(rng):
