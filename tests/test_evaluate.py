@@ -135,7 +135,7 @@ def test_crossed_interval_is_wider_than_if_all_cells_were_apart(rng):
 def test_crossed_interval_says_what_is_wrong(rng):
     with pytest.raises(ValueError, match=r"values must be at least 1, got \(0, 3\)"):
         crossed_interval(torch.empty(0, 3), generator=rng)
-    with pytest.raises(ValueError, match="level must be between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"level must be between 0 and 1, got 1\.5"):
         crossed_interval(torch.ones(1, 1), generator=rng, level=1.5)
 
 
