@@ -64,12 +64,6 @@ def adamw(model) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99))
 
 
-def muon(model: Transformer, lr: float) -> Muon:
-    inside = [p for p in model.blocks.parameters() if p.dim() == 2]
-    known = {id(p) for p in inside}
-    return Muon(inside, [p for p in model.parameters() if id(p) not in known], lr=lr)
-
-
 def gap_of_one_step(model: Transformer, x: torch.Tensor) -> float:
     """The larger difference to Llama, in the loss or in the embedding's gradient."""
     ours, peer = model.double(), peer_of(model).double()
@@ -157,7 +151,9 @@ def main() -> None:
     quick = sum(p.numel() for p in our_model(V, QUICK).parameters())
     print(f"parameters: {count}, of the quick one {quick:,}")
 
-    found = seconds_to_target(lambda m: muon(m, 0.012), text, V, steps=350, every=10)
+    found = seconds_to_target(
+        lambda m: Muon.of(m, lr=0.012), text, V, steps=350, every=10
+    )
     print(f"Muon: {found[1]:.3f} nats after {found[0]:.1f} s, {found[2]} steps")
 
     def plain(model):

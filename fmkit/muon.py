@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fmkit._check import require
@@ -49,6 +49,13 @@ class Muon(Optimizer):
             {"params": list(others), "betas": betas},
         ]
         super().__init__(groups, {"lr": lr})
+
+    @classmethod
+    def of(cls, model: nn.Module, *, lr: float) -> "Muon":
+        """For a Transformer: the matrices in its ``blocks``, and all the others."""
+        inside = [p for p in model.blocks.parameters() if p.dim() == 2]
+        others = [p for p in model.parameters() if all(p is not q for q in inside)]
+        return cls(inside, others, lr=lr)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -112,3 +112,17 @@ def test_wrong_arguments():
         Muon([torch.ones(3)], [], lr=0.1)
     with pytest.raises(ValueError, match="lr must be above 0, got 0"):
         Muon([torch.ones(3, 3)], [], lr=0.0)
+
+
+def test_of_a_model_takes_the_matrices_inside_its_blocks():
+    model = torch.nn.Module()
+    model.embedding = torch.nn.Embedding(5, 4)
+    model.blocks = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
+    model.unembedding = torch.nn.Linear(4, 5, bias=False)
+    model.unembedding.weight = model.embedding.weight  # tied: once among the others
+    matrices, others = Muon.of(model, lr=0.1).param_groups
+    block = model.blocks[0]
+    assert [*map(id, matrices["params"])] == [id(block.weight)]
+    expected = {id(model.embedding.weight), id(block.bias)}
+    assert {*map(id, others["params"])} == expected
+    assert len(others["params"]) == len(expected)

@@ -5,11 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import tokenizers
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fmkit.models.transformer import Transformer, TransformerConfig
+from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
 
 
 def save_trained(
@@ -39,14 +38,7 @@ def load_trained(path: Path) -> tuple[Transformer, tokenizers.Tokenizer]:
             tokenizer = tokenizers.Tokenizer.from_str(about["tokenizer"])
             names = file.keys()
             values = {name: file.get_tensor(name).float() for name in names}
-        with torch.device("meta"):
-            model = Transformer(config)
-        if config.tied:
-            values["unembedding.weight"] = values["embedding.weight"]
-        model.load_state_dict(values, assign=True)
+        return with_weights(config, values), tokenizer
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         what = f"{path} holds no model of this book's"
         raise ValueError(f"{what} ({' '.join(str(error).split())}).") from error
-    if config.tied:
-        model.unembedding.weight = model.embedding.weight
-    return model.eval(), tokenizer

@@ -60,6 +60,7 @@ class Cache:
         fits = 1 <= room <= config.context
         require(fits, "room", f"be from 1 to the context ({config.context})", room)
         shape = (config.layers, len(padding), config.kv_heads, room, config.head_width)
+        self.config = config
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.used = 0  # tokens a row
         self.padding = None
@@ -96,6 +97,23 @@ class Cache:
         self.keys[layer, :, :, self.used : end] = keys
         self.values[layer, :, :, self.used : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def fork(self, rows: list[int], *, room: int) -> "Cache":
+        """A cache whose row i goes on from what row ``rows[i]`` holds now.
+
+        A row may be named once, often or never; what one cache is given later the other
+        does not see. Raises ``ValueError`` for less room than tokens.
+        """
+        rule = f"hold what the cache does ({self.used})"
+        require(room >= self.used, "room", rule, room)
+        padding = [0] * len(rows)
+        if self.padding is not None:
+            padding = self.padding[rows, 0].tolist()
+        forked = Cache(self.config, padding=padding, room=room, like=self.keys)
+        for new, old in ((forked.keys, self.keys), (forked.values, self.values)):
+            new[:, :, :, : self.used] = old[:, rows, :, : self.used]
+        forked.used = self.used
+        return forked
 
 
 class Attention(nn.Module):
@@ -252,6 +270,22 @@ class Transformer(nn.Module):
         self, tokens: Int[Tensor, "B T"], cache: Cache | None = None
     ) -> Float[Tensor, "B T V"]:
         return self.logits(self.contextualize(self.embed(tokens), cache))
+
+
+def with_weights(config: TransformerConfig, weights: dict[str, Tensor]) -> Transformer:
+    """A model in eval mode that holds `weights` themselves: none is drawn or copied.
+
+    They have the names of its state; of a tied matrix the embedding is enough. Raises
+    ``RuntimeError`` where one is missing, unknown or of the wrong shape.
+    """
+    with torch.device("meta"):
+        model = Transformer(config)
+    if config.tied:
+        weights = {**weights, "unembedding.weight": weights["embedding.weight"]}
+    model.load_state_dict(weights, assign=True)
+    if config.tied:
+        model.unembedding.weight = model.embedding.weight
+    return model.eval()
 
 
 def rotation_table(

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from fmkit.models.gguf_file import GGUFError, read_gguf
-from fmkit.models.transformer import Transformer, TransformerConfig
+from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
 
 
 class WeightsError(ValueError):
@@ -165,12 +165,7 @@ def _build(
         name: torch.cat([stored[part].read() for part in of])
         for name, of in parts.items()
     }
-    if config.tied:
-        values["unembedding.weight"] = values["embedding.weight"]
-    model.load_state_dict(values, assign=True)
-    if config.tied:
-        model.unembedding.weight = model.embedding.weight
-    return model.eval()
+    return with_weights(config, values)
 
 
 def llama_parts(name: str, config: TransformerConfig) -> dict[str, tuple[int, ...]]:
