@@ -204,6 +204,35 @@ def test_a_cache_keeps_its_rows_and_its_kind(small, tokens):
     assert not filled[..., 5:].any()
 
 
+@pytest.mark.parametrize("padding", [[0, 0, 0], [0, 3, 2]], ids=["none", "some"])
+@torch.no_grad()
+def test_forked_rows_go_on_from_their_own(small, tokens, padding):
+    """Row 0 twice and row 1 never, with other tokens after it each time."""
+    begun = small.cache(padding=padding, room=5)
+    small(tokens[:, :5], begun)
+    before = begun.keys.clone(), begun.values.clone()
+    rows = [2, 0, 0]
+    forked = begun.fork(rows, room=9)
+    after = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 0, 1]])
+    found = in_pieces(small, after, forked, [3, 1])
+    assert (forked.used, begun.used) == (9, 5)
+    for row, u, new in zip(rows, found, after, strict=True):
+        whole = torch.cat([tokens[row, padding[row] : 5], new])
+        expected = small(whole[None])[0, -4:]
+        torch.testing.assert_close(u, expected, rtol=1e-11, atol=1e-12)
+    # What was forked is as it was, and can be forked once more
+    assert torch.equal(begun.keys, before[0])
+    assert torch.equal(begun.values, before[1])
+    again = in_pieces(small, after, begun.fork(rows, room=9), [4])
+    torch.testing.assert_close(again, found, rtol=1e-11, atol=1e-12)
+
+
+@torch.no_grad()
+def test_an_empty_cache_can_be_forked(small, tokens):
+    forked = small.cache(padding=[0], room=1).fork([0, 0, 0], room=8)
+    torch.testing.assert_close(small(tokens, forked), small(tokens))
+
+
 # Rotations
 
 
@@ -426,6 +455,11 @@ def test_a_full_cache(small, tokens):
         message = rf"^room must be from 1 to the context \(12\), got {room}\.$"
         with pytest.raises(ValueError, match=message):
             Cache(SMALL, padding=[0], room=room, like=small.cos)
+    message = r"^room must hold what the cache does \(8\), got 7\.$"
+    with pytest.raises(ValueError, match=message):
+        cache.fork([0], room=7)
+    with pytest.raises(ValueError, match=r"^room must be from 1 to the context"):
+        cache.fork([0], room=13)
     masked = replace(SMALL, causal=False)  # a token sees what is not there yet
     with pytest.raises(
         ValueError, match=r"^causal must be True for a cache, got False"
