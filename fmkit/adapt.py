@@ -1,6 +1,7 @@
 """Adaptation of a pretrained phi to a task (14.1): frozen representations, finetuning.
 
-n examples, m representation, k classes. The linear probe itself is in fmkit.probe.
+An example is a picture, or the ids of a text: what `prepare` of the model takes. n
+examples, m representation, k classes. The linear probe itself is in fmkit.probe.
 """
 
 import copy
@@ -8,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fmkit import runtime
@@ -25,28 +26,28 @@ class Predictor(nn.Module):
         super().__init__()
         self.phi, self.head = phi, head
 
-    def prepare(self, images: UInt8[Tensor, "B c H W"]) -> Tensor:
-        return self.phi.prepare(images)
+    def prepare(self, examples: Shaped[Tensor, "B ..."]) -> Tensor:
+        return self.phi.prepare(examples)
 
     def forward(self, x: Tensor) -> Float[Tensor, "B k"]:
         return self.head(self.phi(x))
 
 
 def frozen_outputs(
-    model: nn.Module, images: UInt8[Tensor, "n c H W"], *, label: str
+    model: nn.Module, examples: Shaped[Tensor, "n ..."], *, label: str
 ) -> Float[Tensor, "n m"]:
-    """What a frozen model gives for each picture: phi(x), or a predictor's logits.
+    """What a frozen model gives for each example: phi(x), or a predictor's logits.
 
     Frozen: in eval mode and without gradients. Batch size, layout and precision are
-    the runtime's for the device of the images; the result is float32. Raises
+    the runtime's for the device of the examples; the result is float32. Raises
     ``AssertionError`` should a parameter or a buffer change on the way, and leaves the
     model in the mode in which it came. `label` names the progress bar.
     """
     was_training = model.training
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.eval()
-    device = images.device
-    batches = images.split(runtime.batch_size_for_inference(device))
+    device = examples.device
+    batches = examples.split(runtime.batch_size_for_inference(device))
     rows = []
     with torch.no_grad(), runtime.autocast(device):
         for batch in progress(batches, label=label):
@@ -57,8 +58,10 @@ def frozen_outputs(
     return torch.cat(rows)
 
 
-def _input(model: nn.Module, images: UInt8[Tensor, "B c H W"]) -> Tensor:
-    return model.prepare(images).contiguous(memory_format=runtime.MEMORY_FORMAT)
+def _input(model: nn.Module, examples: Shaped[Tensor, "B ..."]) -> Tensor:
+    x = model.prepare(examples)
+    pictures = x.dim() == 4
+    return x.contiguous(memory_format=runtime.MEMORY_FORMAT) if pictures else x
 
 
 def random_head(m: int, k: int, *, generator: torch.Generator) -> nn.Linear:
@@ -86,7 +89,7 @@ def probe_head(probe: Probe) -> nn.Linear:
 def finetune(
     phi: nn.Module,
     head: nn.Linear,
-    images: UInt8[Tensor, "n c H W"],
+    examples: Shaped[Tensor, "n ..."],
     targets: Shaped[Tensor, "n ..."],
     *,
     steps: int,
@@ -101,19 +104,21 @@ def finetune(
         \ell_\text{task}(y^{(i)}, w^\top \phi_\theta(x^{(i)}))
 
     Both are copied, so the pretrained model stays as it is; the result is in eval mode.
+    Of theta only what has ``requires_grad`` is trained: a block, low-rank updates.
     A `phi` given in eval mode keeps the batch norm statistics of pretraining, one in
     train mode learns its own (for an untrained one: training from scratch). AdamW with
     weight decay 0.01, a tenth of the steps warm-up, then cosine. Unlike the notes it
     minimizes by batches, for `steps` steps, not to the minimum. Raises what
     :func:`fmkit.train.train` raises.
     """
-    model = copy.deepcopy(Predictor(phi, head)).to(images.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    model = copy.deepcopy(Predictor(phi, head)).to(examples.device)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate)
 
     def loss_of(batch: Tensor) -> Tensor:
-        return task_loss(model(_input(model, images[batch])), targets[batch])
+        return task_loss(model(_input(model, examples[batch])), targets[batch])
 
-    batches = minibatches(len(images), batch_size=batch_size, generator=generator)
+    batches = minibatches(len(examples), batch_size=batch_size, generator=generator)
     schedule = warmup_cosine(steps=steps, warmup_steps=steps // 10)
     records = train(
         loss_of,

@@ -10,6 +10,8 @@ from torch import nn
 
 from fmkit.adapt import Predictor, finetune, frozen_outputs, probe_head, random_head
 from fmkit.models.resnet import ResNet, ResNetConfig
+from fmkit.models.summary import PADDING, Summary, mean_of_tokens
+from fmkit.models.transformer import Transformer, TransformerConfig
 from fmkit.probe import linear_probe
 from fmkit.train import Diverged, minibatches, warmup_cosine
 
@@ -221,3 +223,67 @@ def test_finetuning_that_diverges_says_so(phi, task, rng):
     options = {"steps": 3, "batch_size": 8, "learning_rate": 1e-3, "generator": rng}
     with pytest.raises(Diverged, match=message):
         finetune(phi, head, *task, **options)
+
+
+# Texts
+
+
+@pytest.fixture
+def texts(rng):
+    """phi of a text and a task: whether token 3 or token 4 stands somewhere in it."""
+    torch.manual_seed(0)
+    shape = {"width": 16, "layers": 2, "heads": 2, "kv_heads": 2, "hidden": 16}
+    config = TransformerConfig(vocabulary=9, context=8, causal=False, **shape)
+    tokens = torch.randint(5, 9, (40, 8), generator=rng)
+    labels = torch.arange(40) % 2
+    places = torch.randint(1, 5, (40,), generator=rng)
+    tokens[torch.arange(40), places] = 3 + labels
+    lengths = torch.randint(5, 9, (40, 1), generator=rng)
+    tokens[torch.arange(8) >= lengths] = PADDING
+    return Summary(Transformer(config), mean_of_tokens), tokens, labels
+
+
+def test_finetuning_of_texts_is_the_algorithm(texts):
+    phi, tokens, labels = texts
+    head = random_head(phi.m, 2, generator=torch.Generator().manual_seed(1))
+    options = {"steps": 40, "batch_size": 10, "learning_rate": 1e-2}
+    before = snapshot(phi)
+    model = finetune(
+        phi,
+        head,
+        tokens[:30],
+        labels[:30],
+        **options,
+        generator=torch.Generator().manual_seed(2),
+    )
+    assert unchanged(phi, before)
+    theta, w = copy.deepcopy(phi), copy.deepcopy(head)
+    optimizer = torch.optim.AdamW([*theta.parameters(), *w.parameters()])
+    generator = torch.Generator().manual_seed(2)
+    batches = minibatches(30, batch_size=10, generator=generator)
+    schedule = warmup_cosine(steps=40, warmup_steps=4)
+    for step in range(40):
+        optimizer.param_groups[0]["lr"] = 1e-2 * schedule(step)
+        total = 0
+        for i in next(batches).tolist():  # one text at a time, without its padding
+            x = tokens[i][tokens[i] != PADDING]
+            total = total + F.cross_entropy(w(theta(x[None])), labels[i : i + 1]) / 10
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    u = frozen_outputs(model, tokens, label="u")
+    torch.testing.assert_close(u, w(theta(tokens)).detach(), rtol=1e-2, atol=1e-2)
+    assert (u[30:].argmax(dim=1) == labels[30:]).all()
+
+
+def test_only_what_has_a_gradient_is_trained(texts, rng):
+    phi, tokens, labels = texts
+    phi.requires_grad_(False)
+    phi.encoder.blocks[-1].requires_grad_(True)
+    head = random_head(phi.m, 2, generator=rng)
+    options = {"steps": 3, "batch_size": 10, "learning_rate": 0.1, "generator": rng}
+    model = finetune(phi, head, tokens, labels, **options)
+    state = model.phi.state_dict()
+    for name, before in phi.state_dict().items():
+        assert torch.equal(state[name], before) is ("blocks.1" not in name), name
+    assert not torch.equal(model.head.weight, head.weight)

@@ -28,6 +28,7 @@ ARROWS = {
     "logistic": set(),
     "probe": {"logistic"},
     "adapt": {"losses", "train", "probe"},
+    "lora": set(),
     "records": set(),
     "rerun": {"records"},
     "book": {"rerun", "stale"},

@@ -107,6 +107,23 @@ def test_the_future_cannot_reach_the_past(small, tokens):
         assert (after[:, t:] != before[:, t:]).any(dim=-1).all()
 
 
+@torch.no_grad()
+def test_a_masked_model_does_not_look_at_padding(tokens):
+    model = drawn(replace(SMALL, causal=False))
+    lengths = (8, 3, 1)
+    real = torch.arange(8) < torch.tensor(lengths)[:, None]
+    c = model.contextualize(model.embed(tokens), real=real)
+    for i, T in enumerate(lengths):
+        alone = model.contextualize(model.embed(tokens[i : i + 1, :T]))
+        torch.testing.assert_close(c[i, :T], alone[0], rtol=1e-10, atol=1e-11)
+
+
+def test_an_autoregressive_model_needs_no_such_mask(small, vectors):
+    message = "real must be left out where causal"
+    with pytest.raises(ValueError, match=message):
+        small.contextualize(vectors, real=torch.ones(2, 6).bool())
+
+
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "masked"])
 def test_the_jacobian_s_zeros(causal, vectors):
     model = drawn(replace(SMALL, causal=causal))

@@ -131,18 +131,17 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B T d"],
         rotation: tuple[Tensor, Tensor],
-        past: tuple[Cache, int, Tensor | None] | None,
+        past: tuple[Cache, int] | None,
+        mask: Bool[Tensor, "_ 1 _ S"] | None,
     ) -> Float[Tensor, "B T d"]:
         B, T, _ = x.shape
         qkv = self.qkv(x).view(B, T, self.h + 2 * self.k, self.w)
         qk, values = qkv.split([self.h + self.k, self.k], dim=2)
         queries, keys = rotate(qk, *rotation).split([self.h, self.k], dim=2)
         queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
-        mask, causal = None, self.causal
         if past is not None:
-            cache, layer, mask = past
+            cache, layer = past
             keys, values = cache.extend(layer, keys, values)
-            causal = False
         if T == 1 and self.h > self.k:  # a group shares its keys: let it be the rows
             queries = queries.reshape(B, self.k, self.h // self.k, self.w)
         mixed = F.scaled_dot_product_attention(
@@ -150,7 +149,7 @@ class Attention(nn.Module):
             keys,
             values,
             attn_mask=mask,
-            is_causal=causal,
+            is_causal=self.causal and past is None,
             enable_gqa=queries.shape[1] > keys.shape[1],
         )
         if T == 1:
@@ -185,9 +184,10 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B T d"],
         rotation: tuple[Tensor, Tensor],
-        past: tuple[Cache, int, Tensor | None] | None = None,
+        past: tuple[Cache, int] | None = None,
+        mask: Bool[Tensor, "_ 1 _ S"] | None = None,
     ) -> Float[Tensor, "B T d"]:
-        x = x + self.attention(self.norm_1(x), rotation, past)
+        x = x + self.attention(self.norm_1(x), rotation, past, mask)
         return x + self.mlp(self.norm_2(x))
 
 
@@ -237,18 +237,28 @@ class Transformer(nn.Module):
         return self.embedding(tokens)
 
     def contextualize(
-        self, vectors: Float[Tensor, "B T d"], cache: Cache | None = None
+        self,
+        vectors: Float[Tensor, "B T d"],
+        cache: Cache | None = None,
+        *,
+        real: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T d"]:
         """c_t of every vector: what the Transformer made of it and of what it may see.
 
-        With a `cache` the vectors follow those that it holds, and are added to it.
-        Raises ``ValueError`` for more than the context, or than the cache has room for.
+        With a `cache` the vectors follow those that it holds, and are added to it. In a
+        masked model nothing looks at what is not `real`; an autoregressive one needs no
+        such mask, since padding comes last. Raises ``ValueError`` for more than the
+        context, or than the cache has room for, and for `real` in such a model.
         """
+        rule = "be left out where causal (padding comes last, where nothing sees it)"
+        require(real is None or not self.config.causal, "real", rule, real)
         T, used = vectors.shape[1], cache.used if cache else 0
         room = cache.keys.shape[3] if cache else self.config.context
         rule = f"be at most the {'room of the cache' if cache else 'context'} ({room})"
         require(used + T <= room, "the number of tokens", rule, used + T)
         mask = cache.mask(T) if cache else None
+        if real is not None and not real.all():
+            mask = real[:, None, None]  # (B, 1, 1, T)
         positions = cache.positions(T) if cache else slice(T)
         # (_, T, 1, w / 2): the same for every head
         rotation = tuple(
@@ -257,7 +267,7 @@ class Transformer(nn.Module):
         )
         x = vectors
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotation, (cache, layer, mask) if cache else None)
+            x = block(x, rotation, (cache, layer) if cache else None, mask)
         if cache:
             cache.used += T
         return self.norm(x)
