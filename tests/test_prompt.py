@@ -5,7 +5,7 @@ import copy
 import pytest
 import reference_prompt
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from fmkit import prompt
 from fmkit.assets import fetch
@@ -182,7 +182,7 @@ def test_k_larger_than_the_pool():
 
 # Scores
 
-ANSWERS = ["Paris", "New York", "New", "New Delhi is a city", "Lima", "x"]
+ANSWERS = ["Paris", "New York", "New", "New Delhi is a city", "Lima", "São"]
 
 
 def queries(format, shared):
@@ -271,6 +271,16 @@ def test_each_query_has_its_own_answers_in_its_own_order(tiny, cutter):
     compare(found, tiny, cutter, prompts, mixed, error=1e-10)
     backwards = scored(tiny, cutter, prompts[::-1], mixed[::-1])
     torch.testing.assert_close(backwards.log_p.flip(0), found.log_p)
+
+
+def test_a_tokenizer_s_own_start_symbol_is_left_out(tiny, cutter):
+    prompts, answers = queries(BARE, True)
+    adding = Tokenizer.from_str(cutter.to_str())
+    adding.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", START)]
+    )
+    found = scored(tiny, adding, prompts, answers)
+    assert torch.equal(found.log_p, scored(tiny, cutter, prompts, answers).log_p)
 
 
 def test_what_is_shared_is_read_once(tiny, cutter, monkeypatch):
