@@ -77,10 +77,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=QUERIES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--threads", type=int, default=THREADS)
     options = parser.parse_args()
     device = runtime.pick_device()
     if device.type == "cpu":
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(options.threads)
     print(f"load before: {os.getloadavg()[0]:.1f}")
     model, tokenizer = load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"])
     model, peer = model.to(device), peer_of(model).to(device)
