@@ -34,6 +34,14 @@ def test_what_is_saved_is_loaded(tmp_path, tokenizer, tied):
     assert path.stat().st_size < 2 * sum(p.numel() for p in model.parameters()) + 50_000
 
 
+def test_a_model_without_a_tokenizer_is_saved_too(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = Transformer(TransformerConfig(vocabulary=5, hidden=16, **SHAPE))
+    save_trained(path, model)
+    loaded, tokenizer = load_trained(path)
+    assert (loaded.config, tokenizer) == (model.config, None)
+
+
 def test_other_files_are_refused(tmp_path, tokenizer):
     path = tmp_path / "model.safetensors"
     with pytest.raises(ValueError, match="holds no model of this book's"):

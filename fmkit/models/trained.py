@@ -12,13 +12,15 @@ from fmkit.models.transformer import Transformer, TransformerConfig, with_weight
 
 
 def save_trained(
-    path: Path, model: Transformer, tokenizer: tokenizers.Tokenizer
+    path: Path, model: Transformer, tokenizer: tokenizers.Tokenizer | None = None
 ) -> None:
-    """Write the model in float16, its config and its tokenizer as safetensors."""
-    about = {
-        "config": json.dumps(asdict(model.config)),
-        "tokenizer": tokenizer.to_str(),
-    }
+    """Write the model in float16, its config and its tokenizer as safetensors.
+
+    Models whose vocabulary fmkit fixes have no tokenizer of their own.
+    """
+    about = {"config": json.dumps(asdict(model.config))}
+    if tokenizer is not None:
+        about["tokenizer"] = tokenizer.to_str()
     weights = {
         name: weight.detach().half().contiguous()
         for name, weight in model.named_parameters()  # a tied matrix once
@@ -26,7 +28,7 @@ def save_trained(
     save_file(weights, path, metadata=about)
 
 
-def load_trained(path: Path) -> tuple[Transformer, tokenizers.Tokenizer]:
+def load_trained(path: Path) -> tuple[Transformer, tokenizers.Tokenizer | None]:
     """What :func:`save_trained` wrote, in float32 and eval mode.
 
     Raises ``ValueError`` for a file that is damaged or was not written by it.
@@ -35,7 +37,9 @@ def load_trained(path: Path) -> tuple[Transformer, tokenizers.Tokenizer]:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             config = TransformerConfig(**json.loads(about["config"]))
-            tokenizer = tokenizers.Tokenizer.from_str(about["tokenizer"])
+            tokenizer = None
+            if "tokenizer" in about:
+                tokenizer = tokenizers.Tokenizer.from_str(about["tokenizer"])
             names = file.keys()
             values = {name: file.get_tensor(name).float() for name in names}
         return with_weights(config, values), tokenizer
