@@ -51,11 +51,11 @@ class Muon(Optimizer):
         super().__init__(groups, {"lr": lr})
 
     @classmethod
-    def of(cls, model: nn.Module, *, lr: float) -> "Muon":
+    def of(cls, model: nn.Module, *, lr: float, weight_decay: float = 0.1) -> "Muon":
         """For a Transformer: the matrices in its ``blocks``, and all the others."""
         inside = [p for p in model.blocks.parameters() if p.dim() == 2]
         others = [p for p in model.parameters() if all(p is not q for q in inside)]
-        return cls(inside, others, lr=lr)
+        return cls(inside, others, lr=lr, weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self) -> None:
