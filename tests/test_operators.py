@@ -111,6 +111,7 @@ def test_documents_are_what_they_say(rng, seen):
             assert symbol == SYMBOLS[s]
             assert (a, b) in operands
             assert y == functions[o](a, b)
+    assert len({*documents.symbols.tolist()}) == len(SYMBOLS)
     used = Counter(documents.operators.tolist())
     assert len(used) == KNOWN
     assert min(used.values()) > 15
