@@ -1,4 +1,16 @@
-"""Documents of operators: what is held out, what is scored, what one can know."""
+"""Documents of operators: what is held out, what is scored, what one can know.
+
+Planted by hand, one at a time, and each caught here: a difference with its sign; the
+smaller for the larger; another digit; the operator never seen among the known ones;
+operands of another document, or exchanged in the text; another operator lacking; seen
+for unseen; pairs in both parts; another split; a pair of operands twice; the global
+seed; half of the symbols; a start symbol at the end; other padding; examples counted
+too early; an answer that begins with its =; the loss of all tokens; a whole answer
+short of a token; log p with its sign; questions among the scores; the least likely
+token; documents of unequal length; no example; an observer who has seen the answer, who
+forgets, who knows the new operator, who hears operators ruled out, who answers where
+nothing is left, who never draws between equals, who never rules out.
+"""
 
 from collections import Counter
 
