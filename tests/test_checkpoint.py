@@ -345,4 +345,6 @@ def wait_at(step):
 
 
 if __name__ == "__main__":
+    # A shell ignores it for what it runs in the background, children too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     go_on(new_run(), Path(sys.argv[1]), before_step=wait_at)
