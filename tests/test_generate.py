@@ -17,6 +17,7 @@ from dataclasses import replace
 import pytest
 import reference_generate
 import torch
+from drawn import drawn
 
 from fmkit.assets import fetch
 from fmkit.generate import (
@@ -28,7 +29,7 @@ from fmkit.generate import (
     sampler,
     stream,
 )
-from fmkit.models.transformer import Transformer, TransformerConfig
+from fmkit.models.transformer import TransformerConfig
 from fmkit.models.weights import load_gguf
 
 TINY = TransformerConfig(
@@ -44,20 +45,9 @@ TINY = TransformerConfig(
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 
 
-def drawn(config=TINY):
-    """A model with weights so large that what it says depends on all that it read."""
-    model = Transformer(config).eval()
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() == 2:
-                weight.copy_(torch.randn(weight.shape, generator=generator) / 2)
-    return model
-
-
 @pytest.fixture(scope="module")
 def tiny():
-    return drawn()
+    return drawn(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +89,7 @@ def test_the_real_model_says_what_it_says_without_a_cache(smollm2, packing):
 
 
 def test_bfloat16_stays_bfloat16(tiny):
-    model = drawn().bfloat16()
+    model = drawn(TINY).bfloat16()
     seen = []
 
     def choose(u):
@@ -118,7 +108,7 @@ def test_packing_changes_layout_only(tiny, rng):
     tokens = torch.randint(TINY.vocabulary, (2, 9), generator=rng)
     with torch.no_grad():
         torch.testing.assert_close(twin(tokens), tiny(tokens))
-    assert packed(drawn().double()).blocks[0].mlp.down.weight.dtype == torch.float64
+    assert packed(drawn(TINY).double()).blocks[0].mlp.down.weight.dtype == torch.float64
 
 
 def test_packing_keeps_a_bias(rng):

@@ -5,11 +5,12 @@ import copy
 import pytest
 import reference_prompt
 import torch
+from drawn import drawn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from fmkit import prompt
 from fmkit.assets import fetch
-from fmkit.models.transformer import Transformer, TransformerConfig
+from fmkit.models.transformer import TransformerConfig
 from fmkit.models.weights import load_gguf
 from fmkit.prompt import BARE, Format, draw_examples, score_answers
 
@@ -36,8 +37,7 @@ def cutter():
     return tokenizer
 
 
-def drawn(dtype, context=160, **shape):
-    """A model with weights so large that what it says depends on all that it read."""
+def tiny_of(dtype, context=160):
     config = TransformerConfig(
         vocabulary=290,
         context=context,
@@ -46,20 +46,13 @@ def drawn(dtype, context=160, **shape):
         heads=4,
         kv_heads=2,
         hidden=12,
-        **shape,
     )
-    model = Transformer(config).to(dtype).eval()
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() == 2:
-                weight.copy_(torch.randn(weight.shape, generator=generator) / 2)
-    return model
+    return drawn(config).to(dtype)
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return drawn(torch.float64)
+    return tiny_of(torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +334,7 @@ def refused(model, tokenizer, prompts, answers):
 def test_nothing_is_dropped_in_silence(cutter):
     text = BARE.prompt(CAPITALS, "Peru")
     tokens = 1 + len(cutter.encode(text + " Lima").ids)
-    fits = drawn(torch.float64, context=tokens)
+    fits = tiny_of(torch.float64, context=tokens)
     answers = [[" x", " Lima"]]
     compare(
         scored(fits, cutter, [text], answers),
@@ -351,7 +344,7 @@ def test_nothing_is_dropped_in_silence(cutter):
         answers,
         error=1e-10,
     )
-    short = drawn(torch.float64, context=tokens - 1)
+    short = tiny_of(torch.float64, context=tokens - 1)
     assert refused(short, cutter, [text], answers) == (
         "the tokens of prompt and answer must be at most the context "
         f"({tokens - 1}), got {tokens}."
@@ -370,7 +363,7 @@ def test_tokens_across_the_border(tiny, cutter):
 
 
 def test_a_model_that_trains(cutter):
-    model = drawn(torch.float32).train()
+    model = tiny_of(torch.float32).train()
     message = "model.training must be False: call model.eval(), got True."
     assert refused(model, cutter, ["a"], [["b"]]) == message
 
