@@ -104,6 +104,13 @@ def test_frozen_outputs_of_texts(encoder):
         torch.testing.assert_close(found[i], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_the_encoder_s(encoder, training):
+    encoder.float().train(training)
+    frozen_outputs(Summary(encoder, last_token), padded(TEXTS, most=9), label="c")
+    assert encoder.training == training
+
+
 def test_x_0_of_a_causal_model_sees_no_text(rng):
     encoder = drawn(Transformer(CAUSAL), rng)
     first = Summary(encoder, first_token)(padded([[0, 5, 3], [0, 8]], most=9))

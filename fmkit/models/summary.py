@@ -44,13 +44,15 @@ class Summary(nn.Module):
     """phi of texts: what `pool` makes of the vectors that `encoder` has for the tokens.
 
     The encoder is a :class:`Transformer`, autoregressive or masked, or a
-    :class:`Bert`. Padding changes nothing. Its logits are not computed.
+    :class:`Bert`. Padding changes nothing. Its logits are not computed. Train or eval
+    mode is the encoder's.
     """
 
     def __init__(self, encoder: Transformer | Bert, pool: Pool):
         super().__init__()
         self.encoder, self.pool = encoder, pool
         self.m = encoder.config.width
+        self.train(encoder.training)
 
     def prepare(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B S"]:
         """The columns that hold a token of some text. An empty text is an error."""
