@@ -20,7 +20,10 @@ from fmkit.train import minibatches, train, warmup_cosine
 
 
 class Predictor(nn.Module):
-    r"""The prediction :math:`w^\top \phi_\theta(x)` of 14.1: phi, then its head."""
+    r"""The prediction :math:`w^\top \phi_\theta(x)` of 14.1: phi, then its head.
+
+    In the notes: linear head.
+    """
 
     def __init__(self, phi: nn.Module, head: nn.Linear):
         super().__init__()
@@ -68,6 +71,8 @@ def random_head(m: int, k: int, *, generator: torch.Generator) -> nn.Linear:
     """w of (14.3): k random vectors of R^m, entries from N(0, 1/m), and a bias of 0.
 
     Unlike the notes it has a bias, and one vector a class in place of a single one.
+
+    In the notes: (14.3).
     """
     require(m >= 1, "m", "be at least 1", m)
     head = nn.Linear(m, k)
@@ -110,6 +115,8 @@ def finetune(
     weight decay 0.01, a tenth of the steps warm-up, then cosine. Unlike the notes it
     minimizes by batches, for `steps` steps, not to the minimum. Raises what
     :func:`fmkit.train.train` raises.
+
+    In the notes: finetuning, (14.2), (14.4), finetuning a language model.
     """
     model = copy.deepcopy(Predictor(phi, head)).to(examples.device)
     trained = [p for p in model.parameters() if p.requires_grad]

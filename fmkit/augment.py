@@ -88,6 +88,8 @@ def random_views(
     Crop, flip, rotation and change of colour are drawn for every picture anew. Raises
     ``ValueError`` for pictures that are not bytes, that have other than 1 or 3
     channels, or that are smaller than a view. Source: Chen et al. 2020, appendix A.
+
+    In the notes: augmentation, positive pair.
     """
     B, _, H, W = images.shape
     views = draw_views(config, B, height=H, width=W, generator=generator)
@@ -135,6 +137,8 @@ def render_views(
     edge. Then come brightness, contrast, saturation, hue and grey, by torchvision's
     formulas, and in this order (in the paper it is drawn); on one channel the last
     three change nothing. Errors are those of :func:`random_views`.
+
+    In the notes: augmentation.
     """
     B, c, H, W = images.shape
     is_bytes = images.dtype == torch.uint8
@@ -254,6 +258,8 @@ def mask_tokens(
     At least one of the batch is. Raises ``ValueError`` for a share that is not above 0
     or above 1. Source: Devlin et al. 2019, who leave a fifth of the chosen tokens in
     the text, half of them exchanged for others.
+
+    In the notes: masked language model.
     """
     require(0 < share <= 1, "share", "be above 0 and at most 1", share)
     draws = torch.rand(x.shape, generator=generator, device=generator.device)

@@ -157,6 +157,8 @@ def token_nats(
     One window after the other. The model is in eval mode while it is asked, and then in
     the mode in which it came. Precision is the runtime's for the device of the tokens;
     logarithms are float32. `label` names the progress bar.
+
+    In the notes: (14.5).
     """
     was_training = model.training
     model.eval()

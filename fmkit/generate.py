@@ -19,7 +19,10 @@ Choose = Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]]
 
 
 def greedy(u: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
-    """The most probable token of each row; of equal ones the first."""
+    """The most probable token of each row; of equal ones the first.
+
+    In the notes: zero-shot adaptation.
+    """
     return u.argmax(dim=-1)
 
 
@@ -37,6 +40,8 @@ def sampler(
     what the other rows hold nor on when they end. The generator lies where the model
     does. Raises ``ValueError`` for a temperature below 0, a `top_k` below 1 and a
     `top_p` outside (0, 1].
+
+    In the notes: (14.6).
     """
     require(temperature >= 0, "temperature", "be at least 0", temperature)
     require(top_k is None or top_k >= 1, "top_k", "be at least 1", top_k)
@@ -89,7 +94,10 @@ def generate(
     choose: Choose = greedy,
     eos: int | None = None,
 ) -> list[list[int]]:
-    """What :func:`stream` yields, a list for each row: neither prompt nor `eos`."""
+    """What :func:`stream` yields, a list for each row: neither prompt nor `eos`.
+
+    In the notes: answer of several words, in-context learning.
+    """
     rows: list[list[int]] = [[] for _ in prompts]
     steps = stream(model, prompts, new_tokens=new_tokens, choose=choose, eos=eos)
     for step in steps:

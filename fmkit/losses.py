@@ -24,6 +24,8 @@ def reconstruction_loss(
     a data set. In squared units of `x`; the best constant picture, the mean of all,
     gives the mean variance of a pixel. Raises ``ValueError`` where shapes differ.
     Source: denoising autoencoders, Vincent et al. 2008.
+
+    In the notes: pretraining loss, self-supervised loss.
     """
     alike = x_rebuilt.shape == x.shape
     require(alike, "x_rebuilt", f"have the shape {tuple(x.shape)}", x_rebuilt.shape)
@@ -42,6 +44,8 @@ def simclr_loss(
     Unlike :func:`nt_xent_loss` it is one-sided, has no temperature and does not
     normalize; unlike most code it *sums* over the batch. In nats; B log B when every
     view is alike. Raises ``ValueError`` for a batch of one.
+
+    In the notes: SimCLR loss.
     """
     B = _pairs(phi_hat, phi_tilde)
     similarity = _products(phi_hat, phi_tilde)  # (B, B)
@@ -62,6 +66,8 @@ def nt_xent_loss(
     negatives, and is a mean. In nats; log(2B - 1) when every view is alike. Raises
     ``ValueError`` for a batch of one and a temperature that is not above 0. Source:
     Chen et al. 2020.
+
+    In the notes: footnote 3.
     """
     B = _pairs(phi_hat, phi_tilde)
     similarity = _similarity(torch.cat([phi_hat, phi_tilde]), tau)  # (2B, 2B)
@@ -82,6 +88,8 @@ def supcon_loss(
     own for each example it is :func:`nt_xent_loss`. In nats; log(N - 1) when every view
     is alike. Raises ``ValueError`` where no two views share a label, and for a
     temperature that is not above 0. Source: Khosla et al. 2020, their L_out.
+
+    In the notes: supervised contrastive learning.
     """
     similarity = _similarity(phi, tau)  # (N, N)
     alike = labels[:, None] == labels[None, :]
@@ -106,6 +114,8 @@ def next_token_loss(
     It is for the caller to see that u_t was made from x_0 .. x_{t-1}. Unlike the notes
     it is also a mean over the examples of a batch. In nats a token; log V for logits
     that are all alike. Raises ``ValueError`` where shapes differ.
+
+    In the notes: (14.6), (14.8), cross-entropy.
     """
     rule = f"have the shape {tuple(u.shape[:2])}"
     require(x.shape == u.shape[:2], "x", rule, tuple(x.shape))
@@ -123,6 +133,8 @@ def masked_token_loss(
     :func:`next_token_loss` it is no likelihood of a text: words that are hidden at once
     are guessed independently. In nats a masked token; log V for logits that are all
     alike. Raises ``ValueError`` where nothing is masked. Source: Devlin et al. 2019.
+
+    In the notes: masked language model.
     """
     require(bool(masked.any()), "masked", "mask at least 1 token", int(masked.sum()))
     return F.cross_entropy(_at_least_float32(u[masked]), x[masked])

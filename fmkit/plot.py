@@ -227,7 +227,10 @@ def moving_map(
 
 
 def two_stages() -> Axes:
-    """The foundation-model paradigm of 14.1 as a drawing: pretrain, then adapt."""
+    """The foundation-model paradigm of 14.1 as a drawing: pretrain, then adapt.
+
+    In the notes: two stages.
+    """
     ax = plt.subplots(figsize=(8, 3.2))[1]
     ax.set(xlim=(0, 16), ylim=(0, 6.4))
     ax.set_axis_off()

@@ -23,6 +23,8 @@ def transformer(words: Sequence[str]) -> Axes:
     """The Transformer of 14.3 as a drawing: a vector a word in, logits a word out.
 
     `words` are x_1 .. x_T; the last thing that comes out is for the word after them.
+
+    In the notes: figure 14.1.
     """
     T = len(words)
     ax = plt.subplots(figsize=(1.35 * (T + 1) + 0.6, 3.4))[1]

@@ -61,6 +61,8 @@ def logistic_objective(
     Unlike the notes, w is a matrix with a row a class, and there are a ridge and a
     bias, which the ridge spares. Zeros give log k; the best bias alone gives the
     entropy of the labels. Computed in the precision of its arguments.
+
+    In the notes: (14.1).
     """
     u = features @ weight.T + bias
     return F.cross_entropy(u, labels) + lambda_ / 2 * weight.square().sum()
@@ -86,6 +88,8 @@ def logistic_path(
     covariance of the features, as in Böhning's bound (1992): diagonal in an eigenbasis
     that serves every lambda. Raises ``ValueError`` for arguments without a solution,
     ``RuntimeError`` where rounding keeps the gradient above `tolerance`.
+
+    In the notes: linear probe.
     """
     values = _checked(features, labels, classes, lambdas, tolerance)
     basis = logistic.eigenbasis(features)
@@ -121,6 +125,8 @@ def linear_probe(
     that has two labels bounds the number of folds; a class with one is never held out.
     Where every class has one, nothing can be compared: the largest lambda is taken, and
     `accuracy` is empty. The result is as precise as the features, at least float32.
+
+    In the notes: linear probe.
     """
     require(folds >= 2, "folds", "be at least 2", folds)
     candidates = LAMBDA_GRID if lambdas is None else lambdas
@@ -162,6 +168,8 @@ def least_squares_probe(
     times the squared norm of w, which spares the bias. In squared units of the
     targets; w = 0 gives their mean square. The result is float64. Raises
     ``ValueError`` for numbers that are not finite and for a negative ridge.
+
+    In the notes: linear probe, (14.1), squared error.
     """
     require(len(features) >= 1, "features", "have at least 1 row", len(features))
     _require_finite("features", features)

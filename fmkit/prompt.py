@@ -24,7 +24,10 @@ AT_ONCE = 2**28  # bytes of a batch: keys and values of all its rows, and logits
 
 @dataclass(frozen=True)
 class Format:
-    """How examples and a query become one document: the prompt of 14.3.1."""
+    """How examples and a query become one document: the prompt of 14.3.1.
+
+    In the notes: question or cloze.
+    """
 
     example: str  # with {x} and, after it, {y}; what follows {y} ends an example
     instruction: str = ""  # stands once, before all examples
@@ -47,6 +50,8 @@ class Format:
         """The document up to the answer to x, without the white space before that.
 
         Raises ``ValueError`` for an empty x, and for an example with an empty part.
+
+        In the notes: prompt, invented operator.
         """
         before, middle, after = self._parts()
         for pair in examples:
@@ -75,6 +80,8 @@ def draw_examples(
     Balanced: where answers repeat, none comes once more before each other one that is
     left has come as often. Nested: from a generator in the same state, fewer examples
     are the first of more. Raises ``ValueError`` for more than there are.
+
+    In the notes: in-context learning.
     """
     rule = f"be from 0 to the number of items ({len(items)})"
     require(0 <= k <= len(items), "k", rule, k)
@@ -122,6 +129,8 @@ def score_answers(
     mode; for queries that differ in their number of answers; for an answer without a
     token; where prompt and answer exceed the context; and where the tokens of a prompt
     are not the beginning of those of prompt and answer.
+
+    In the notes: zero-shot adaptation, (14.5).
     """
     require(not model.training, "model.training", "be False: call model.eval()", True)
     heads, tails = _tokens(tokenizer, prompts, answers, start)

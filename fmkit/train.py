@@ -65,6 +65,8 @@ def train(
     parameters. Raises :class:`Diverged` at a loss that is no finite number, with
     parameters, and the `buffers` given (batch norm's statistics), set back to where the
     loss was last finite.
+
+    In the notes: pretrained model.
     """
     require(steps >= 1, "steps", "be at least 1", steps)
     inside = 0 <= first_step <= steps

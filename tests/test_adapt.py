@@ -75,6 +75,7 @@ def test_a_frozen_model_that_changes_is_caught(task):
 
 
 def test_frozen_outputs_of_a_predictor_are_its_logits(phi, task):
+    """In the notes: linear head."""
     head = nn.Linear(6, 3)
     found = frozen_outputs(Predictor(phi, head), task[0], label="u")
     phi_x = frozen_outputs(phi, task[0], label="phi")
@@ -82,6 +83,7 @@ def test_frozen_outputs_of_a_predictor_are_its_logits(phi, task):
 
 
 def test_random_head(rng):
+    """In the notes: (14.3)."""
     head = random_head(400, 50, generator=rng)
     assert head.bias.abs().max() == 0
     # 20,000 draws of N(0, 1/400): the deviation of the mean square is 1/400 / 100
@@ -120,6 +122,7 @@ def by_hand(phi, head, images, targets, loss, *, steps, size, rate, seed):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_finetuning_is_the_algorithm(phi, task, training):
+    """In the notes: finetuning, (14.2), (14.4)."""
     images, labels = task
     phi.train(training)
     head = random_head(phi.m, 2, generator=torch.Generator().manual_seed(1))
@@ -244,6 +247,7 @@ def texts(rng):
 
 
 def test_finetuning_of_texts_is_the_algorithm(texts):
+    """In the notes: finetuning a language model."""
     phi, tokens, labels = texts
     head = random_head(phi.m, 2, generator=torch.Generator().manual_seed(1))
     options = {"steps": 40, "batch_size": 10, "learning_rate": 1e-2}

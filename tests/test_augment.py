@@ -51,6 +51,7 @@ def test_what_is_seen_is_the_picture():
 
 
 def test_tokens_are_masked_by_their_share_and_nowhere_else(rng):
+    """In the notes: masked language model."""
     x = torch.randint(7, (200, 100), generator=rng)
     seen, hidden = mask_tokens(x, share=0.15, mask=9, generator=rng)
     assert torch.equal(seen == 9, hidden)
@@ -143,6 +144,7 @@ def neutral(B, height, width):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_views_are_the_loop(channels):
+    """In the notes: augmentation."""
     images, views = pictures(200, channels), drawn(EVERYTHING)  # more than one chunk
     found = render_views(images, views, size=6)
     for i in range(len(images)):
@@ -237,6 +239,7 @@ def test_a_crop_lies_in_its_picture():
 
 
 def test_two_views_differ_and_belong_to_the_generator():
+    """In the notes: positive pair."""
     images, generator = pictures(20, 3), torch.Generator().manual_seed(0)
     x_hat = random_views(images, EVERYTHING, generator=generator)
     x_tilde = random_views(images, EVERYTHING, generator=generator)

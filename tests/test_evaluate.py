@@ -317,6 +317,7 @@ class Bigrams(torch.nn.Module):
 
 
 def test_token_nats_are_those_of_the_loop(rng):
+    """In the notes: (14.5)."""
     table = torch.randn(4, 4, generator=rng)
     windows = [torch.randint(4, (3, 6), generator=rng), torch.tensor([[1, 2, 0]])]
     model = Bigrams(table).train()

@@ -65,6 +65,7 @@ def u(rng):
 
 
 def test_a_batch_is_each_prompt_through_the_loop(tiny):
+    """In the notes: answer of several words, in-context learning."""
     expected = [reference_generate.greedy(tiny, p, 19) for p in PROMPTS]
     assert generate(tiny, PROMPTS, new_tokens=19) == expected
     assert len({tuple(row) for row in expected}) == 3
@@ -198,6 +199,7 @@ def test_tokens_come_when_they_are_known(tiny):
     ids=str,
 )
 def test_tokens_are_drawn_as_often_as_they_should_be(u, rng, options):
+    """In the notes: (14.6)."""
     choose, n = sampler(generator=rng, **options), 40_000
     for row in u:
         drawn = choose(row.expand(n, -1))

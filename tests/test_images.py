@@ -128,6 +128,7 @@ def test_groups_are_what_pairs_connect():
 
 
 def test_few_labels_are_nested_and_even(rng):
+    """In the notes: few-shot learning."""
     labels = torch.randint(0, 3, (60,), generator=rng)
     draws = {}
     for k in (1, 2, 5, 10):

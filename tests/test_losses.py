@@ -35,6 +35,7 @@ def pair(rng):
 
 
 def test_reconstruction_is_the_loop(pair):
+    """In the notes: pretraining loss, self-supervised loss."""
     rebuilt, x = pair
     pairs = zip(rebuilt.float().tolist(), x.float().tolist(), strict=True)
     expected = [reference.reconstruction(*one) for one in pairs]
@@ -97,6 +98,7 @@ LABELS = torch.tensor([0, 1, 0, 2, 1, 3, 0])  # 2 and 3 have no positive
 
 
 def test_contrastive_losses_are_the_loops(views, rng):
+    """In the notes: SimCLR loss, footnote 3, supervised contrastive learning."""
     hat, tilde = views.tolist()
     phi = torch.randn(7, 3, generator=rng, dtype=torch.float64)
     ours = [
@@ -226,6 +228,7 @@ def words(rng):
 
 
 def test_token_losses_are_the_loops(words):
+    """In the notes: (14.6), (14.8), cross-entropy, masked language model."""
     u, x, _ = words
     pairs = zip(u.tolist(), x.tolist(), strict=True)
     of_texts = [reference.next_token(*pair) for pair in pairs]

@@ -58,7 +58,10 @@ def plus(a, b):
 
 
 def test_resnet_is_the_loops(small, rng):
-    """Figure 2 of He et al. 2016: relu(conv(relu(conv(x))) + shortcut(x))."""
+    """Figure 2 of He et al. 2016: relu(conv(relu(conv(x))) + shortcut(x)).
+
+    In the notes: representation.
+    """
     images = torch.randint(256, (2, 1, 9, 8), generator=rng, dtype=torch.uint8)
     with torch.no_grad():
         ours = small(small.prepare(images).double())
@@ -196,6 +199,7 @@ def photographs():
 def test_imagenet_logits_are_those_of_another_implementation(
     weights, photographs, size
 ):
+    """In the notes: supervised pretraining."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the package's age
         from efficientnet_lite_pytorch import EfficientNet
@@ -211,6 +215,7 @@ def test_imagenet_logits_are_those_of_another_implementation(
 
 
 def test_imagenet_s_weights_are_all_used(weights):
+    """In the notes: last layer."""
     phi, U = load_efficientnet_lite0(weights)
     saved = torch.load(weights, weights_only=True)
     assert len(saved) == len(phi.state_dict()) + len(U.state_dict())

@@ -34,6 +34,7 @@ def text_like(n, *, rng):
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 def test_it_is_the_formula(order, rng):
+    """In the notes: (14.5)."""
     train, test = text_like(300, rng=rng), text_like(60, rng=rng)
     test[::7] = V - 1  # never seen, so that contexts are missing too
     model = fit_ngram(train, vocabulary=V, order=order)
@@ -46,6 +47,7 @@ def test_it_is_the_formula(order, rng):
 
 @pytest.mark.parametrize("order", [1, 2, 4])
 def test_probabilities_sum_to_one_wherever_one_stands(order, rng):
+    """In the notes: language model."""
     model = fit_ngram(text_like(200, rng=rng), vocabulary=V, order=order)
     contexts = [torch.randint(0, V, (n,), generator=rng) for n in range(7)]
     contexts.append(torch.full((5,), V - 1))  # never seen

@@ -92,6 +92,7 @@ def test_representations_share_one_scale(rng):
 
 
 def test_the_two_stages_name_what_the_notes_name():
+    """In the notes: two stages."""
     ax = plot.two_stages()
     said = " ".join(text.get_text() for text in ax.texts)
     for word in ("pretraining", "adaptation", "n_{task}", "\\hat\\theta", "L_{pre}"):

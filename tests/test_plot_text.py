@@ -17,6 +17,7 @@ def texts(ax):
 
 
 def test_one_vector_more_goes_in_than_there_are_words():
+    """In the notes: figure 14.1."""
     ax = plot_text.transformer(["the", "cat"])
     shown = texts(ax)
     assert [f"$e_{{x_{{{t}}}}}$" in shown for t in range(4)] == [True] * 3 + [False]

@@ -51,6 +51,7 @@ def stated_gradient_norm(x: Tensor, labels, weight, bias, lambda_) -> float:
 
 
 def test_the_objective_is_the_loop(rng):
+    """In the notes: (14.1)."""
     x, labels = task(rng, n=7, m=3, k=4)
     W = torch.randn(4, 3, generator=rng, dtype=torch.float64)
     b = torch.randn(4, generator=rng, dtype=torch.float64)
@@ -73,6 +74,7 @@ SHAPES = pytest.mark.parametrize(
 
 @SHAPES
 def test_solutions_are_those_of_another_solver(rng, n, m, gap):
+    """In the notes: linear probe."""
     x, labels = task(rng, n=n, m=m, k=3, gap=gap)
     path = logistic_path(
         x, labels, classes=3, lambdas=[1e-4, 1.0, 0.01], tolerance=1e-9
@@ -225,6 +227,7 @@ def test_folds_are_drawn_at_random():
 
 @pytest.mark.parametrize(("n", "m"), [(60, 8), (18, 30)])
 def test_cross_validation_by_hand(n, m):
+    """In the notes: linear probe."""
     x, labels = task(torch.Generator().manual_seed(3), n=n, m=m, k=3, gap=0.5)
     lambdas = [30.0, 1.0, 0.1, 1e-3]
     probe = linear_probe(
@@ -331,6 +334,7 @@ def test_least_norm_is_the_pseudoinverse_s(rng, n, m):
 
 
 def test_gradient_descent_from_zero_reaches_the_least_norm(rng):
+    """In the notes: squared error."""
     x, y = regression(rng, n=3, m=6)
     w, _ = least_squares_probe(x, y)
     descended = reference.gradient_descent_on_squared_error(
@@ -347,6 +351,7 @@ def test_gradient_descent_from_zero_reaches_the_least_norm(rng):
 @pytest.mark.parametrize(("n", "m"), [(4, 9), (30, 5)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_ridge_has_its_closed_form_and_is_the_least_of_the_loop(rng, n, m, bias):
+    """In the notes: (14.1), squared error."""
     x, y = regression(rng, n=n, m=m)
     w, b = least_squares_probe(x, y, ridge=0.3, bias=bias)
     x_mean, y_mean = (x.mean(dim=0), y.mean()) if bias else (torch.zeros(m), 0.0)

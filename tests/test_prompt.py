@@ -64,6 +64,7 @@ def smollm2():
 
 
 def test_a_prompt_is_that_of_the_notes():
+    """In the notes: prompt, invented operator."""
     examples = [("2 ~ 3", "A: 5"), ("6 ~ 7", "A: 13")]
     expected = "Q: 2 ~ 3 = ?\nA: 5\nQ: 6 ~ 7 = ?\nA: 13\nQ: 15 ~ 2 = ?"
     assert NOTES.prompt(examples, "15 ~ 2") == expected
@@ -71,6 +72,7 @@ def test_a_prompt_is_that_of_the_notes():
 
 
 def test_formats_stand_before_between_and_after():
+    """In the notes: question or cloze."""
     query = "Input: Peru\nOutput:"
     assert BARE.prompt([], "Peru") == query
     assert BARE.answer("Lima") == " Lima"
@@ -138,6 +140,7 @@ CLOSED = [(str(i), "ab"[i % 5 == 0]) for i in range(20)]  # 16 a, 4 b
 
 @pytest.mark.parametrize("items", [OPEN, CLOSED], ids=["open", "closed"])
 def test_fewer_examples_are_the_first_of_more(items):
+    """In the notes: in-context learning."""
     for seed in range(5):
         whole = drawn_indices(items, 20, seed)
         assert sorted(whole) == [*range(20)]
@@ -211,6 +214,7 @@ def compare(found, model, tokenizer, prompts, answers, *, error):
 def test_scores_are_those_of_whole_strings(
     tiny, cutter, format, shared, at_once, monkeypatch
 ):
+    """In the notes: zero-shot adaptation, (14.5)."""
     monkeypatch.setattr(prompt, "AT_ONCE", at_once)
     prompts, answers = queries(format, shared)
     found = scored(tiny, cutter, prompts, answers)
@@ -239,6 +243,7 @@ def test_an_answer_may_begin_another(tiny, cutter):
 
 
 def test_what_is_greedy_is_what_the_model_says(tiny, cutter):
+    """In the notes: zero-shot adaptation."""
     text = BARE.prompt(CAPITALS, "Mali")
     ids = [START, *cutter.encode(text).ids]
     with torch.no_grad():

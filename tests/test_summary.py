@@ -59,6 +59,7 @@ def vectors(encoder, ids):
 
 @torch.no_grad()
 def test_summaries_are_of_single_texts(encoder):
+    """In the notes: representation of a text."""
     tokens = padded(TEXTS, most=9)
     last, first, mean = (Summary(encoder, pool)(tokens) for pool in POOLS)
     for i, ids in enumerate(TEXTS):

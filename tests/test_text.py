@@ -362,6 +362,7 @@ def test_bytes_are_those_of_utf_8():
 
 
 def test_byte_pairs_are_merged_by_frequency():
+    """In the notes: footnote 6."""
     texts = ["low low low lower lowest slow"] * 2
     tokenizer = BytePairs.of(texts, vocabulary=260)
     assert tokenizer.vocabulary == 260  # ⊥, 256 bytes, three merges
@@ -379,6 +380,7 @@ def test_byte_pairs_are_merged_by_frequency():
 
 
 def test_a_start_symbol_stands_before_each_document():
+    """In the notes: footnote 5, start symbol."""
     documents = [torch.tensor([5, 6]), torch.tensor([], dtype=torch.int64)]
     packed = pack([*documents, torch.tensor([7])], start=9)
     assert packed.tolist() == [9, 5, 6, 9, 9, 7]
@@ -387,6 +389,7 @@ def test_a_start_symbol_stands_before_each_document():
 
 
 def test_windows_are_runs_from_anywhere(rng):
+    """In the notes: footnote 5."""
     sequence = torch.arange(100, 120)
     drawn = windows(sequence, context=4, batch_size=4000, generator=rng)
     batch = next(drawn)

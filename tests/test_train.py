@@ -34,6 +34,7 @@ def batches_of(n, size):
 
 
 def test_sgd_is_the_formula(problem):
+    """In the notes: pretrained model."""
     model, x, y, loss_of = problem
     w, b = model.weight.detach().clone()[0], model.bias.detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -49,7 +50,10 @@ def test_sgd_is_the_formula(problem):
 
 
 def test_adamw_is_the_formula(problem):
-    """Kingma and Ba 2014, algorithm 1; the decay is apart (Loshchilov, Hutter 2019)."""
+    """Kingma and Ba 2014, algorithm 1; the decay is apart (Loshchilov, Hutter 2019).
+
+    In the notes: pretrained model.
+    """
     model, x, y, loss_of = problem
     w = model.weight.detach().clone()[0]
     model.bias.requires_grad_(False)

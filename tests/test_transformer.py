@@ -75,6 +75,7 @@ def vectors(rng):
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @torch.no_grad()
 def test_the_decoder_is_the_loops(kv_heads, tied, causal, tokens):
+    """In the notes: Transformer, (14.7)."""
     config = replace(SMALL, kv_heads=kv_heads, tied=tied, causal=causal)
     model = drawn(config)
     weights = {name: weight.tolist() for name, weight in model.named_parameters()}
@@ -87,6 +88,7 @@ def test_the_decoder_is_the_loops(kv_heads, tied, causal, tokens):
 
 @torch.no_grad()
 def test_the_parts_are_the_whole(small, tokens):
+    """In the notes: embedding matrix, logits."""
     c = small.contextualize(small.embed(tokens))
     torch.testing.assert_close(small.logits(c), small(tokens), rtol=0, atol=0)
     # One vector, or many in any arrangement
@@ -98,6 +100,7 @@ def test_the_parts_are_the_whole(small, tokens):
 
 @torch.no_grad()
 def test_the_future_cannot_reach_the_past(small, tokens):
+    """In the notes: autoregressive."""
     before = small(tokens)
     for t in range(tokens.shape[1]):
         changed = tokens.clone()
@@ -126,6 +129,7 @@ def test_an_autoregressive_model_needs_no_such_mask(small, vectors):
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "masked"])
 def test_the_jacobian_s_zeros(causal, vectors):
+    """In the notes: autoregressive."""
     model = drawn(replace(SMALL, causal=causal))
     one = vectors[:1]
     jacobian = torch.autograd.functional.jacobian(model.contextualize, one)

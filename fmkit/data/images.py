@@ -153,6 +153,8 @@ def few_labels(
     One of each class, then the second of each, and so on. Nested: under the same seed
     the positions for fewer a class are the beginning of those for more. Raises
     ``ValueError`` below one a class and above what the smallest class has.
+
+    In the notes: few-shot learning.
     """
     names, counts = labels.unique(return_counts=True)
     rule = f"be at least 1, so n_task at least {len(names)}"

@@ -107,6 +107,8 @@ class BytePairs(Tokenizer):
     """A token is a run of bytes: id i + 1 is token i of `model`, a byte-level BPE.
 
     Source: Sennrich et al. 2016; of bytes, and never across words, Radford et al. 2019.
+
+    In the notes: footnote 6.
     """
 
     model: tokenizers.Tokenizer
@@ -149,6 +151,8 @@ def pack(documents: Iterable[Int[Tensor, " _"]], *, start: int) -> Int64[Tensor,
 
     Every example of training is a run of it, a part of one document or of several.
     Raises ``ValueError`` without a document.
+
+    In the notes: footnote 5, start symbol.
     """
     parts = [part for ids in documents for part in (torch.tensor([start]), ids)]
     require(len(parts) > 0, "documents", "be at least 1", 0)
@@ -167,6 +171,8 @@ def windows(
     The beginning of each is drawn at random, any place being as likely. The first T
     tokens of a row go into the model and the last T are what it predicts. Raises
     ``ValueError`` for a sequence that is not longer than the context.
+
+    In the notes: footnote 5.
     """
     _check_context(sequence, context)
     require(batch_size >= 1, "batch_size", "be at least 1", batch_size)

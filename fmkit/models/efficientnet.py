@@ -172,6 +172,8 @@ def load_efficientnet_lite0(
 
     Raises ``ValueError`` where the file's keys or shapes are not this network's.
     Weights: ml-illustrated's conversion of the TensorFlow release of 2020.
+
+    In the notes: supervised pretraining, last layer.
     """
     saved = torch.load(path, weights_only=True, map_location="cpu")
     renamed = {_our_name(name): tensor for name, tensor in saved.items()}

@@ -86,6 +86,8 @@ def fit_ngram(tokens: Int[Tensor, " T"], *, vocabulary: int, order: int) -> NGra
 
     A run is a pair: the number of its first k - 1 tokens, and its last. Raises
     ``ValueError`` for an order below 1 and an id outside V.
+
+    In the notes: language model, (14.5).
     """
     require(order >= 1, "order", "be at least 1", order)
     _check_ids(tokens, vocabulary)

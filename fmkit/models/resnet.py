@@ -60,6 +60,8 @@ class ResNet(nn.Module):
 
     The stem is one 3 x 3 convolution, as usual for pictures of about 32 pixels; unlike
     the ImageNet network it has no 7 x 7 convolution and no pooling before the stages.
+
+    In the notes: representation.
     """
 
     def __init__(self, config: ResNetConfig):

@@ -21,7 +21,10 @@ Pool = Callable[[Float[Tensor, "B T d"], Bool[Tensor, "B T"]], Float[Tensor, "B 
 def last_token(
     c: Float[Tensor, "B T d"], real: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B d"]:
-    """c_{T+1} of the notes: the vector of a text's last token, which has seen all."""
+    """c_{T+1} of the notes: the vector of a text's last token, which has seen all.
+
+    In the notes: representation of a text.
+    """
     return c[torch.arange(len(c), device=c.device), real.sum(dim=1) - 1]
 
 

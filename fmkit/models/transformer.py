@@ -199,6 +199,8 @@ class Transformer(nn.Module):
     Unlike the notes' figure it counts x_0 as a token like any other: it is a member of
     V. Weights are drawn from N(0, 0.02^2), those that end a branch smaller by the
     square root of the number of branches (Radford et al. 2019).
+
+    In the notes: Transformer, autoregressive, (14.7).
     """
 
     def __init__(self, config: TransformerConfig):
@@ -228,7 +230,10 @@ class Transformer(nn.Module):
         )
 
     def embed(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
-        """e_x of every token. Raises ``ValueError`` for an id outside V."""
+        """e_x of every token. Raises ``ValueError`` for an id outside V.
+
+        In the notes: embedding matrix.
+        """
         if tokens.numel():
             least, most = (end.item() for end in tokens.aminmax())
             rule = f"be from 0 to V - 1 ({self.config.vocabulary - 1})"
@@ -273,7 +278,10 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def logits(self, contextual: Float[Tensor, "*B d"]) -> Float[Tensor, "*B V"]:
-        """u of each c."""
+        """u of each c.
+
+        In the notes: logits.
+        """
         return self.unembedding(contextual)
 
     def forward(
