@@ -29,6 +29,8 @@ from fmkit.stale import HASH, is_stale, source_hash
 CONFIGURATION = ("_config.yml", "_toc.yml")
 PAGES = ("index.md", "references.bib", "chapters", "images", "vendor", "_static")
 
+# Opens a chapter without an installation: it reads environment.yml
+LAUNCH = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
 COMPLAINT = r"WARNING|ERROR|SEVERE|malformed|Error: \w"  # in a line of Sphinx's log
 
 
@@ -183,7 +185,21 @@ def _stage(root: Path, stage: Path) -> Path:
             shutil.copy2(root / name, source / name)
         elif name in CONFIGURATION:
             raise BookError(f"{root} holds no book ({name} is missing).")
+    _add_buttons(source / "_config.yml")
     return source
+
+
+def _add_buttons(path: Path) -> None:
+    """Launch buttons and "edit this page", if the settings name a repository's URL.
+
+    Without one the theme has nowhere to lead to, and stops.
+    """
+    settings = yaml.safe_load(path.read_text())
+    if settings["repository"]["url"]:
+        of_pages = ("repository", "edit_page")
+        settings["html"] |= {f"use_{name}_button": True for name in of_pages}
+        settings["launch_buttons"] = LAUNCH
+        path.write_text(yaml.safe_dump(settings))
 
 
 def _build_site(source: Path, target: Path) -> Path:

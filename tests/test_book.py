@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import re
 
 import numpy as np
 import pytest
@@ -99,6 +100,21 @@ def test_a_broken_reference_stops_the_pages(here, capsys):
     )
     assert said.count("\n") == 1
     assert not (here / "_build" / "html").exists()
+
+
+@pytest.mark.parametrize("url", ["", "https://github.com/people/book"])
+def test_buttons_lead_to_the_repository_that_the_settings_name(here, url):
+    write(notebook(code("print(steps)")), here / "chapters" / "tiny.ipynb")
+    settings = book(here) / "_config.yml"
+    settings.write_text(settings.read_text().replace('url: ""', f'url: "{url}"'))
+    page = books.html(here).with_name("chapters") / "tiny.html"
+    links = re.findall(r'href="(https://[^"]+)"', page.read_text())
+    for start, place in (
+        ("https://github.com/", "/edit/main/chapters/tiny.ipynb"),
+        ("https://mybinder.org/", "chapters/tiny.ipynb"),
+    ):
+        found = [x for x in links if x.startswith(start) and x.endswith(place)]
+        assert bool(found) == bool(url), start
 
 
 def test_execute_replaces_what_is_stale_once_it_ran(here, capsys):

@@ -190,3 +190,17 @@ def test_versions_of_python_agree(project):
     assert [*supported.filter(versions)] == ["3.11", "3.12", "3.13"]
     makefile = (ROOT / "Makefile").read_text()
     assert "(3, 11) <= sys.version_info < (3, 14)" in makefile
+
+
+def test_workflows_run_what_a_reader_runs(project):
+    """A target of the Makefile or .ci/run, in a supported Python."""
+    supported = SpecifierSet(project["requires-python"])
+    ran = set()
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            ran |= {step["run"] for step in job["steps"] if "run" in step}
+            given = [step.get("with", {}) for step in job["steps"]]
+            versions = [w["python-version"] for w in given if "python-version" in w]
+            assert versions
+            assert all(supported.contains(version) for version in versions)
+    assert ran == {".ci/run", "make book"}
