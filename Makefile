@@ -12,11 +12,12 @@ unexport MPLBACKEND
 NBVAL_ENV := FMKIT_DEVICE=cpu OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist loadscope
 
-.PHONY: help env fetch lab execute book html test bench clean
+.PHONY: help env fetch lab execute book html pdf test bench clean
 
 help:
 	@echo "make book      execute every chapter and build the pages (PROFILE=smoke: tiny)"
 	@echo "make html      build the pages from the outputs that the notebooks carry"
+	@echo "make pdf       print them as _build/book.pdf (needs Chromium)"
 	@echo "make lab       open JupyterLab on the chapters"
 	@echo "make execute   execute the chapters whose outputs are stale, in place"
 	@echo "make test      all that continuous integration checks"
@@ -54,6 +55,9 @@ book: fetch
 
 html: env
 	@$(BIN)/fmkit html
+
+pdf: env
+	@$(BIN)/fmkit pdf
 
 test: fetch html
 	@echo "Lint"

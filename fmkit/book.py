@@ -31,6 +31,7 @@ PAGES = ("index.md", "references.bib", "chapters", "images", "vendor", "_static"
 
 # Opens a chapter without an installation: it reads environment.yml
 LAUNCH = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COMPLAINT = r"WARNING|ERROR|SEVERE|malformed|Error: \w"  # in a line of Sphinx's log
 
 
@@ -61,6 +62,31 @@ def html(root: Path) -> Path:
     """Build the pages from the committed outputs; the path of the first page."""
     source = _stage(root, root / "_build" / "stage" / "html")
     return _build_site(source, root / "_build" / "html")
+
+
+def pdf(root: Path) -> Path:
+    """Print the pages of the committed outputs as one document; its path.
+
+    Chromium does it, which typesets the formulas first and numbers the pages.
+    """
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        how = "on Debian: apt-get install chromium"
+        raise BookError(f"Chromium prints the book, and none is on the PATH ({how}).")
+    stage, target = root / "_build" / "stage" / "pdf", root / "_build" / "book.pdf"
+    page = _build_site(_stage(root, stage), stage / "page", builder="singlehtml")
+    printed = stage / "book.pdf"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu"]
+    command += ["--no-first-run", "--disable-background-networking"]
+    command += [f"--user-data-dir={stage / 'browser'}", "--no-pdf-header-footer"]
+    command += ["--virtual-time-budget=100000"]  # ms for the scripts; few are needed
+    command += [f"--print-to-pdf={printed}", page.resolve().as_uri()]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if not printed.is_file():
+        said = (run.stderr.split("\n") or [""])[-2:][0]
+        raise BookError(f"Chromium printed nothing ({said}).")
+    os.replace(printed, target)
+    return target
 
 
 def book(root: Path, *, profile: Path | None) -> Path:
@@ -202,12 +228,17 @@ def _add_buttons(path: Path) -> None:
         path.write_text(yaml.safe_dump(settings))
 
 
-def _build_site(source: Path, target: Path) -> Path:
-    """Build the pages of `source` and put them at `target` if there is no warning."""
+def _build_site(source: Path, target: Path, *, builder: str = "html") -> Path:
+    """Build the pages of `source` and put them at `target` if there is no warning.
+
+    Sphinx's builder singlehtml makes one page of all.
+    """
     log, output = source.with_name("site.log"), source.with_name("site")
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", str(source)]
     command += ["--path-output", str(output), "-W", "-n", "--keep-going"]
+    if builder != "html":
+        command += ["--builder", "custom", "--custom-builder", builder]
     with open(log, "w") as file:
         run = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
@@ -217,7 +248,7 @@ def _build_site(source: Path, target: Path) -> Path:
         raise BookError(f"the pages were not built ({said}); see {log}.")
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(output / "_build" / "html", target)
+    os.replace(output / "_build" / builder, target)
     return target / "index.html"
 
 

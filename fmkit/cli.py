@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "-f", "--profile", type=Path, help="a file of parameters, one section a chapter"
     )
     add("html", _html, "build the pages from the outputs that the notebooks carry")
+    add("pdf", _pdf, "print them as one document, with Chromium")
     add("execute", _execute, "execute the chapters whose outputs are stale, in place")
     return parser
 
@@ -171,6 +172,10 @@ def _sweep(options: argparse.Namespace) -> None:
 
 def _book(options: argparse.Namespace) -> None:
     books.book(Path.cwd(), profile=options.profile)
+
+
+def _pdf(options: argparse.Namespace) -> None:
+    print(books.pdf(Path.cwd()))
 
 
 def _html(options: argparse.Namespace) -> None:

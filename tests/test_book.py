@@ -4,18 +4,23 @@ import base64
 import io
 import os
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from nbformat.v4 import new_output
 from notebooks import RUN, book, code, markdown, notebook, write
 from PIL import Image
+from pypdf import PdfReader
 
 from fmkit import book as books
-from fmkit.book import BookError, chapters_of, execute, strip
+from fmkit.book import BROWSERS, BookError, chapters_of, execute, strip
 from fmkit.cli import main
 from fmkit.rerun import read_notebook
 from fmkit.stale import is_stale
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -115,6 +120,42 @@ def test_buttons_lead_to_the_repository_that_the_settings_name(here, url):
     ):
         found = [x for x in links if x.startswith(start) and x.endswith(place)]
         assert bool(found) == bool(url), start
+
+
+FORMULA = "# A page\n\nSo $\\frac{x}{y}$.\n\n$$\nz = 1 \\tag{14.1}\n$$\n"
+
+
+def test_the_book_is_printed(here, capsys):
+    """A4, a chapter on a page of its own, numbers below, formulas typeset."""
+    if not any(map(shutil.which, BROWSERS)):
+        assert os.environ.get("CI") != "true", "CI needs the package chromium"
+        pytest.skip("no chromium here, so nothing is printed")
+    figure = "import matplotlib.pyplot as plt\nplt.plot([steps, 2]);"
+    write(notebook(code(figure)), here / "chapters" / "tiny.ipynb")
+    book(here, page=FORMULA)
+    (here / "vendor").rmdir()
+    for name in ("vendor", "_static"):
+        (here / name).symlink_to(ROOT / name)
+    execute(here)
+    assert main(["pdf"]) == 0
+    assert str(here / "_build" / "book.pdf") in capsys.readouterr().out
+    pages = PdfReader(here / "_build" / "book.pdf").pages
+    assert [round(float(side)) for side in pages[0].mediabox[2:]] == [595, 842]
+    texts = [page.extract_text() for page in pages]
+    assert [text.split()[0] for text in texts] == ["1", "2", "3"]
+    assert [len(page.images) for page in pages] == [0, 1, 0]
+    assert "(14.1)" in texts[2]
+    assert "tag" not in texts[2]
+    assert "frac" not in texts[2]
+
+
+def test_without_chromium_nothing_is_printed(here, capsys, monkeypatch):
+    book(here)
+    monkeypatch.setenv("PATH", str(here))
+    assert main(["pdf"]) == 1
+    said = capsys.readouterr().err
+    assert "apt-get install chromium" in said
+    assert said.count("\n") == 1
 
 
 def test_execute_replaces_what_is_stale_once_it_ran(here, capsys):

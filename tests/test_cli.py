@@ -61,7 +61,7 @@ def test_a_command_line_that_is_none(capsys, arguments):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "info", "fetch", "rerun", "sweep", "book", "html"]
+    "command", ["", "info", "fetch", "rerun", "sweep", "book", "html", "pdf"]
 )
 def test_help(capsys, command):
     with pytest.raises(SystemExit) as stop:
