@@ -15,6 +15,7 @@ import yaml
 from nbformat import NotebookNode
 from PIL import Image
 
+from fmkit import reproducibility
 from fmkit.rerun import (
     RerunError,
     checked,
@@ -61,6 +62,7 @@ def _files_in(toc: object) -> list[str]:
 def html(root: Path) -> Path:
     """Build the pages from the committed outputs; the path of the first page."""
     source = _stage(root, root / "_build" / "stage" / "html")
+    _add_reproducibility(root, source)
     return _build_site(source, root / "_build" / "html")
 
 
@@ -74,7 +76,9 @@ def pdf(root: Path) -> Path:
         how = "on Debian: apt-get install chromium"
         raise BookError(f"Chromium prints the book, and none is on the PATH ({how}).")
     stage, target = root / "_build" / "stage" / "pdf", root / "_build" / "book.pdf"
-    page = _build_site(_stage(root, stage), stage / "page", builder="singlehtml")
+    source = _stage(root, stage)
+    _add_reproducibility(root, source)
+    page = _build_site(source, stage / "page", builder="singlehtml")
     printed = stage / "book.pdf"
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu"]
     command += ["--no-first-run", "--disable-background-networking"]
@@ -104,6 +108,7 @@ def book(root: Path, *, profile: Path | None) -> Path:
     for chapter in chapters:
         executed = _execute_one(chapter, stage / "runs", given=given[chapter.stem])
         nbformat.write(executed, source / chapter.relative_to(root))
+    _add_reproducibility(root, source)
     page = _build_site(source, build / "html")
     print(f"The book took {_seconds(start)} in all; open {page}", flush=True)
     return page
@@ -213,6 +218,14 @@ def _stage(root: Path, stage: Path) -> Path:
             raise BookError(f"{root} holds no book ({name} is missing).")
     _add_buttons(source / "_config.yml")
     return source
+
+
+def _add_reproducibility(root: Path, source: Path) -> None:
+    """Make the page on reproducibility of the staged chapters, if the book has it."""
+    toc = yaml.safe_load((source / "_toc.yml").read_text())
+    if reproducibility.PAGE in _files_in(toc):
+        text = reproducibility.page(chapters_of(source), root / "results")
+        (source / f"{reproducibility.PAGE}.md").write_text(text)
 
 
 def _add_buttons(path: Path) -> None:
