@@ -221,11 +221,18 @@ def _stage(root: Path, stage: Path) -> Path:
 
 
 def _add_reproducibility(root: Path, source: Path) -> None:
-    """Make the page on reproducibility of the staged chapters, if the book has it."""
+    """Make the page on reproducibility of the staged chapters, if the book has it.
+
+    What each chapter took may stand on other pages too: ``{{ name_of_the_chapter }}``.
+    """
     toc = yaml.safe_load((source / "_toc.yml").read_text())
     if reproducibility.PAGE in _files_in(toc):
-        text = reproducibility.page(chapters_of(source), root / "results")
+        chapters = chapters_of(source)
+        text = reproducibility.page(chapters, root / "results")
         (source / f"{reproducibility.PAGE}.md").write_text(text)
+        settings = yaml.safe_load((source / "_config.yml").read_text())
+        settings["parse"]["myst_substitutions"] = reproducibility.seconds_of(chapters)
+        (source / "_config.yml").write_text(yaml.safe_dump(settings))
 
 
 def _add_buttons(path: Path) -> None:

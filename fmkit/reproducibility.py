@@ -64,6 +64,12 @@ def page(chapters: Sequence[Path], results: Path) -> str:
     return "\n".join(lines)
 
 
+def seconds_of(chapters: Sequence[Path]) -> dict[str, str]:
+    """What each chapter took, by the name of its file: 51 s."""
+    tables = {path.stem: tables_of(read_notebook(path)) for path in chapters}
+    return {name: _card(name, of)["took"].split(",")[0] for name, of in tables.items()}
+
+
 def tables_of(notebook: NotebookNode) -> list[Rows]:
     """The tables that a notebook shows, as the rows of their texts."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

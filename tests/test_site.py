@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fmkit import book as books
+from fmkit.reproducibility import seconds_of
 from fmkit.rerun import read_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,6 +104,13 @@ def test_pages_load_nothing_from_elsewhere(site):
         assert (path.name, outside(page), without_text(page)) == (path.name, [], [])
     for path in site.rglob("*.css"):
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", path.read_text())
+
+
+def test_the_first_page_says_how_long_chapters_take(site):
+    text = (site / "index.html").read_text()
+    card = r'· (\d+ s)</p>\s*</div>\s*<a class="[^"]*" href="chapters/(\w+)\.html"'
+    found = {name: seconds for seconds, name in re.findall(card, text)}
+    assert found == seconds_of(books.chapters_of(ROOT))
 
 
 def test_tables_that_a_chapter_shows_are_tables(site):
