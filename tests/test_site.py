@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -15,6 +16,7 @@ from fmkit.rerun import read_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "_build" / "html" / "index.html"
+MADE_BY_SCRIPTS = ("search.html", "genindex.html")
 HARMLESS = (  # the theme's and its thebe extension's own, on every page
     "Identifier 'THEBE_JS_URL' has already been declared",
     "Got invalid theme mode",
@@ -50,6 +52,19 @@ def without_text(page):
     texts = {a.get("src"): (a.get("alt") or "").strip() for a in page.of("img")}
     path = re.compile(r"\S+\.(png|svg|jpe?g|gif)$")
     return [src for src, alt in texts.items() if not alt or path.match(alt)]
+
+
+def anchors(page):
+    """What a link can lead to inside a page."""
+    return {a["id"] for _, a in page.tags if a.get("id")}
+
+
+def leads_somewhere(path, link, places):
+    """Whether a link of the page at `path` has a file, and an anchor in it."""
+    file, _, anchor = unquote(link).partition("#")
+    target = (path.parent / file).resolve() if file else path
+    inside = places.get(target)
+    return target.is_file() and (not anchor or inside is None or anchor in inside)
 
 
 def is_current(page):
@@ -113,6 +128,18 @@ def test_the_first_page_says_how_long_chapters_take(site):
     assert found == seconds_of(books.chapters_of(ROOT))
 
 
+def test_links_inside_the_book_lead_somewhere(site):
+    pages = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
+    places = {path: anchors(page) for path, page in pages.items()}
+    followed = 0
+    for path, page in pages.items():
+        for link in (a["href"] for a in page.of("a") if a.get("href")):
+            if not re.match(r"\w+:", link) and path.name not in MADE_BY_SCRIPTS:
+                assert leads_somewhere(path, link, places), (path.name, link)
+                followed += 1
+    assert followed > 500
+
+
 def test_tables_that_a_chapter_shows_are_tables(site):
     """Without the right setting an output's Markdown table stays bars and dashes."""
     for path in books.chapters_of(ROOT):
@@ -153,6 +180,17 @@ def test_an_equation_has_the_number_of_the_notes(site, browser, tmp_path):
 )
 def test_what_counts_as_elsewhere(tag, wrong):
     assert bool(outside(Page(tag))) is wrong
+
+
+@pytest.mark.parametrize(
+    ("link", "right"),
+    [("#here", True), ("#nowhere", False), ("a.html#here", True), ("b.html", False)],
+)
+def test_what_counts_as_leading_somewhere(tmp_path, link, right):
+    path = tmp_path / "a.html"
+    path.write_text('<p id="here">')
+    places = {path: anchors(Page(path.read_text()))}
+    assert leads_somewhere(path, link, places) is right
 
 
 @pytest.mark.parametrize(
