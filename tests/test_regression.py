@@ -41,8 +41,8 @@ def test_what_is_drawn_has_the_moments_it_says(rng):
     torch.testing.assert_close(of.w.T.cov(), torch.eye(3), rtol=0.03, atol=0.03)
     assert noise.std().item() == pytest.approx(0.5, rel=0.01)
     assert abs(noise.mean()) < 0.01
-    columns = torch.cat([x[::3], of.w, noise[::3, None]], dim=1)
-    correlation = columns.T.corrcoef() - torch.eye(7)
+    columns = torch.cat([x[::3], of.w, noise[::3, None], noise[1::3, None]], dim=1)
+    correlation = columns.T.corrcoef() - torch.eye(8)
     assert correlation.abs().max() < 0.03  # sd of each: 0.007
 
 
