@@ -39,7 +39,7 @@ ANSWERS = torch.tensor(  # (o, a, b)
 HELD_OUT = 0.1  # of the pairs of operands
 SPLIT_SEED = 465  # the first that holds out the three pairs of the notes' prompt
 
-# Tokens: the numbers themselves, then the symbols, then the sign before an answer
+# Tokens: the numbers themselves, then the symbols, then =
 NUMBERS = 40
 EQUALS = NUMBERS + len(SYMBOLS)
 VOCABULARY = EQUALS + 1
@@ -61,10 +61,10 @@ class Documents:
     def texts(self) -> list[str]:
         """``2 ~ 3 = 5, 6 ~ 7 = 13`` of each document, for readers."""
         examples = torch.cat([self.operands, self.answers[..., None]], dim=2)
-        signs = [SYMBOLS[s] for s in self.symbols.tolist()]
+        symbols = [SYMBOLS[s] for s in self.symbols.tolist()]
         return [
-            ", ".join(f"{a} {sign} {b} = {y}" for a, b, y in document)
-            for sign, document in zip(signs, examples.tolist(), strict=True)
+            ", ".join(f"{a} {s} {b} = {y}" for a, b, y in document)
+            for s, document in zip(symbols, examples.tolist(), strict=True)
         ]
 
 
@@ -115,9 +115,9 @@ def to_tokens(documents: Documents) -> Int64[Tensor, "B T"]:
     No start symbol: the first token is drawn, and nobody is asked to predict it.
     """
     a, b = documents.operands.unbind(dim=2)
-    sign = (NUMBERS + documents.symbols)[:, None].expand_as(a)
+    symbol = (NUMBERS + documents.symbols)[:, None].expand_as(a)
     equals = torch.full_like(a, EQUALS)
-    example = torch.stack([a, sign, b, equals, documents.answers], dim=2)  # (B, K, 5)
+    example = torch.stack([a, symbol, b, equals, documents.answers], dim=2)  # (B, K, 5)
     return example.flatten(1)
 
 
