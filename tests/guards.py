@@ -9,7 +9,7 @@ from nbformat import NotebookNode
 from fmkit.rerun import RerunError, parameters_of, tags_of
 from fmkit.stale import PACKAGE, is_stale
 
-CELLS, LINES, COLUMNS = 30, 25, 88  # where the house style says about 25, about 20, 88
+CELLS, LINES, COLUMNS = 32, 25, 88  # where the house style says about 25, about 20, 88
 SIZE = 400_000  # bytes of a notebook with its outputs
 DRAWS = (
     r"\bplt\.(?!rcParams|style|close)|\bplot\.(?!use_style)\w+\("

@@ -1,15 +1,16 @@
 """Documents of operators: what is held out, what is scored, what one can know.
 
 Planted by hand, one at a time, and each caught here: a difference with its sign; the
-smaller for the larger; another digit; the operator never seen among the known ones;
-operands of another document, or exchanged in the text; another operator lacking; seen
-for unseen; pairs in both parts; another split; a pair of operands twice; the global
-seed; half of the symbols; a start symbol at the end; other padding; examples counted
-too early; an answer that begins with its =; the loss of all tokens; a whole answer
-short of a token; log p with its sign; questions among the scores; the least likely
-token; documents of unequal length; no example; an observer who has seen the answer, who
-forgets, who knows the new operator, who hears operators ruled out, who answers where
-nothing is left, who never draws between equals, who never rules out.
+larger for the smaller; another constant in an operator; the operator never seen among
+the known ones; operands exchanged in answers, texts or tokens; a number, a symbol or
+``=`` with the token of another; another operator lacking, or the same for all symbols;
+seen for unseen; pairs in both parts; a split of other size or seed; a pair of operands
+twice; the same operands in every document; half of the symbols; the global seed; no
+example, or one too many; tokens in columns; scores one place late, or of operands; log
+p with its sign; the least likely token; a loss that is summed, or of all tokens; an
+observer who has seen the answer, who forgets, who knows the new operator, who hears
+operators ruled out, who answers where nothing is left, who never draws between equals,
+who never rules out.
 """
 
 from collections import Counter
@@ -19,14 +20,15 @@ import torch
 
 from fmkit.data.operators import (
     ANSWERS,
+    EQUALS,
     KNOWN,
     NEVER,
+    NUMBERS,
     OPERATORS,
     SYMBOLS,
-    TOKENIZER,
+    VOCABULARY,
     Documents,
     answer_loss,
-    answer_places,
     answer_scores,
     draw_documents,
     ideal_observer,
@@ -57,10 +59,9 @@ def drawn(rng, *, count=40, examples=4, seen=True):
 
 def examples_of(text):
     """(a, symbol, b, y) of each example, read out of the text."""
-    for example in text.split(";")[:-1]:
-        question, y = example.split("=")
-        [symbol] = {c for c in question if not c.isdigit()}
-        a, b = question.split(symbol)
+    for example in text.split(", "):
+        a, symbol, b, equals, y = example.split(" ")
+        assert equals == "="
         yield int(a), symbol, int(b), int(y)
 
 
@@ -77,9 +78,9 @@ def test_what_the_operators_answer():
         "larger": 17,
         "smaller": 5,
         "a + 1": 18,
-        "b + 1": 6,
-        "last digit of a + b": 2,
-        "last digit of ab": 5,
+        "19 - a": 2,
+        "19 - larger": 2,
+        "38 - a - b": 16,
         "a + b + 1": 23,
     }
     assert ANSWERS[1, 5, 7] == 2
@@ -95,14 +96,14 @@ def test_symbols_and_operators_are_parted():
     assert SYMBOLS[0] == "~"
     assert (0, 0) in unseen
     assert len({*SYMBOLS}) == len(SYMBOLS)
-    assert not {*SYMBOLS} & {*"0123456789=;"}
+    assert not {*SYMBOLS} & {*"0123456789=, "}
 
 
 def test_operands_are_parted():
     seen, unseen = (
         {*map(tuple, operand_pairs(seen=s).tolist())} for s in (True, False)
     )
-    assert seen | unseen == {(a, b) for a in range(20) for b in range(10)}
+    assert seen | unseen == {(a, b) for a in range(20) for b in range(20)}
     assert not seen & unseen
     assert {*NOTES} <= unseen
     assert len(unseen) == 40
@@ -124,6 +125,8 @@ def test_documents_are_what_they_say(rng, seen):
             assert (a, b) in operands
             assert y == functions[o](a, b)
     assert len({*documents.symbols.tolist()}) == len(SYMBOLS)
+    firsts = {*map(tuple, documents.operands[:, 0].tolist())}
+    assert len(firsts) > 0.5 * min(300, len(operands))  # each has its own
     used = Counter(documents.operators.tolist())
     assert len(used) == KNOWN
     assert min(used.values()) > 15
@@ -137,93 +140,65 @@ def test_a_generator_s_documents_are_its_own():
 
 
 def test_the_prompt_of_the_notes():
-    assert written(0, NOTES).texts() == ["2~3=5;6~7=13;15~2=17;"]
+    assert written(0, NOTES).texts() == ["2 ~ 3 = 5, 6 ~ 7 = 13, 15 ~ 2 = 17"]
 
 
 # What is read
 
 
-def test_tokens_are_characters_after_a_start():
-    x = to_tokens(["2~3=5;", "10~9=90;"])
-    assert x.shape == (2, 9)
-    assert TOKENIZER.pieces(x[0]) == ["⊥", *"2~3=5;", "⊥", "⊥"]
-    assert TOKENIZER.pieces(x[1]) == ["⊥", *"10~9=90;"]
+def test_tokens_are_five_an_example(rng):
+    documents = drawn(rng, examples=3)
+    x = to_tokens(documents)
+    assert x.shape == (40, 15)
+    for row, text in zip(x.tolist(), documents.texts(), strict=True):
+        expected = []
+        for a, symbol, b, y in examples_of(text):
+            expected += [a, NUMBERS + SYMBOLS.index(symbol), b, EQUALS, y]
+        assert row == expected
 
 
-def places_by_hand(text):
-    """For each character the example it is in, if it belongs to an answer."""
-    example, answering, found = 0, False, []
-    for character in text:
-        found.append(example if answering else None)
-        if character == "=":
-            answering = True
-        if character == ";":
-            answering, example = False, example + 1
-    return found
+def test_every_token_has_its_place():
+    signs = range(NUMBERS, NUMBERS + len(SYMBOLS))
+    assert [*range(VOCABULARY)] == [*range(NUMBERS), *signs, EQUALS]
+    assert (ANSWERS.min(), ANSWERS.max()) == (0, NUMBERS - 1)
 
 
-def test_answers_are_where_they_are(rng):
-    texts = drawn(rng, examples=3).texts()
-    inside, example = answer_places(to_tokens(texts))
-    for i, text in enumerate(texts):
-        found = [None, *places_by_hand(text)]
-        found += [None] * (inside.shape[1] - len(found))
-        assert [
-            e if j else None
-            for e, j in zip(example[i].tolist(), inside[i].tolist(), strict=True)
-        ] == found
-
-
-def scored(rng, texts):
-    """Tokens that are predicted, and logits of them that are made up."""
-    x = to_tokens(texts)[:, 1:]
-    u = torch.randn(*x.shape, TOKENIZER.vocabulary, generator=rng, dtype=torch.float64)
-    hit = torch.rand(x.shape, generator=rng) < 0.7
-    return u.scatter_add(2, x[..., None], 9 * hit[..., None].double()), x
+def scored(rng):
+    """Tokens, and logits of them that are made up."""
+    x = to_tokens(drawn(rng, examples=3))
+    u = torch.randn(*x.shape, VOCABULARY, generator=rng, dtype=torch.float64)
+    hit = torch.rand(x.shape, generator=rng) < 0.5
+    following = x.roll(-1, dims=1)
+    return u.scatter_add(2, following[..., None], 9 * hit[..., None].double()), x
 
 
 def test_scores_equal_a_loop(rng):
-    texts = drawn(rng, examples=3).texts()
-    u, x = scored(rng, texts)
-    scores = answer_scores(u, x)
-    p, total, count = u.softmax(dim=2), 0.0, 0
-    for i, text in enumerate(texts):
-        log_p, tokens, hits = [0.0] * 3, [0] * 3, [0] * 3
-        for t, k in enumerate(places_by_hand(text)):
-            if k is not None:
-                log_p[k] += p[i, t, x[i, t]].log().item()
-                tokens[k] += 1
-                hits[k] += int(u[i, t].argmax() == x[i, t])
-        assert scores.log_p[i].tolist() == pytest.approx(log_p, rel=1e-4)
-        assert scores.tokens[i].tolist() == tokens
-        assert scores.hits[i].tolist() == hits
-        assert scores.right[i].tolist() == [
-            h == n for h, n in zip(hits, tokens, strict=True)
-        ]
-        total, count = total - sum(log_p), count + sum(tokens)
-    assert 0.1 < scores.right.double().mean() < 0.9
-    torch.testing.assert_close(answer_loss(u, x).item(), total / count)
+    u, x = scored(rng)
+    log_p, right = answer_scores(u, x)
+    total = 0.0
+    for i, row in enumerate(x.tolist()):
+        places = [t for t, token in enumerate(row) if token == EQUALS]
+        for k, t in enumerate(places):
+            p = u[i, t].exp() / u[i, t].exp().sum()
+            expected = p[row[t + 1]].log().item()
+            assert log_p[i, k].item() == pytest.approx(expected, rel=1e-12)
+            assert right[i, k] == (max(p) == p[row[t + 1]])
+            total += expected
+    assert log_p.shape == right.shape == (40, 3)
+    assert 0.1 < right.double().mean() < 0.9
+    assert answer_loss(u, x).item() == pytest.approx(-total / 120, rel=1e-12)
 
 
 def test_questions_cost_nothing(rng):
-    u, x = scored(rng, drawn(rng).texts())
-    inside, _ = answer_places(x)
-    other = torch.where(inside[..., None], u, torch.randn_like(u))
+    u, x = scored(rng)
+    asked = torch.arange(x.shape[1]) % 5 == 3
+    other = torch.where(asked[:, None], u, torch.randn_like(u))
     assert answer_loss(other, x) == answer_loss(u, x)
-    assert torch.equal(answer_scores(other, x).log_p, answer_scores(u, x).log_p)
-    assert (answer_loss(u.zero_(), x) - torch.tensor(TOKENIZER.vocabulary).log()) < 1e-6
+    knows_nothing = torch.tensor(VOCABULARY).double().log()
+    torch.testing.assert_close(answer_loss(u.zero_(), x), knows_nothing)
 
 
-def test_documents_of_different_length_are_refused():
-    x = to_tokens(["2~3=5;", "2~3=5;6~7=13;"])
-    u = torch.zeros(*x.shape, TOKENIZER.vocabulary)
-    with pytest.raises(
-        ValueError, match=r"as many examples in every row, got \(1, 2\)"
-    ):
-        answer_scores(u, x)
-
-
-@pytest.mark.parametrize("examples", [0, 85])
+@pytest.mark.parametrize("examples", [0, 41])
 def test_too_many_examples_are_refused(rng, examples):
     several = len(operand_pairs(seen=False))
     with pytest.raises(
@@ -260,10 +235,9 @@ def test_the_observer_equals_a_loop_over_hypotheses(rng, seen):
 
 def test_what_the_observer_knows_of_the_notes_prompt():
     p, right = ideal_observer(written(0, NOTES))
-    # 2~3: 5 is a + b and its last digit, and 3 is the larger and a + 1; then two are
-    # left, which say 13 and 3
-    assert p[0].tolist() == pytest.approx([2 / 8, 1 / 2, 1.0])
-    assert right[0].tolist() == pytest.approx([1 / 2, 1 / 2, 1.0])
+    # 2 ~ 3: 3 is the larger and a + 1, all other answers are one operator's
+    assert p[0].tolist() == pytest.approx([1 / 8, 1.0, 1.0])
+    assert right[0].tolist() == pytest.approx([0.0, 1.0, 1.0])
 
 
 def test_the_observer_is_lost_where_nothing_it_knows_agrees():

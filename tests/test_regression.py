@@ -1,4 +1,13 @@
-"""Regression in a context: what is drawn, its best predictor, what a model reads."""
+"""Regression in a context: what is drawn, its best predictor, what a model reads.
+
+Planted by hand, one at a time, and each caught here: lambda missing, or squared; noise
+of another size or kind, or one draw of it for a sequence; one w for all sequences, or
+another kind of it; the global seed; an excess with the noise in it, or not squared;
+scales squared, or of other proportion or size; pairs that include the question's own;
+means for sums; the first or the same pair among the earlier ones; numbers in another
+order; another logit; a coarse inverse; float32; what is to be refused, accepted; y of
+another x.
+"""
 
 import numpy as np
 import pytest
@@ -41,8 +50,8 @@ def test_what_is_drawn_has_the_moments_it_says(rng):
     torch.testing.assert_close(of.w.T.cov(), torch.eye(3), rtol=0.03, atol=0.03)
     assert noise.std().item() == pytest.approx(0.5, rel=0.01)
     assert abs(noise.mean()) < 0.01
-    columns = torch.cat([x[::3], of.w, noise[::3, None]], dim=1)
-    correlation = columns.T.corrcoef() - torch.eye(7)
+    columns = torch.cat([x[::3], of.w, noise[::3, None], noise[1::3, None]], dim=1)
+    correlation = columns.T.corrcoef() - torch.eye(8)
     assert correlation.abs().max() < 0.03  # sd of each: 0.007
 
 

@@ -1,23 +1,22 @@
-"""Documents of examples of an operator under a symbol: ``2~3=5;6~7=13;`` (14.3.1).
+"""Examples of an operator under a symbol, as in 14.3.1: ``2 ~ 3 = 5, 6 ~ 7 = 13``.
 
 What a symbol stands for differs from document to document, so the examples before a
 question are all that tells. Pairs of a symbol and an operator, pairs of operands, and
-one operator are held out of training.
+one operator are held out of training. A number is one token: of digits as tokens a
+small model learned far less in the same time.
 
-B documents, K examples in each, T tokens, V vocabulary, o operators, p pairs.
+B documents, K examples in each, T = 5K tokens, V vocabulary, o operators, p pairs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from fmkit._check import require
-from fmkit.data.tokens import START, Characters
 
 OPERATORS: dict[str, Callable[[int, int], int]] = {
     "a + b": lambda a, b: a + b,
@@ -25,22 +24,25 @@ OPERATORS: dict[str, Callable[[int, int], int]] = {
     "larger": max,
     "smaller": min,
     "a + 1": lambda a, b: a + 1,
-    "b + 1": lambda a, b: b + 1,
-    "last digit of a + b": lambda a, b: (a + b) % 10,
-    "last digit of ab": lambda a, b: a * b % 10,
+    "19 - a": lambda a, b: 19 - a,
+    "19 - larger": lambda a, b: 19 - max(a, b),
+    "38 - a - b": lambda a, b: 38 - a - b,
     "a + b + 1": lambda a, b: a + b + 1,  # the last one is never seen in training
 }
 KNOWN = len(OPERATORS) - 1
 NEVER = KNOWN  # the number of the operator that is never seen
-SYMBOLS = "~!\"#$%&'()*+,-./:<>?@[\\]^_`{|}"
-OPERANDS = torch.cartesian_prod(torch.arange(20), torch.arange(10))  # all (a, b)
+SYMBOLS = "~!\"#$%&'()*+-./:;<>?@[\\]^_`{|}"
+OPERANDS = torch.cartesian_prod(torch.arange(20), torch.arange(20))  # all (a, b)
 ANSWERS = torch.tensor(  # (o, a, b)
-    [[[f(a, b) for b in range(10)] for a in range(20)] for f in OPERATORS.values()]
+    [[[f(a, b) for b in range(20)] for a in range(20)] for f in OPERATORS.values()]
 )
-HELD_OUT = 0.2  # of the pairs of operands
-SPLIT_SEED = 30  # the first that holds out the three pairs of the notes' prompt
-TOKENIZER = Characters("".join(sorted({*"0123456789=;", *SYMBOLS})))
-EQUALS, END = TOKENIZER.encode("=;").tolist()
+HELD_OUT = 0.1  # of the pairs of operands
+SPLIT_SEED = 465  # the first that holds out the three pairs of the notes' prompt
+
+# Tokens: the numbers themselves, then the symbols, then =
+NUMBERS = 40
+EQUALS = NUMBERS + len(SYMBOLS)
+VOCABULARY = EQUALS + 1
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,12 @@ class Documents:
         return ANSWERS[self.operators[:, None], a, b]
 
     def texts(self) -> list[str]:
-        """``2~3=5;6~7=13;`` of each document."""
-        rows = zip(
-            (SYMBOLS[s] for s in self.symbols.tolist()),
-            self.operands.tolist(),
-            self.answers.tolist(),
-            strict=True,
-        )
+        """``2 ~ 3 = 5, 6 ~ 7 = 13`` of each document, for readers."""
+        examples = torch.cat([self.operands, self.answers[..., None]], dim=2)
+        symbols = [SYMBOLS[s] for s in self.symbols.tolist()]
         return [
-            "".join(f"{a}{s}{b}={y};" for (a, b), y in zip(xs, ys, strict=True))
-            for s, xs, ys in rows
+            ", ".join(f"{a} {s} {b} = {y}" for a, b, y in document)
+            for s, document in zip(symbols, examples.tolist(), strict=True)
         ]
 
 
@@ -81,9 +79,10 @@ def symbol_pairs(*, seen: bool) -> Int64[Tensor, "p 2"]:
 
 
 def operand_pairs(*, seen: bool) -> Int64[Tensor, "p 2"]:
-    """Operands (a, b) that occur in training, or the fifth that does not.
+    """Operands (a, b) that occur in training, or the tenth that does not.
 
-    The same at every call, whatever the seed of a run.
+    The same at every call, whatever the seed of a run. Most (b, a) of those held out
+    do occur in training, and most operators answer them alike.
     """
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     order = torch.randperm(len(OPERANDS), generator=generator)
@@ -101,7 +100,7 @@ def draw_documents(
 ) -> Documents:
     """Documents of `examples` examples each, of a pair out of `symbols` for each.
 
-    All operands of a document differ, so that nothing can be copied. Raises
+    No two examples of a document have the same operands (a, b). Raises
     ``ValueError`` for more examples than pairs of operands.
     """
     rule = f"be from 1 to the pairs of operands ({len(operands)})"
@@ -111,64 +110,39 @@ def draw_documents(
     return Documents(drawn[:, 0], drawn[:, 1], operands[order[:, :examples]])
 
 
-def to_tokens(texts: Sequence[str]) -> Int64[Tensor, "B T"]:
-    """A character a token, x_0 first and after the end of those that are shorter."""
-    rows = [torch.cat([torch.tensor([START]), TOKENIZER.encode(t)]) for t in texts]
-    return pad_sequence(rows, batch_first=True, padding_value=START)
+def to_tokens(documents: Documents) -> Int64[Tensor, "B T"]:
+    """Five tokens an example: a, the symbol, b, ``=`` and the answer.
 
-
-def answer_places(
-    x: Int[Tensor, "B T"],
-) -> tuple[Bool[Tensor, "B T"], Int64[Tensor, "B T"]]:
-    """Which tokens are an answer's, its ``;`` too, and how many examples ended before.
-
-    What is left are the questions, whose tokens are drawn: nobody can predict them.
+    No start symbol: the first token is drawn, and nobody is asked to predict it.
     """
-    equals, ends = (x == EQUALS).long(), (x == END).long()
-    example = ends.cumsum(dim=1) - ends
-    return equals.cumsum(dim=1) - equals > example, example
+    a, b = documents.operands.unbind(dim=2)
+    symbol = (NUMBERS + documents.symbols)[:, None].expand_as(a)
+    equals = torch.full_like(a, EQUALS)
+    example = torch.stack([a, symbol, b, equals, documents.answers], dim=2)  # (B, K, 5)
+    return example.flatten(1)
 
 
-def answer_loss(u: Float[Tensor, "B T V"], x: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-    """The mean of (14.8) over the tokens of answers; u[:, t] are logits of x[:, t].
+def answer_scores(
+    u: Float[Tensor, "B T V"], x: Int64[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
+    """log p of each answer, in nats, and whether it is the likeliest token of all.
 
-    In nats a token. Unlike the loss of a whole text it leaves out what is drawn.
+    ``u[:, t]`` are logits of the token *after* x_t, as a causal model gives them, so
+    those at the ``=`` are of the answer, given k true examples at entry k.
     """
-    inside, _ = answer_places(x)
-    return F.cross_entropy(u[inside], x[inside])
+    at, y = u[:, 3::5], x[:, 4::5]
+    return -F.cross_entropy(at.mT, y, reduction="none"), at.argmax(dim=2) == y
 
 
-@dataclass(frozen=True)
-class AnswerScores:
-    """What a model makes of each answer, given the true examples before it."""
+def answer_loss(
+    u: Float[Tensor, "B T V"], x: Int64[Tensor, "B T"]
+) -> Float[Tensor, ""]:
+    """The mean of (14.8) over answers, in nats an answer; log V for equal logits.
 
-    log_p: Float[Tensor, "B K"]  # of the whole answer with its ``;``, in nats
-    tokens: Int64[Tensor, "B K"]  # it has
-    hits: Int64[Tensor, "B K"]  # those of them that were the likeliest next token
-
-    @property
-    def right(self) -> Bool[Tensor, "B K"]:
-        """Whether it is what the model writes when it always takes the likeliest."""
-        return self.hits == self.tokens
-
-
-def answer_scores(u: Float[Tensor, "B T V"], x: Int[Tensor, "B T"]) -> AnswerScores:
-    """Scores of the answers in x; u[:, t] are logits of x[:, t].
-
-    Raises ``ValueError`` for documents that do not have as many examples each.
+    Unlike the loss of a whole text it leaves out the questions, which are drawn: nobody
+    can predict those.
     """
-    inside, example = answer_places(x)
-    counts = (x == END).sum(dim=1)
-    least, most = (end.item() for end in counts.aminmax())
-    require(least == most, "x", "hold as many examples in every row", (least, most))
-    log_p = -F.cross_entropy(u.float().mT, x, reduction="none")
-    place = example.clamp(max=most - 1)  # what follows the last example is not inside
-
-    def total(values: Tensor) -> Tensor:
-        return values.new_zeros(len(x), most).scatter_add_(1, place, values * inside)
-
-    hit = (u.argmax(dim=-1) == x).long()
-    return AnswerScores(total(log_p), total(inside.long()), total(hit))
+    return -answer_scores(u, x)[0].mean()
 
 
 def ideal_observer(
