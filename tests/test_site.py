@@ -16,6 +16,7 @@ from fmkit.rerun import read_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "_build" / "html" / "index.html"
+WITHOUT_FORMULAS = ("howto", "reproducibility")
 MADE_BY_SCRIPTS = ("search.html", "genindex.html")
 HARMLESS = (  # the theme's and its thebe extension's own, on every page
     "Identifier 'THEBE_JS_URL' has already been declared",
@@ -156,7 +157,8 @@ def test_a_page_shows_formulas_and_alt_texts(site, browser, tmp_path):
         text, console = opened(browser, path, tmp_path / path.stem)
         page = Page(text)
         formulas = path.read_text().count('class="math notranslate')
-        assert len(page.of("mjx-container")) >= formulas > 0, path.name
+        assert len(page.of("mjx-container")) >= formulas, path.name
+        assert formulas > 0 or path.stem in WITHOUT_FORMULAS
         assert page.of("mjx-merror") == []
         assert (outside(page), without_text(page)) == ([], [])
         assert [x for x in console if not any(h in x for h in HARMLESS)] == []
