@@ -62,8 +62,7 @@ def _files_in(toc: object) -> list[str]:
 def html(root: Path) -> Path:
     """Build the pages from the committed outputs; the path of the first page."""
     source = _stage(root, root / "_build" / "stage" / "html")
-    _add_reproducibility(root, source)
-    return _build_site(source, root / "_build" / "html")
+    return _build_site(root, source, root / "_build" / "html")
 
 
 def pdf(root: Path) -> Path:
@@ -77,8 +76,7 @@ def pdf(root: Path) -> Path:
         raise BookError(f"Chromium prints the book, and none is on the PATH ({how}).")
     stage, target = root / "_build" / "stage" / "pdf", root / "_build" / "book.pdf"
     source = _stage(root, stage)
-    _add_reproducibility(root, source)
-    page = _build_site(source, stage / "page", builder="singlehtml")
+    page = _build_site(root, source, stage / "page", builder="singlehtml")
     printed = stage / "book.pdf"
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu"]
     command += ["--no-first-run", "--disable-background-networking"]
@@ -87,7 +85,7 @@ def pdf(root: Path) -> Path:
     command += [f"--print-to-pdf={printed}", page.resolve().as_uri()]
     run = subprocess.run(command, capture_output=True, text=True)
     if not printed.is_file():
-        said = (run.stderr.split("\n") or [""])[-2:][0]
+        said = _complaints(run.stderr, source)
         raise BookError(f"Chromium printed nothing ({said}).")
     os.replace(printed, target)
     return target
@@ -108,8 +106,7 @@ def book(root: Path, *, profile: Path | None) -> Path:
     for chapter in chapters:
         executed = _execute_one(chapter, stage / "runs", given=given[chapter.stem])
         nbformat.write(executed, source / chapter.relative_to(root))
-    _add_reproducibility(root, source)
-    page = _build_site(source, build / "html")
+    page = _build_site(root, source, build / "html")
     print(f"The book took {_seconds(start)} in all; open {page}", flush=True)
     return page
 
@@ -248,11 +245,14 @@ def _add_buttons(path: Path) -> None:
         path.write_text(yaml.safe_dump(settings))
 
 
-def _build_site(source: Path, target: Path, *, builder: str = "html") -> Path:
+def _build_site(
+    root: Path, source: Path, target: Path, *, builder: str = "html"
+) -> Path:
     """Build the pages of `source` and put them at `target` if there is no warning.
 
     Sphinx's builder singlehtml makes one page of all.
     """
+    _add_reproducibility(root, source)
     log, output = source.with_name("site.log"), source.with_name("site")
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", str(source)]
