@@ -29,6 +29,7 @@ from fmkit.stale import HASH, is_stale, source_hash
 
 CONFIGURATION = ("_config.yml", "_toc.yml")
 PAGES = ("index.md", "references.bib", "chapters", "images", "vendor", "_static")
+EXERCISES = "_exercises"  # at the end of a chapter's name
 
 # Opens a chapter without an installation: it reads environment.yml
 LAUNCH = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
@@ -41,7 +42,12 @@ class BookError(RuntimeError):
 
 
 def chapters_of(root: Path) -> list[Path]:
-    """The notebooks of the book in `root`, in the order of its table of contents."""
+    """The chapters of the book in `root`, in the order of its table of contents."""
+    return [path for path in notebooks_of(root) if not path.stem.endswith(EXERCISES)]
+
+
+def notebooks_of(root: Path) -> list[Path]:
+    """The chapters and, where the table of contents has them, their exercises."""
     try:
         toc = yaml.safe_load((root / "_toc.yml").read_text())
     except (OSError, yaml.YAMLError) as error:
@@ -92,31 +98,31 @@ def pdf(root: Path) -> Path:
 
 
 def book(root: Path, *, profile: Path | None) -> Path:
-    """Execute every chapter afresh, build the pages from that; the first page's path.
+    """Execute every notebook afresh, build the pages from that; the first page's path.
 
     With a profile the parameters are those of its sections, one a chapter, and the
-    pages lie in a folder of the profile's name. Each chapter's time is printed.
+    pages lie in a folder of the profile's name; exercises have one scale, and keep
+    their outputs. Each notebook's time is printed.
     """
-    chapters = chapters_of(root)
-    given = _parameters_at(profile, chapters)
+    given = _parameters_at(profile, chapters_of(root))
     build = root / "_build" / (profile.stem if profile else "")
     stage = root / "_build" / "stage" / (profile.stem if profile else "book")
     start = time.perf_counter()
     source = _stage(root, stage)
-    for chapter in chapters:
-        executed = _execute_one(chapter, stage / "runs", given=given[chapter.stem])
-        nbformat.write(executed, source / chapter.relative_to(root))
+    for path in chapters_of(root) if profile else notebooks_of(root):
+        executed = _execute_one(path, stage / "runs", given=given.get(path.stem, {}))
+        nbformat.write(executed, source / path.relative_to(root))
     page = _build_site(root, source, build / "html")
     print(f"The book took {_seconds(start)} in all; open {page}", flush=True)
     return page
 
 
 def execute(root: Path) -> list[Path]:
-    """Execute the chapters whose outputs are stale, on the CPU, and put them back.
+    """Execute the notebooks whose outputs are stale, on the CPU, and put them back.
 
-    A chapter is replaced only once it has run to its end. Returns those replaced.
+    A notebook is replaced only once it has run to its end. Returns those replaced.
     """
-    stale = [path for path in chapters_of(root) if is_stale(read_notebook(path))]
+    stale = [path for path in notebooks_of(root) if is_stale(read_notebook(path))]
     for chapter in stale:
         digest = source_hash(read_notebook(chapter))  # of the code that is about to run
         runs = root / "_build" / "stage" / "execute"
@@ -127,7 +133,7 @@ def execute(root: Path) -> list[Path]:
         nbformat.write(executed, staging)
         os.replace(staging, chapter)
     if not stale:
-        print("No chapter is stale.", flush=True)
+        print("No notebook is stale.", flush=True)
     return stale
 
 

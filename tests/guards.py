@@ -91,6 +91,50 @@ def fresh(notebook: NotebookNode, *, package: Path = PACKAGE) -> list[str]:
     return ["its outputs are stale: run make execute"] if stale else []
 
 
+def solved(notebook: NotebookNode) -> list[str]:
+    """Three exercises or more, each with a hint and a solution that ran, folded away.
+
+    One of them or more can be checked, and its solution is right.
+    """
+    parts = _exercises(notebook)
+    wrong = [f"it has {len(parts)} exercises"] if len(parts) < 3 else []
+    checked = set()
+    for title, cells in parts.items():
+        text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+        code = [cell for cell in cells if cell.cell_type == "code"]
+        solutions = [cell for cell in code if "hide-cell" in tags_of(cell)]
+        if ":::{dropdown} Hint" not in text:
+            wrong.append(f"{title} has no hint that is folded away")
+        if ":::{dropdown} Solution" not in text or not solutions:
+            wrong.append(f"{title} has no solution in words and code, folded away")
+        asked = {name for cell in code for name in checks_in(cell)}
+        answered = [cell for cell in solutions if checks_in(cell)]
+        if asked and not any("Right." in str(cell.outputs) for cell in answered):
+            wrong.append(f"{title} has a check that its solution does not pass")
+        checked |= asked
+    wrong += [] if checked else ["none of its exercises can be checked"]
+    return wrong
+
+
+def _exercises(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:
+    """The cells of each exercise by its heading, which begins with its number."""
+    found: dict[str, list[NotebookNode]] = {}
+    here: list[NotebookNode] = []
+    for cell in notebook.cells:
+        heading = re.match(r"## (.*)", cell.source)
+        if cell.cell_type == "markdown" and heading:
+            here = []
+            if re.match(r"\d", heading[1]):
+                found[heading[1]] = here
+        here.append(cell)
+    return found
+
+
+def checks_in(cell: NotebookNode) -> list[str]:
+    """The exercises that a cell checks an answer of, by their names."""
+    return re.findall(r'^check\("([^"]+)"', cell.source, re.MULTILINE)
+
+
 def readable(notebook: NotebookNode) -> list[str]:
     """Few short cells, and nothing in them that belongs into the package."""
     code = _code(notebook)
@@ -114,7 +158,9 @@ def small(path: Path) -> list[str]:
     return [f"it has {size} bytes, more than {SIZE}"] if size > SIZE else []
 
 
-GUARDS = (parameters, executed, figures, checks, fresh, readable)
+EVERYWHERE = (parameters, executed, figures, fresh, readable)
+GUARDS = (*EVERYWHERE, checks)
+OF_EXERCISES = (*EVERYWHERE, solved)
 
 
 def _code(notebook: NotebookNode) -> list[NotebookNode]:

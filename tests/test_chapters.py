@@ -4,6 +4,7 @@ import copy
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import guards
@@ -11,13 +12,16 @@ import pytest
 from nbformat.v4 import new_output
 from notebooks import code, markdown, notebook, write
 
-from fmkit.book import chapters_of
+from fmkit.book import chapters_of, notebooks_of
+from fmkit.exercises import CHECKS
 from fmkit.records import read_record
 from fmkit.rerun import checked, parameters_of, read_notebook, read_profile
 from fmkit.stale import source_hash
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+CHAPTERS = chapters_of(ROOT)
+NOTEBOOKS = notebooks_of(ROOT)
+EXERCISES = [path for path in NOTEBOOKS if path not in CHAPTERS]
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 RECORDS = sorted((ROOT / "results").glob("*/*.json"))
 PIXEL = new_output("display_data", data={"image/png": "iVBORw0KGgo="})
@@ -25,7 +29,10 @@ FIGURE = {"image": {"alt": "A line that rises."}, "figure": {"caption": "A line.
 
 
 def test_the_book_holds_every_notebook():
-    assert set(chapters_of(ROOT)) == set(CHAPTERS)
+    assert set(NOTEBOOKS) == set((ROOT / "chapters").glob("*.ipynb"))
+    assert [path.stem for path in EXERCISES] == [
+        f"{x.stem}_exercises" for x in CHAPTERS
+    ]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -34,8 +41,20 @@ def test_chapter(path, guard):
     assert guard(read_notebook(path)) == []
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_chapter_is_small(path):
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("guard", guards.OF_EXERCISES, ids=lambda guard: guard.__name__)
+def test_exercises(path, guard):
+    assert guard(read_notebook(path)) == []
+
+
+def test_a_check_belongs_to_one_exercise():
+    cells = [cell for path in EXERCISES for cell in read_notebook(path).cells]
+    asked = [name for cell in cells for name in set(guards.checks_in(cell))]
+    assert Counter(asked) == dict.fromkeys(CHECKS, 2)  # the reader's cell, the solution
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_small(path):
     assert guards.small(path) == []
 
 
@@ -160,6 +179,53 @@ def test_compared_cell_has_an_output(good):
 def test_stale_outputs(good):
     good.cells[2].source = "print(2)"
     assert guards.fresh(good) == ["its outputs are stale: run make execute"]
+
+
+@pytest.fixture
+def exercises():
+    """Three exercises without a fault; the first can be checked."""
+    folded = ":::{dropdown} Hint\nLook.\n:::\n\n:::{dropdown} Solution\nSo.\n:::"
+    cells = []
+    for number in (1, 2, 3):
+        cells += [markdown(f"## {number}. Understand\n\nWhy?\n\n{folded}")]
+        cells += [code(f"print({number})", "hide-cell")]
+    cells[1] = code('check("one", 1)', "hide-cell", text="Right.\n")
+    cells.insert(1, code('check("one", ...)', text="Not yet.\n"))
+    return notebook(*cells)
+
+
+def test_no_complaint_of_good_exercises(exercises):
+    assert guards.solved(exercises) == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "old", "new", "complaint"),
+    [
+        (2, "## 1", "## One", ["it has 2 exercises", "none of its exercises can be "]),
+        (2, "Hint", "Nudge", ["1. Understand has no hint that"]),
+        (2, "Solution", "Answer", ["1. Understand has no solution in words and"]),
+        (4, 'check("one", 1)', "", ["1. Understand has a check that its solution"]),
+    ],
+)
+def test_exercises_with_a_fault(exercises, cell, old, new, complaint):
+    exercises.cells[cell].source = exercises.cells[cell].source.replace(old, new)
+    found = guards.solved(exercises)
+    assert len(found) == len(complaint)
+    assert all(
+        said.startswith(start) for said, start in zip(found, complaint, strict=True)
+    )
+
+
+def test_exercises_show_no_solution(exercises):
+    exercises.cells[-1].metadata["tags"] = []
+    [wrong] = guards.solved(exercises)
+    assert wrong.startswith("3. Understand has no solution in words and code")
+
+
+def test_the_solution_passes_its_own_check(exercises):
+    exercises.cells[4].outputs = copy.deepcopy(exercises.cells[3].outputs)
+    [wrong] = guards.solved(exercises)
+    assert wrong == "1. Understand has a check that its solution does not pass"
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ ARROWS = {
     "grid": {"rerun"},
     "gallery": {"grid", "records", "rerun"},
     "sweep": {"gallery", "grid", "records", "rerun", "stale"},
+    "exercises": {*LEAVES, "adapt", "lora", "probe", "train"},
     "cli": {"book", "grid", "records", "rerun", "sweep"},
 }
 
