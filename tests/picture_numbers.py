@@ -45,7 +45,7 @@ ASKED, KEPT = 60, 5  # places a prompt, in order of probability; tokens at each
 
 
 def similarities(run, *, steps, seed):
-    """Metrics ``untrained/i/j`` and ``trained/i/j``: cosines of what the loss sees."""
+    """Metrics ``trained/cat/dog`` and ``untrained/…``: cosines of what the loss sees."""
     images, labels, classes = _train_set()
     config = ViewConfig(
         **{"size": images.shape[-1], "area": (0.3, 1.0), "ratio": (3 / 4, 4 / 3)},
@@ -87,7 +87,7 @@ def _measure(run, name, whole, views):
     whole.train()
     for i, row in enumerate((z_hat @ z_tilde.T).tolist()):
         for j, cosine in enumerate(row):
-            run.metric(f"{name}/{i}/{j}", cosine)
+            run.metric(f"{name}/{CLASSES[i]}/{CLASSES[j]}", cosine)
 
 
 def write_views(views, path):
