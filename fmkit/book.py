@@ -15,7 +15,7 @@ import yaml
 from nbformat import NotebookNode
 from PIL import Image
 
-from fmkit import reproducibility
+from fmkit import pictures, reproducibility
 from fmkit.rerun import (
     RerunError,
     checked,
@@ -28,7 +28,10 @@ from fmkit.rerun import (
 from fmkit.stale import HASH, is_stale, source_hash
 
 CONFIGURATION = ("_config.yml", "_toc.yml")
-PAGES = ("index.md", "references.bib", "chapters", "images", "vendor", "_static")
+PAGES = (
+    *("index.md", "references.bib", "chapters", "images"),
+    *("pictures", "vendor", "_static"),
+)
 EXERCISES = "_exercises"  # at the end of a chapter's name
 
 # Opens a chapter without an installation: it reads environment.yml
@@ -259,6 +262,8 @@ def _build_site(
     Sphinx's builder singlehtml makes one page of all.
     """
     _add_reproducibility(root, source)
+    if (source / pictures.FOLDER).is_dir():
+        pictures.write(source / pictures.FOLDER)
     log, output = source.with_name("site.log"), source.with_name("site")
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", str(source)]

@@ -45,7 +45,7 @@ ASKED, KEPT = 60, 5  # places a prompt, in order of probability; tokens at each
 
 
 def similarities(run, *, steps, seed):
-    """Metrics ``trained/cat/dog`` and ``untrained/…``: cosines of what the loss sees."""
+    """Metrics ``trained/cat/dog``, ``untrained/…``: cosines of what the loss sees."""
     images, labels, classes = _train_set()
     config = ViewConfig(
         **{"size": images.shape[-1], "area": (0.3, 1.0), "ratio": (3 / 4, 4 / 3)},
