@@ -1,11 +1,14 @@
 """The pictures that answer the hand: their numbers are the records'; they answer."""
 
 import json
+import math
 import re
 import statistics
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from fmkit import pictures
 from fmkit.records import read_record
@@ -99,3 +102,143 @@ def test_the_accuracies_are_those_of_the_records(page, family):
             assert shown == pytest.approx(expected, abs=5e-5)
             compared += 1
     assert compared > 50
+
+
+@pytest.fixture
+def tab(site, browser):
+    """The page of the pictures in a browser without a network, with a finger."""
+    context = browser.new_context(offline=True, has_touch=True)
+    tab = context.new_page()
+    tab.goto((site / "chapters" / "pictures.html").as_uri())
+    yield tab
+    context.close()
+
+
+def test_the_loss_is_the_cross_entropy_of_what_is_set(tab, rng):
+    root = tab.locator("#picture-loss")
+    sliders = root.locator("tbody input").all()
+    root.get_by_label("picture").select_option(label="dog")
+    for tau in (0.05, 0.3, 1.5):
+        s = 2 * torch.rand(len(sliders), generator=rng) - 1
+        for slider, value in zip(sliders, s.tolist(), strict=True):
+            slider.fill(f"{value:.2f}")
+        root.get_by_label("temperature tau").fill(f"{math.log(tau):.2f}")
+        # What is set is rounded to a slider's steps
+        s = torch.tensor([float(slider.input_value()) for slider in sliders])
+        tau = math.exp(float(root.get_by_label("temperature tau").input_value()))
+        s = s.requires_grad_()
+        right = torch.tensor(root_classes(root).index("dog"))
+        loss = F.cross_entropy(s / tau, right)
+        loss.backward()
+        assert float(root.locator(".loss").inner_text()) == pytest.approx(
+            loss.item(), abs=6e-4
+        )
+        shares = [float(x) for x in root.locator(".bars output").all_inner_texts()]
+        assert shares == pytest.approx((s / tau).softmax(0).tolist(), abs=6e-4)
+        pulls = [
+            float(x.split(", ")[1]) * (1 if "closer" in x else -1)
+            for x in root.locator(".pull").all_inner_texts()
+        ]
+        assert pulls == pytest.approx((-s.grad).tolist(), abs=6e-3)
+
+
+def root_classes(root):
+    return root.get_by_label("picture").locator("option").all_inner_texts()
+
+
+def test_the_loss_answers_keys_and_fingers(tab):
+    root = tab.locator("#picture-loss")
+    loss = root.locator(".loss")
+    root.get_by_label("similarities").select_option(label="before training")
+    before = float(loss.inner_text())
+    assert before == pytest.approx(math.log(8), abs=0.1)
+    root.get_by_role("button").tap()
+    after = float(loss.inner_text())
+    assert after < before
+    root.get_by_label("temperature tau").press("ArrowLeft")
+    assert float(loss.inner_text()) != after
+    assert root.get_by_label("similarities").input_value() == "hand"
+
+
+def test_tokens_are_opened_one_by_one(tab, page):
+    root = tab.locator("#picture-words")
+    [prompt, tree], p = next(iter(numbers_on(page, "words").items())), 1.0
+    for _ in range(3):
+        share, tree = max(tree.values(), key=lambda value: value[0])
+        p *= share
+        root.locator(".tokens button").first.tap()
+        shown = root.locator(".tokens .number").all_inner_texts()
+        assert sum(map(float, shown)) == pytest.approx(1, abs=0.004)
+    said = root.locator(".said").inner_text()
+    assert said.startswith(f"3 tokens chosen, together with probability {p:.3f}")
+    assert f"{-math.log(p):.2f} nats" in said
+    assert root.locator(".prompt").inner_text() == prompt
+
+
+def test_tokens_answer_the_keyboard_until_the_record_ends(tab):
+    root = tab.locator("#picture-words")
+    root.locator(".tokens button").last.focus()
+    for _ in range(30):
+        tab.keyboard.press("Enter")
+        if "goes no farther" in root.locator(".said").inner_text():
+            break
+    else:
+        pytest.fail("the record has no end")
+    tab.keyboard.press("Enter")  # "start again" has the focus then
+    assert root.locator(".text button").count() == 0
+    assert root.locator(".tokens button").count() == 5
+
+
+def test_lines_are_where_their_numbers_are(tab, page):
+    root = tab.locator("#picture-accuracy")
+    families = numbers_on(page, "accuracy")
+    for name, family in families.items():
+        root.get_by_label("task", exact=True).first.select_option(name)
+        first = [kind["first"] for kind in family["many"]]
+        for box in root.locator("input[type=checkbox]").all():
+            box.check()
+        lines = [
+            line
+            for line in family["lines"]
+            if line["one"] == family["one"]["values"][0]
+        ]
+        drawn = root.locator("svg[role=img] path").all()
+        assert len(drawn) == len(lines) > len(first)
+        top, bottom = (
+            float(root.locator(".grid").nth(i).get_attribute("y1")) for i in (4, 0)
+        )
+        for line, path in zip(lines, drawn, strict=True):
+            places = re.findall(r"[ML][\d.]+ ([\d.]+)", path.get_attribute("d"))
+            values = [(bottom - float(y)) / (bottom - top) for y in places]
+            assert values == pytest.approx([mean for _, mean, *_ in line["points"]])
+
+
+def test_lines_are_switched_by_keys(tab):
+    root = tab.locator("#picture-accuracy")
+    lines = root.locator("svg[role=img] path")
+    before, text = (
+        lines.count(),
+        root.locator("svg[role=img]").get_attribute("aria-label"),
+    )
+    root.get_by_label("finetune").press("Space")
+    assert lines.count() > before
+    assert root.locator("svg[role=img]").get_attribute("aria-label") != text
+    for box in root.locator("fieldset").first.locator("input").all():
+        box.uncheck()
+    assert lines.count() == 0
+    assert "No line is switched on" in root.locator(".said").inner_text()
+
+
+def test_a_still_stands_there_without_scripts_and_in_print(site, browser, tab):
+    names = [*pictures.PICTURES]
+    context = browser.new_context(offline=True, java_script_enabled=False)
+    plain = context.new_page()
+    plain.goto((site / "chapters" / "pictures.html").as_uri())
+    stills = plain.locator("figure.still")
+    assert [still.is_visible() for still in stills.all()] == [True] * len(names)
+    context.close()
+    stills, alive = tab.locator("figure.still"), tab.locator(".picture")
+    assert [still.is_visible() for still in stills.all()] == [False] * len(names)
+    tab.emulate_media(media="print")
+    assert [still.is_visible() for still in stills.all()] == [True] * len(names)
+    assert [picture.is_visible() for picture in alive.all()] == [False] * len(names)
