@@ -1,5 +1,6 @@
 """Every built page as a browser without a network shows it: light, dark, on a phone."""
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import axe_playwright_python
 import pytest
+import yaml
 from pages import ROOT, Page, read_by_people, without_text
 from playwright.sync_api import sync_playwright
 
@@ -28,10 +30,12 @@ READY = """async () => {
   await document.fonts.ready;
   if (window.MathJax) await MathJax.startup.promise;
 }"""
-# Of code tokens that look alike one is enough: axe takes a third of the time
+# Of code tokens that look alike one is enough, and axe takes a third of the time; it
+# passes over single letters
 THIN = """() => {
   const seen = new Set();
   for (const token of document.querySelectorAll("pre span")) {
+    if (token.textContent.trim().length < 2) continue;
     const look = token.className + token.closest("pre, .output, .cell_input").className;
     if (seen.has(look)) token.replaceWith(...token.childNodes);
     seen.add(look);
@@ -192,4 +196,83 @@ def test_search_finds_a_phrase_of_every_page(site, browser):
     assert [name for name, words in chosen.items() if words is None] == []
     found = {words: found_by_search(tab, site, words) for words in chosen.values()}
     assert {n: found[w] for n, w in chosen.items() if n not in found[w]} == {}
+    tab.close()
+
+
+def sound(fault):
+    """A small page without a fault but this one."""
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    mathjax = (ROOT / "vendor" / "mathjax" / "es5" / "tex-chtml.js").as_uri()
+    return rf"""<!doctype html>
+      <html lang="en">
+      <meta name="viewport" content="width=device-width, initial-scale=1">
+      <title>Sound</title>
+      <script>window.MathJax = {json.dumps(settings["mathjax3_config"])}</script>
+      <script defer src="{mathjax}"></script>
+      <main><h1>Sound</h1>
+      <p>A formula: <span class="math notranslate">\(x^2\)</span></p>
+      {fault}</main>"""
+
+
+def complaints(browser, folder, fault, theme="light"):
+    """The checks that find something on the small page."""
+    path = folder / "page.html"
+    path.write_text(sound(fault))
+    seen = visit(browser, path, theme)
+    return [name for name, check in CHECKS.items() if check(seen)]
+
+
+TOKENS = "".join(f"<span class='k'>{token}</span>" for token in ("x", "for", "for"))
+
+
+@pytest.mark.parametrize(
+    ("check", "fault"),
+    [
+        ("console", "<script>console.error('broken')</script>"),
+        ("console", "<script>broken()</script>"),
+        ("console", "<script src='missing.js'></script>"),
+        ("network", "<script>fetch('https://a.b/c.json').catch(() => 0)</script>"),
+        ("network", "<link rel='stylesheet' href='https://a.b/c.css'>"),
+        ("formulas", r'<p class="math notranslate">\(\frac{1\)</p>'),
+        ("formulas", r'<p class="math notranslate">\(\unknown\)</p>'),
+        ("formulas", r'<p class="math notranslate mathjax_ignore">\(x\)</p>'),
+        ("alternative texts", "<img src='data:,' alt='../_images/a.png'>"),
+        ("overflow", "<p style='width: 391px'>Wide.</p>"),
+        ("accessibility", "<p style='color: #999'>Pale.</p>"),
+        ("accessibility", "<pre style='overflow: auto'>" + 60 * "long " + "</pre>"),
+        ("accessibility", "<input>"),
+        ("accessibility", "<details><p style='color: #999'>Pale.</p></details>"),
+        ("accessibility", f"<style>.k {{ color: #999 }}</style><pre>{TOKENS}</pre>"),
+        ("size", "<link rel='stylesheet' href='large.css'>"),
+    ],
+)
+def test_a_planted_fault_is_found(browser, tmp_path, check, fault):
+    (tmp_path / "large.css").write_text(" " * MOST)
+    assert check in complaints(browser, tmp_path, fault)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_a_fault_of_one_theme_is_found_there(browser, tmp_path, theme):
+    """Of the dark one alone; and a sound page is found sound."""
+    style = "@media (prefers-color-scheme: dark) { body { color: #888; } }"
+    found = complaints(browser, tmp_path, f"<style>{style}</style>", theme)
+    assert found == (["accessibility"] if theme == "dark" else [])
+
+
+def test_a_chapter_that_the_index_lacks_is_not_found(browser, site, tmp_path):
+    name = "chapters/zero_shot"
+    start, _, rest = (site / "searchindex.js").read_text().partition("(")
+    index = json.loads(rest.rstrip().removesuffix(")"))
+    [number] = [i for i, other in enumerate(index["docnames"]) if other == name]
+    for word, pages in index["terms"].items():
+        pages = pages if isinstance(pages, list) else [pages]
+        index["terms"][word] = [page for page in pages if page != number]
+    (tmp_path / "searchindex.js").write_text(f"{start}({json.dumps(index)})")
+    (tmp_path / "_static").symlink_to(site / "_static")
+    shutil.copy(site / "search.html", tmp_path)
+    tab = browser.new_page()
+    words = phrases(site)[f"{name}.html"]
+    assert found_by_search(tab, site, words) - found_by_search(
+        tab, tmp_path, words
+    ) == {f"{name}.html"}
     tab.close()
