@@ -1,4 +1,4 @@
-"""Where tests find real data."""
+"""Where tests find real data and the built pages."""
 
 import os
 from pathlib import Path
@@ -27,6 +27,14 @@ def mirror(monkeypatch):
         pytest.skip("there is no folder shared/data beside the repository")
     monkeypatch.setenv("FMKIT_MIRROR", str(SHARED_DATA))
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The folder of the built pages."""
+    import pages  # not above: it imports papermill, which few tests need
+
+    return pages.built()
 
 
 @pytest.fixture

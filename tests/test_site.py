@@ -1,44 +1,16 @@
-"""The built pages as a browser without a network shows them."""
+"""What the built pages say and load, without a browser."""
 
-import os
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from pages import ROOT, Page, without_text
 
 from fmkit import book as books
 from fmkit.reproducibility import seconds_of
 from fmkit.rerun import read_notebook
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "_build" / "html" / "index.html"
-WITHOUT_FORMULAS = ("howto", "reproducibility")
 MADE_BY_SCRIPTS = ("search.html", "genindex.html")
-HARMLESS = (  # the theme's and its thebe extension's own, on every page
-    "Identifier 'THEBE_JS_URL' has already been declared",
-    "Got invalid theme mode",
-    "[PST]: ",
-    "[togglebutton]: ",
-)
-
-
-class Page(HTMLParser):
-    """The parts of a page that are looked at."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def of(self, *names):
-        return [attributes for tag, attributes in self.tags if tag in names]
 
 
 def outside(page):
@@ -46,13 +18,6 @@ def outside(page):
     loading = page.of("script", "img", "link", "iframe", "source", "video", "audio")
     addresses = [a.get(key) or "" for a in loading for key in ("src", "href")]
     return [a for a in addresses if re.match(r"(https?:)?//", a)]
-
-
-def without_text(page):
-    """Images whose alternative text is missing or is the path of a file."""
-    texts = {a.get("src"): (a.get("alt") or "").strip() for a in page.of("img")}
-    path = re.compile(r"\S+\.(png|svg|jpe?g|gif)$")
-    return [src for src, alt in texts.items() if not alt or path.match(alt)]
 
 
 def anchors(page):
@@ -66,50 +31,6 @@ def leads_somewhere(path, link, places):
     target = (path.parent / file).resolve() if file else path
     inside = places.get(target)
     return target.is_file() and (not anchor or inside is None or anchor in inside)
-
-
-def is_current(page):
-    """Whether the pages were built after the last change of what they are made of."""
-    if not page.exists():
-        return False
-    roots = [ROOT / name for name in (*books.CONFIGURATION, *books.PAGES)]
-    files = [file for root in roots for file in (root, *root.rglob("*"))]
-    times = [file.stat().st_mtime for file in files if file.is_file()]
-    return page.stat().st_mtime > max(times)
-
-
-@pytest.fixture(scope="module")
-def site():
-    """The folder of the pages of the committed outputs."""
-    return PAGE.parent if is_current(PAGE) else books.html(ROOT).parent
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """The path of Debian's browser."""
-    found = shutil.which("chromium")
-    if found is None:
-        assert os.environ.get("CI") != "true", "CI needs the package chromium"
-        pytest.skip("no chromium here, so nothing opens the pages")
-    return found
-
-
-def opened(browser, address, profile):
-    """The page as it is once its scripts ran without a network, and its console."""
-    quiet = ["--no-first-run", "--disable-background-networking", "--disable-sync"]
-    run = subprocess.run(
-        [
-            *(browser, "--headless", "--no-sandbox", "--disable-gpu", *quiet),
-            *("--disable-component-update", f"--user-data-dir={profile}"),
-            *("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000"),
-            *("--enable-logging=stderr", "--dump-dom", address.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    console = [line for line in run.stderr.splitlines() if ":CONSOLE:" in line]
-    return run.stdout, console
 
 
 def test_pages_load_nothing_from_elsewhere(site):
@@ -150,24 +71,6 @@ def test_tables_that_a_chapter_shows_are_tables(site):
         written += sum("|--" in kind.get("text/markdown", "") for kind in kinds)
         page = Page((site / "chapters" / f"{path.stem}.html").read_text())
         assert len(page.of("table")) == written, path.name
-
-
-def test_a_page_shows_formulas_and_alt_texts(site, browser, tmp_path):
-    for path in sorted(site.glob("chapters/*.html")):
-        text, console = opened(browser, path, tmp_path / path.stem)
-        page = Page(text)
-        formulas = path.read_text().count('class="math notranslate')
-        assert len(page.of("mjx-container")) >= formulas, path.name
-        assert formulas > 0 or path.stem in WITHOUT_FORMULAS
-        assert page.of("mjx-merror") == []
-        assert (outside(page), without_text(page)) == ([], [])
-        assert [x for x in console if not any(h in x for h in HARMLESS)] == []
-
-
-def test_an_equation_has_the_number_of_the_notes(site, browser, tmp_path):
-    path = site / "chapters" / "pretraining_and_adaptation.html"
-    text, _ = opened(browser, path, tmp_path)
-    assert re.search(r"<mtext[^>]*>\(14\.1\)</mtext>", text)
 
 
 @pytest.mark.parametrize(

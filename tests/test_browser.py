@@ -1,0 +1,278 @@
+"""Every built page as a browser without a network shows it: light, dark, on a phone."""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import axe_playwright_python
+import pytest
+import yaml
+from pages import ROOT, Page, read_by_people, without_text
+from playwright.sync_api import sync_playwright
+
+from fmkit import book as books
+
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
+THEMES = ("light", "dark")
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 900}
+MADE_BY_SCRIPTS = ("search", "genindex")
+MOST = 3_000_000  # bytes of a page with all that it loads
+HARMLESS = "Identifier 'THEBE_JS_URL' has already been declared"  # sphinx-thebe's own
+
+# All that a page does by itself is done, and what it folds is unfolded
+READY = """async () => {
+  document.querySelectorAll("details").forEach(box => { box.open = true; });
+  await document.fonts.ready;
+  if (window.MathJax) await MathJax.startup.promise;
+}"""
+# Of code tokens that look alike one is enough, and axe takes a third of the time; it
+# passes over single letters
+THIN = """() => {
+  const seen = new Set();
+  for (const token of document.querySelectorAll("pre span")) {
+    if (token.textContent.trim().length < 2) continue;
+    const look = token.className + token.closest("pre, .output, .cell_input").className;
+    if (seen.has(look)) token.replaceWith(...token.childNodes);
+    seen.add(look);
+  }
+}"""
+# Its preload asks for style sheets a second time, which file:// refuses
+VIOLATIONS = """async () => {
+  const found = await axe.run({preload: false, resultTypes: ["violations"]});
+  return found.violations
+    .filter(rule => ["serious", "critical"].includes(rule.impact))
+    .flatMap(rule => rule.nodes.map(node => `${rule.id}: ${node.target}`));
+}"""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What was seen of one page in one theme."""
+
+    theme: str  # that it took
+    console: list[str]  # errors and warnings
+    elsewhere: list[str]  # addresses that are no file
+    size: int  # bytes of the page and of every file that it asked for
+    formulas: int  # in the file
+    page: Page  # once its scripts ran
+    width: int  # in pixels on a phone
+    violations: list[str]  # of axe's rules, serious and critical
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's chromium; Playwright's own is not downloaded."""
+    found = shutil.which("chromium")
+    if found is None:
+        assert os.environ.get("CI") != "true", "CI needs the package chromium"
+        pytest.skip("no chromium here, so nothing opens the pages")
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu"]
+        yield playwright.chromium.launch(executable_path=found, args=options)
+
+
+def visit(browser, path, theme):
+    """Open the page at `path` for a reader whose system is set to `theme`."""
+    context = browser.new_context(viewport=PHONE, color_scheme=theme, offline=True)
+    tab = context.new_page()
+    console, addresses = [], set()
+    tab.on("console", lambda said: console.append((said.type, said.text)))
+    tab.on("pageerror", lambda error: console.append(("error", error.message)))
+    tab.on("request", lambda request: addresses.add(request.url))
+    tab.goto(path.as_uri())
+    tab.evaluate(READY)
+    tab.wait_for_timeout(400)  # the theme gives what scrolls a tab stop after 300 ms
+    page = Page(tab.content())
+    width = tab.evaluate("document.documentElement.scrollWidth")
+    tab.evaluate(THIN)
+    tab.evaluate(AXE)
+    violations = tab.evaluate(VIOLATIONS)
+    tab.set_viewport_size(DESKTOP)
+    violations += tab.evaluate(VIOLATIONS)
+    taken = tab.evaluate("document.documentElement.dataset.theme")
+    context.close()
+    parts = {urlsplit(address) for address in addresses}
+    files = {Path(unquote(part.path)) for part in parts if part.scheme == "file"}
+    return Visit(
+        theme=taken,
+        console=[text for kind, text in console if kind in ("error", "warning")],
+        elsewhere=[a for a in addresses if not a.startswith(("file:", "data:"))],
+        size=sum(file.stat().st_size for file in files if file.is_file()),
+        formulas=path.read_text().count('class="math notranslate'),
+        page=page,
+        width=width,
+        violations=sorted(set(violations)),
+    )
+
+
+CHECKS = {
+    "console": lambda seen: [text for text in seen.console if text != HARMLESS],
+    "network": lambda seen: seen.elsewhere,
+    "formulas": lambda seen: (
+        len(seen.page.of("mjx-merror"))
+        + abs(len(seen.page.of("mjx-container")) - seen.formulas)
+    ),
+    "alternative texts": lambda seen: without_text(seen.page),
+    "overflow": lambda seen: max(0, seen.width - PHONE["width"]),
+    "accessibility": lambda seen: seen.violations,
+    "size": lambda seen: max(0, seen.size - MOST),
+}
+
+
+@pytest.fixture(scope="module")
+def visits(site, browser):
+    """Every page, by its path and the theme."""
+    seen = {
+        (str(path.relative_to(site)), theme): visit(browser, path, theme)
+        for path in read_by_people(site)
+        for theme in THEMES
+    }
+    largest = max(seen, key=lambda key: seen[key].size)
+    print(f"The largest page is {largest[0]}: {seen[largest].size / 1e6:.2f} MB.")
+    return seen
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_page(visits, check):
+    found = {key: CHECKS[check](seen) for key, seen in visits.items()}
+    assert {key: wrong for key, wrong in found.items() if wrong} == {}
+
+
+def test_every_page_takes_the_theme_of_the_system(visits):
+    assert {
+        key: seen.theme for key, seen in visits.items() if seen.theme != key[1]
+    } == {}
+
+
+def test_every_chapter_has_formulas(visits):
+    names = [f"chapters/{path.stem}.html" for path in books.chapters_of(ROOT)]
+    assert [name for name in names if visits[name, "light"].formulas == 0] == []
+
+
+def test_an_equation_has_the_number_of_the_notes(site, browser):
+    tab = browser.new_page()
+    tab.goto((site / "chapters" / "pretraining_and_adaptation.html").as_uri())
+    tab.evaluate(READY)
+    assert re.search(r"<mtext[^>]*>\(14\.1\)</mtext>", tab.content())
+    tab.close()
+
+
+def phrases(site):
+    """Of every page the first six plain words in a row that no other page has."""
+    pages = [path for path in read_by_people(site) if path.stem not in MADE_BY_SCRIPTS]
+    texts = {str(path.relative_to(site)): path.read_text() for path in pages}
+    chosen = {}
+    for name, text in texts.items():
+        others = [other for key, other in texts.items() if key != name]
+        runs = re.findall(r"<p>((?:[A-Za-z]+ ){6})", text)
+        own = (run for run in runs if not any(run in other for other in others))
+        chosen[name] = next(own, None)
+    return chosen
+
+
+def found_by_search(tab, site, words):
+    """The pages that are found once `words` are typed into the page of the search."""
+    tab.goto((site / "search.html").as_uri())
+    tab.locator("main input[type=search]").fill(words)
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("""() => {
+      const said = document.querySelector("#search-results .search-summary");
+      return /finished|did not match/.test(said?.textContent);
+    }""")
+    links = tab.locator("#search-results li a")
+    addresses = links.evaluate_all("links => links.map(link => link.href)")
+    paths = {Path(unquote(urlsplit(address).path)) for address in addresses}
+    return {str(path.relative_to(site)) for path in paths}
+
+
+def test_search_finds_a_phrase_of_every_page(site, browser):
+    tab = browser.new_page()
+    chosen = phrases(site)
+    assert [name for name, words in chosen.items() if words is None] == []
+    found = {words: found_by_search(tab, site, words) for words in chosen.values()}
+    assert {n: found[w] for n, w in chosen.items() if n not in found[w]} == {}
+    tab.close()
+
+
+def sound(fault):
+    """A small page without a fault but this one."""
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    mathjax = (ROOT / "vendor" / "mathjax" / "es5" / "tex-chtml.js").as_uri()
+    return rf"""<!doctype html>
+      <html lang="en">
+      <meta name="viewport" content="width=device-width, initial-scale=1">
+      <title>Sound</title>
+      <script>window.MathJax = {json.dumps(settings["mathjax3_config"])}</script>
+      <script defer src="{mathjax}"></script>
+      <main><h1>Sound</h1>
+      <p>A formula: <span class="math notranslate">\(x^2\)</span></p>
+      {fault}</main>"""
+
+
+def complaints(browser, folder, fault, theme="light"):
+    """The checks that find something on the small page."""
+    path = folder / "page.html"
+    path.write_text(sound(fault))
+    seen = visit(browser, path, theme)
+    return [name for name, check in CHECKS.items() if check(seen)]
+
+
+TOKENS = "".join(f"<span class='k'>{token}</span>" for token in ("x", "for", "for"))
+
+
+@pytest.mark.parametrize(
+    ("check", "fault"),
+    [
+        ("console", "<script>console.error('broken')</script>"),
+        ("console", "<script>broken()</script>"),
+        ("console", "<script src='missing.js'></script>"),
+        ("network", "<script>fetch('https://a.b/c.json').catch(() => 0)</script>"),
+        ("network", "<link rel='stylesheet' href='https://a.b/c.css'>"),
+        ("formulas", r'<p class="math notranslate">\(\frac{1\)</p>'),
+        ("formulas", r'<p class="math notranslate">\(\unknown\)</p>'),
+        ("formulas", r'<p class="math notranslate mathjax_ignore">\(x\)</p>'),
+        ("alternative texts", "<img src='data:,' alt='../_images/a.png'>"),
+        ("overflow", "<p style='width: 391px'>Wide.</p>"),
+        ("accessibility", "<p style='color: #999'>Pale.</p>"),
+        ("accessibility", "<pre style='overflow: auto'>" + 60 * "long " + "</pre>"),
+        ("accessibility", "<input>"),
+        ("accessibility", "<details><p style='color: #999'>Pale.</p></details>"),
+        ("accessibility", f"<style>.k {{ color: #999 }}</style><pre>{TOKENS}</pre>"),
+        ("size", "<link rel='stylesheet' href='large.css'>"),
+    ],
+)
+def test_a_planted_fault_is_found(browser, tmp_path, check, fault):
+    (tmp_path / "large.css").write_text(" " * MOST)
+    assert check in complaints(browser, tmp_path, fault)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_a_fault_of_one_theme_is_found_there(browser, tmp_path, theme):
+    """Of the dark one alone; and a sound page is found sound."""
+    style = "@media (prefers-color-scheme: dark) { body { color: #888; } }"
+    found = complaints(browser, tmp_path, f"<style>{style}</style>", theme)
+    assert found == (["accessibility"] if theme == "dark" else [])
+
+
+def test_a_chapter_that_the_index_lacks_is_not_found(browser, site, tmp_path):
+    name = "chapters/zero_shot"
+    start, _, rest = (site / "searchindex.js").read_text().partition("(")
+    index = json.loads(rest.rstrip().removesuffix(")"))
+    [number] = [i for i, other in enumerate(index["docnames"]) if other == name]
+    for word, pages in index["terms"].items():
+        pages = pages if isinstance(pages, list) else [pages]
+        index["terms"][word] = [page for page in pages if page != number]
+    (tmp_path / "searchindex.js").write_text(f"{start}({json.dumps(index)})")
+    (tmp_path / "_static").symlink_to(site / "_static")
+    shutil.copy(site / "search.html", tmp_path)
+    tab = browser.new_page()
+    words = phrases(site)[f"{name}.html"]
+    assert found_by_search(tab, site, words) - found_by_search(
+        tab, tmp_path, words
+    ) == {f"{name}.html"}
+    tab.close()
