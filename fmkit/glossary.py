@@ -99,7 +99,7 @@ def _is_prose(text: nodes.Text) -> bool:
 
 
 def _cross_reference(words: str, entry: Entry, page: str) -> addnodes.pending_xref:
-    shown = nodes.inline(words, words, classes=[CLASS], hint=entry.hint)
+    shown = nodes.inline(words, words, hint=entry.hint)
     target = {"reftype": "term", "reftarget": entry.term, "refdomain": "std"}
     return addnodes.pending_xref(
         "", shown, **target, refdoc=page, refexplicit=True, refwarn=True
@@ -114,15 +114,16 @@ def _link_page(app: Sphinx, document: nodes.document) -> None:
         link_first_uses(document, entries_of(path.read_text()), page)
 
 
-def _add_hints(app: Sphinx, document: nodes.document, page: str) -> None:
-    """Say on the finished link what Sphinx keeps only inside it."""
+def _finish_links(app: Sphinx, document: nodes.document, page: str) -> None:
+    """Give a link what Sphinx keeps only inside it while it looks for the target."""
     for link in document.findall(nodes.reference):
         if isinstance(link[0], nodes.inline) and "hint" in link[0]:
             link["reftitle"] = link[0]["hint"]
+            link["classes"].append(CLASS)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """What Sphinx calls when ``_config.yml`` names this module."""
     app.connect("doctree-read", _link_page)
-    app.connect("doctree-resolved", _add_hints)
+    app.connect("doctree-resolved", _finish_links)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
