@@ -74,8 +74,13 @@ def rows_of(page):
 
 
 def missing(snippet, code):
-    """The names of a snippet that code does not have."""
-    for node in ast.walk(ast.parse(snippet, mode="eval")):
+    """The names of a snippet that code does not have; all of one that is no Python."""
+    try:
+        tree = ast.parse(snippet, mode="eval")
+    except SyntaxError:
+        yield snippet
+        return
+    for node in ast.walk(tree):
         match node:
             case ast.Name(id=name) if name not in code.names:
                 yield name
@@ -90,7 +95,7 @@ def complaints(page, whole, modules):
     """A sentence for everything on the page that the code does not have."""
     for row in rows_of(page):
         symbol, names = row["symbol"], row["in code"]
-        if not re.search(r"`\w", names):
+        if not re.search("`[^`]", names):
             yield f"{symbol} has no name in the code."
         for snippet, place in re.findall(r"`([^`]+)`(?: in (\w+))?", names):
             if place == "shapes":
@@ -142,6 +147,11 @@ def test_a_small_table_of_what_there_is():
         ("softmax(", "argmax(", "$p$: there is no argmax in losses."),
         ("mean(", "median(", "$p$: there is no median in losses."),
         ("u[:, t]", "u[:, s]", "$p$: there is no s in losses."),
+        (
+            "`size`",
+            "`….mean()`",
+            "$B$: there is no ….mean() in a chapter's cell or in fmkit.",
+        ),
         ("`m`, `phi.m`", "its width", "$m$ has no name in the code."),
         ("表示维数", "", "$m$ has no Chinese."),
     ],
