@@ -14,7 +14,6 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 PAGE = "chapters/glossary"
-LINKED = ("chapters/", "exercises/")  # where pages have links
 GLOSSARY = re.compile(r"^```\{glossary\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENTRY = re.compile(
     r"^(?:\.\. (?P<forms>.+)\n)?(?P<term>\S.*)\n  (?P<chinese>.+)\n\n  (?P<text>.+)$",
@@ -108,7 +107,7 @@ def _cross_reference(words: str, entry: Entry, page: str) -> addnodes.pending_xr
 
 def _link_page(app: Sphinx, document: nodes.document) -> None:
     page = app.env.docname
-    if page.startswith(LINKED) and page != PAGE:
+    if page.startswith("chapters/") and page != PAGE:
         path = Path(app.srcdir, f"{PAGE}.md")
         app.env.note_dependency(str(path))
         link_first_uses(document, entries_of(path.read_text()), page)

@@ -16,7 +16,7 @@ from fmkit.rerun import read_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "_build" / "html" / "index.html"
-WITHOUT_FORMULAS = ("howto", "reproducibility")
+WITHOUT_FORMULAS = ("bibliography", "howto", "reproducibility")
 MADE_BY_SCRIPTS = ("search.html", "genindex.html")
 HARMLESS = (  # the theme's and its thebe extension's own, on every page
     "Identifier 'THEBE_JS_URL' has already been declared",
