@@ -107,8 +107,8 @@ def _cross_reference(words: str, entry: Entry, page: str) -> addnodes.pending_xr
 
 def _link_page(app: Sphinx, document: nodes.document) -> None:
     page = app.env.docname
-    if page.startswith("chapters/") and page != PAGE:
-        path = Path(app.srcdir, f"{PAGE}.md")
+    if page.startswith("chapters/") and page != PAGE and PAGE in app.env.found_docs:
+        path = Path(app.env.doc2path(PAGE))
         app.env.note_dependency(str(path))
         link_first_uses(document, entries_of(path.read_text()), page)
 
