@@ -2,7 +2,8 @@
 
 Nothing has to be marked in a page. An entry of the glossary is its term, its Chinese
 and its text; a line ``.. form, form`` above it, for Sphinx a comment, names what else
-counts as the term. An ``s`` may follow each.
+counts as the term. An ``s`` may follow each. Emphasis of a part of a term, or a line
+break in it, hides it.
 """
 
 import re
@@ -23,7 +24,6 @@ NOT_PROSE = (
     *(nodes.title, nodes.figure, nodes.table, nodes.literal, nodes.math),
     *(nodes.reference, addnodes.pending_xref),
 )
-CLASS = "glossary-term"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ class Entry:
 
 def entries_of(text: str) -> list[Entry]:
     """The entries of a page's glossaries, in their order."""
-    found = [ENTRY.finditer(glossary) for glossary in GLOSSARY.findall(text)]
     return [
         Entry(
             term=entry["term"],
@@ -50,8 +49,8 @@ def entries_of(text: str) -> list[Entry]:
             chinese=entry["chinese"],
             text=entry["text"],
         )
-        for glossary in found
-        for entry in glossary
+        for glossary in GLOSSARY.findall(text)
+        for entry in ENTRY.finditer(glossary)
     ]
 
 
@@ -73,8 +72,8 @@ def link_first_uses(document: nodes.document, entries: list[Entry], page: str) -
             entry = of_form.get(match[1]) or of_form[match[1].lower()]
             if entry.term not in linked:
                 linked.add(entry.term)
-                parts += [nodes.Text(text[end : match.start()])]
-                parts += [_cross_reference(match[0], entry, page)]
+                link = _cross_reference(match[0], entry, page)
+                parts += [nodes.Text(text[end : match.start()]), link]
                 end = match.end()
         if parts:
             text.parent.replace(text, [*parts, nodes.Text(text[end:])])
@@ -87,14 +86,13 @@ def _pattern(form: str) -> str:
 
 def _is_prose(text: nodes.Text) -> bool:
     """Whether a text stands in a paragraph that somebody wrote, outside of all else."""
-    above, node = [], text.parent
+    inside_paragraph, node = False, text.parent
     while node is not None:
-        above.append(node)
+        if isinstance(node, NOT_PROSE) or "nb_element" in node:  # what a cell shows
+            return False
+        inside_paragraph |= isinstance(node, nodes.paragraph)
         node = node.parent
-    return any(isinstance(node, nodes.paragraph) for node in above) and not any(
-        isinstance(node, NOT_PROSE) or "nb_element" in node  # what a cell shows
-        for node in above
-    )
+    return inside_paragraph
 
 
 def _cross_reference(words: str, entry: Entry, page: str) -> addnodes.pending_xref:
@@ -108,17 +106,16 @@ def _cross_reference(words: str, entry: Entry, page: str) -> addnodes.pending_xr
 def _link_page(app: Sphinx, document: nodes.document) -> None:
     page = app.env.docname
     if page.startswith("chapters/") and page != PAGE and PAGE in app.env.found_docs:
-        path = Path(app.env.doc2path(PAGE))
-        app.env.note_dependency(str(path))
-        link_first_uses(document, entries_of(path.read_text()), page)
+        text = Path(app.env.doc2path(PAGE)).read_text()
+        link_first_uses(document, entries_of(text), page)
 
 
 def _finish_links(app: Sphinx, document: nodes.document, page: str) -> None:
     """Give a link what Sphinx keeps only inside it while it looks for the target."""
-    for link in document.findall(nodes.reference):
-        if isinstance(link[0], nodes.inline) and "hint" in link[0]:
-            link["reftitle"] = link[0]["hint"]
-            link["classes"].append(CLASS)
+    for shown in document.findall(nodes.inline):
+        if "hint" in shown and isinstance(shown.parent, nodes.reference):
+            shown.parent["reftitle"] = shown["hint"]
+            shown.parent["classes"].append("glossary-term")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -44,7 +44,7 @@ masked language model
 Transformer
   Transformer 模型
 
-  A network.
+  A network, as of a language model.
 ```
 """
 
@@ -55,7 +55,7 @@ def test_what_an_entry_is():
     assert probe.forms == ("linear probe", "probed")
     assert probe.hint == "线性探测: A linear function of what a model says."
     assert network.forms == ("Transformer",)
-    assert network.hint == "Transformer 模型: A network."
+    assert network.hint == "Transformer 模型: A network, as of a language model."
 
 
 def test_no_entry_is_passed_over():
