@@ -24,6 +24,7 @@ LEAVES = ("losses", "augment", "models", "data", "generate", "prompt", "evaluate
 ARROWS = {
     **{leaf: set() for leaf in (*LEAVES, *COMMON)},
     **{part: set() for part in ("muon", "plot", "plot_text", "train", "stale")},
+    "glossary": set(),
     "checkpoint": set(),
     "logistic": set(),
     "probe": {"logistic"},
