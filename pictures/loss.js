@@ -88,7 +88,7 @@ take();
 root.append(
   make("div", { class: "controls" }, anchors, anchorView, source,
     make("label", {}, "τ ", tau, tauOut), step),
-  make("div", { class: "wide", tabindex: 0, role: "group", "aria-label": "similarities and softmax" },
+  make("div", { class: "wide", tabindex: 0, role: "group", "aria-label": "view by view" },
     make("table", {},
       make("thead", {}, make("tr", {},
         ...["other view", "similarity s", "softmax of s/τ", "descent moves s"].map((text) =>

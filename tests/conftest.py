@@ -1,6 +1,7 @@
 """Where tests find real data and the built pages."""
 
 import os
+import shutil
 from pathlib import Path
 
 import matplotlib
@@ -35,6 +36,20 @@ def site():
     import pages  # not above: it imports papermill, which few tests need
 
     return pages.built()
+
+
+@pytest.fixture(scope="module")  # its event loop would stop other modules' notebooks
+def browser():
+    """Debian's chromium; Playwright's own is not downloaded."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium")
+    if found is None:
+        assert os.environ.get("CI") != "true", "CI needs the package chromium"
+        pytest.skip("no chromium here, so nothing opens the pages")
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu"]
+        yield playwright.chromium.launch(executable_path=found, args=options)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Every built page as a browser without a network shows it: light, dark, on a phone."""
 
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import axe_playwright_python
 import pytest
 import yaml
 from pages import ROOT, Page, read_by_people, without_text
-from playwright.sync_api import sync_playwright
 
 from fmkit import book as books
 
@@ -62,18 +60,6 @@ class Visit:
     page: Page  # once its scripts ran
     width: int  # in pixels on a phone
     violations: list[str]  # of axe's rules, serious and critical
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's chromium; Playwright's own is not downloaded."""
-    found = shutil.which("chromium")
-    if found is None:
-        assert os.environ.get("CI") != "true", "CI needs the package chromium"
-        pytest.skip("no chromium here, so nothing opens the pages")
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu"]
-        yield playwright.chromium.launch(executable_path=found, args=options)
 
 
 def visit(browser, path, theme):

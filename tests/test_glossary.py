@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_site
 from docutils import nodes
 from docutils.core import publish_doctree
 from myst_parser.parsers.docutils_ import Parser
@@ -19,7 +18,6 @@ from fmkit.rerun import read_notebook
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / f"{PAGE}.md").read_text()
 ENTRIES = entries_of(TEXT)
-site = test_site.site  # a fixture
 
 SMALL = """
 # Words
