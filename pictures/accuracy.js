@@ -6,7 +6,7 @@ for (const [name, family] of Object.entries(data)) {
   state.on[name] = family.many.map((kind) => new Set(kind.first));
 }
 const dashes = ["", "7 4", "2 4", "10 3 2 3", "1 7"];
-const [W, H, left, bottom, top, right] = [640, 390, 52, 46, 28, 12];
+const [W, H, left, bottom, top, right] = [640, 390, 60, 50, 30, 12];
 
 const controls = make("div", { class: "controls" });
 const figure = make("svg", { viewBox: `0 0 ${W} ${H}`, role: "img" });

@@ -53,7 +53,7 @@ const rows = classes.map((name, j) => {
   const share = make("output");
   const pull = make("output", { class: "pull" });
   const row = make("tr", {},
-    make("th", { scope: "row" }, view(1, j), name),
+    make("th", { scope: "row" }, view(1, j), make("span", { class: "spare" }, name)),
     make("td", {}, slider, cosine),
     make("td", { class: "wide-cell" },
       make("div", { class: "bars" }, make("span", { class: "track" }, bar), share)),
@@ -75,7 +75,8 @@ const show = () => {
     parts.cosine.textContent = state.s[j].toFixed(2);
     parts.bar.style.width = `${100 * p[j]}%`;
     parts.share.textContent = p[j].toFixed(3);
-    parts.pull.textContent = `${slope < 0 ? "→ closer" : "← apart"}, ${Math.abs(slope).toFixed(2)}`;
+    parts.pull.replaceChildren(slope < 0 ? "→ " : "← ",
+      make("span", { class: "spare" }, slope < 0 ? "closer, " : "apart, "), Math.abs(slope).toFixed(2));
     parts.pull.style.opacity = Math.abs(slope) < 0.005 ? 0.7 : 1;
   });
   const loss = -Math.log(p[state.anchor]);
@@ -91,8 +92,9 @@ root.append(
   make("div", { class: "wide", tabindex: 0, role: "group", "aria-label": "view by view" },
     make("table", {},
       make("thead", {}, make("tr", {},
-        ...["other view", "similarity s", "softmax of s/τ", "descent moves s"].map((text) =>
-          make("th", { scope: "col" }, text)))),
+        ...[["other ", "view"], ["similarity ", "s"], ["", "softmax", " of s/τ"], ["descent ", "moves s"]].map(
+          ([before, text, after = ""]) => make("th", { scope: "col" },
+            make("span", { class: "spare" }, before), text, make("span", { class: "spare" }, after))))),
       make("tbody", {}, ...rows.map((parts) => parts.row)))),
   said);
 show();
