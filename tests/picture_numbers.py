@@ -11,6 +11,8 @@ import contextlib
 import heapq
 import io
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ from fmkit.records import Run
 from fmkit.train import minibatches, train, warmup_cosine
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results" / "pictures"
+RESULTS, IMAGES = ROOT / "results" / "pictures", ROOT / "images"
 CLASSES = ("bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "zebra")
 PROMPTS = (
     "The capital of France is",
@@ -148,32 +150,40 @@ def next_words(run, model, tokenizer, prompt):
 
 
 def main():
-    """Write both records, one after the other."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    given = {"steps": 660, "seed": 0, "device": "cpu"}
-    train_set, test_set = load("animals")
-    run = _begin("similarities", given)
-    phi, views = similarities(run, train_set, steps=660, seed=0)
-    write_views(views, RESULTS / "views.png")
-    write_cover(phi, test_set, ROOT / "images" / "cover.png")
-    _finish(run)
-    run = _begin("next_words", {"seed": 0, "device": "cpu"})
-    model, tokenizer = load_gguf(*fetch("smollm2-135m-instruct-q4").values())
-    model = packed(model.eval())
-    for prompt in progress(PROMPTS, label="next words", total=len(PROMPTS)):
-        next_words(run, model, tokenizer, prompt)
-    _finish(run)
+    """Make both records and what belongs to them; then put all in its place."""
+    with (
+        tempfile.TemporaryDirectory() as made
+    ):  # a run looks whether the checkout is clean
+        made = Path(made)
+        _record(made / "similarities.json", _of_pictures, steps=660, seed=0)
+        _record(made / "next_words.json", _of_words, seed=0)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        for path in made.iterdir():
+            shutil.copy(path, IMAGES if path.name == "cover.png" else RESULTS)
 
 
-def _begin(name, given):
-    os.environ["FMKIT_RECORD"] = str(RESULTS / f"{name}.json")
-    kinds = {key: type(value) for key, value in given.items()}
-    return Run("pictures", {**given, "__annotations__": kinds})
-
-
-def _finish(run):
+def _record(path, work, **parameters):
+    os.environ["FMKIT_RECORD"] = str(path)
+    parameters |= {"device": "cpu"}
+    kinds = {name: type(value) for name, value in parameters.items()}
+    run = Run("pictures", {**parameters, "__annotations__": kinds})
+    work(run, path.parent, **parameters)
     with contextlib.redirect_stdout(io.StringIO()):  # it would print the card as HTML
         run.card()
+
+
+def _of_pictures(run, folder, *, steps, seed, device):
+    train_set, test_set = load("animals", device=device)
+    phi, views = similarities(run, train_set, steps=steps, seed=seed)
+    write_views(views, folder / "views.png")
+    write_cover(phi, test_set, folder / "cover.png")
+
+
+def _of_words(run, folder, *, seed, device):
+    model, tokenizer = load_gguf(*fetch("smollm2-135m-instruct-q4").values())
+    model = packed(model.eval().to(device))
+    for prompt in progress(PROMPTS, label="next words", total=len(PROMPTS)):
+        next_words(run, model, tokenizer, prompt)
 
 
 if __name__ == "__main__":
