@@ -1,5 +1,6 @@
 """Checks of exercises: right answers, usual mistakes, and answers that are none."""
 
+import exercises_language as language
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from fmkit.exercises import CHECKS, check
 from fmkit.exercises._compare import Look, compare
 from fmkit.losses import simclr_loss
 
-RIGHT = {"simclr": simclr_loss}
+RIGHT = {"simclr": simclr_loss, **language.RIGHT}
 WRONG = [
     ("simclr", lambda a, b: -simclr_loss(a, b), "the sign"),
     ("simclr", lambda a, b: simclr_loss(a, b) / len(a), "divided by anything"),
@@ -22,6 +23,7 @@ WRONG = [
         ),
         "is j = i in its sum",
     ),
+    *language.WRONG,
 ]
 
 
