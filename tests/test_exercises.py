@@ -1,5 +1,6 @@
 """Checks of exercises: right answers, usual mistakes, and answers that are none."""
 
+import exercises_language as language
 import exercises_vision as vision
 import pytest
 import torch
@@ -8,8 +9,8 @@ from fmkit.exercises import CHECKS, check
 from fmkit.exercises._compare import Look, compare
 from fmkit.losses import simclr_loss
 
-RIGHT = vision.RIGHT
-WRONG = vision.WRONG
+RIGHT = {**vision.RIGHT, **language.RIGHT}
+WRONG = [*vision.WRONG, *language.WRONG]
 
 
 @pytest.mark.parametrize("exercise", CHECKS)
