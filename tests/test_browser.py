@@ -24,9 +24,12 @@ MADE_BY_SCRIPTS = ("search", "genindex")
 MOST = 3_000_000  # bytes of a page with all that it loads
 HARMLESS = "Identifier 'THEBE_JS_URL' has already been declared"  # sphinx-thebe's own
 
-# All that a page does by itself is done, and what it folds is unfolded
+# All that a page does by itself is done; what it folds, or shows to whoever scrolls, is
+# to be seen
 READY = """async () => {
   document.querySelectorAll("details").forEach(box => { box.open = true; });
+  const up = document.querySelector("#pst-back-to-top");
+  up?.style.setProperty("display", "block", "important");
   await document.fonts.ready;
   if (window.MathJax) await MathJax.startup.promise;
 }"""
