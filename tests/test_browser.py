@@ -39,7 +39,8 @@ THIN = """() => {
   const seen = new Set();
   for (const token of document.querySelectorAll("pre span")) {
     if (token.textContent.trim().length < 2) continue;
-    const look = token.className + token.closest("pre, .output, .cell_input").className;
+    const box = token.closest("pre").parentElement.parentElement;
+    const look = `${token.className} in ${box?.className}`;
     if (seen.has(look)) token.replaceWith(...token.childNodes);
     seen.add(look);
   }
