@@ -39,6 +39,11 @@ masked language model
 
   Says what was hidden.
 
+Transformer decoder
+  解码器
+
+  It writes.
+
 Transformer
   Transformer 模型
 
@@ -175,8 +180,13 @@ def linked(text, around=None):
             ["masked language model"],
         ),
         ("A Transformer of transformers", ["Transformer"]),
+        (
+            "Transformer decoders, and a Transformer",
+            ["Transformer decoders", "Transformer"],
+        ),
         ("transformers, TRANSFORMER", []),
         ("A linear probe. A linear probe, probed.\n\nlinear probe", ["linear probe"]),
+        ("It is probed by a linear probe.", ["probed"]),
         ("# A linear probe\n\nprobed", ["probed"]),
         ("`linear probe`", []),
         ("```\nlinear probe\n```", []),
@@ -197,6 +207,15 @@ def test_a_link_knows_its_term():
 
 def test_what_a_cell_shows_is_not_linked():
     assert linked("A linear probe.", nodes.container(nb_element="cell_code")) == []
+
+
+def test_words_that_lead_elsewhere_are_not_linked():
+    document = publish_doctree("See [a linear probe](https://a.b).", parser=Parser())
+    [link] = document.findall(nodes.reference)
+    to_a_page = addnodes.pending_xref("", *link.children)  # what {doc} is at first
+    link.parent.replace(link, to_a_page)
+    link_first_uses(document, entries_of(SMALL), "chapters/a")
+    assert [*document.findall(addnodes.pending_xref)] == [to_a_page]
 
 
 def test_words_around_a_link_stay():
