@@ -20,10 +20,9 @@ ENTRY = re.compile(
     r"^(?:\.\. (?P<forms>.+)\n)?(?P<term>\S.*)\n  (?P<chinese>.+)\n\n  (?P<text>.+)$",
     re.MULTILINE,
 )
-NOT_PROSE = (
-    *(nodes.title, nodes.figure, nodes.table, nodes.literal, nodes.math),
-    *(nodes.reference, addnodes.pending_xref),
-)
+# Headings and blocks of code are in no paragraph anyway.
+NOT_PROSE = (nodes.figure, nodes.table, nodes.literal, nodes.math)
+LINKS = (nodes.reference, addnodes.pending_xref)
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,9 @@ def _is_prose(text: nodes.Text) -> bool:
     """Whether a text stands in a paragraph that somebody wrote, outside of all else."""
     inside_paragraph, node = False, text.parent
     while node is not None:
-        if isinstance(node, NOT_PROSE) or "nb_element" in node:  # what a cell shows
+        if (
+            isinstance(node, NOT_PROSE + LINKS) or "nb_element" in node
+        ):  # what a cell shows
             return False
         inside_paragraph |= isinstance(node, nodes.paragraph)
         node = node.parent
