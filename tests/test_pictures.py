@@ -3,14 +3,17 @@
 import json
 import math
 import re
+import shutil
 import statistics
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from notebooks import book
 
-from fmkit import pictures
+from fmkit import pictures, records
+from fmkit.cli import main
 from fmkit.records import read_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -242,3 +245,21 @@ def test_a_still_stands_there_without_scripts_and_in_print(site, browser, tab):
     tab.emulate_media(media="print")
     assert [still.is_visible() for still in stills.all()] == [True] * len(names)
     assert [picture.is_visible() for picture in alive.all()] == [False] * len(names)
+
+
+def test_a_damaged_record_stops_the_pages_with_a_sentence(
+    tmp_path, monkeypatch, capsys
+):
+    """As a reader sees it who builds the book."""
+    book(tmp_path)
+    shutil.copytree(ROOT / "pictures", tmp_path / "pictures")
+    shutil.copytree(RESULTS / "pictures", tmp_path / "results" / "pictures")
+    (tmp_path / "results" / "pictures" / "similarities.json").write_text(
+        '{"schema": 2}'
+    )
+    monkeypatch.setattr(records, "PACKAGE", tmp_path / "fmkit")
+    monkeypatch.chdir(tmp_path)
+    assert main(["html"]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith("similarities.json must have schema 1, got 2.\n")
+    assert said.count("\n") == 1
