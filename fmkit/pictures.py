@@ -229,7 +229,7 @@ def _draw_accuracy(data: dict) -> None:
     """Probes of all encoders on the animals, as they are."""
     family = next(iter(data.values()))
     lines = {
-        line["of"][0]: line["points"]
+        line["of"][0]: [(*point,) for point in line["points"]]
         for line in family["lines"]
         if (line["one"], line["of"][1]) == ("test", "probe")
     }
