@@ -32,7 +32,7 @@ def by_page():
     """What each page of the book cites."""
     pages = [ROOT / "index.md", *(ROOT / "chapters").glob("*.md")]
     found = {path.stem: cited(path.read_text()) for path in pages}
-    for path in books.chapters_of(ROOT):
+    for path in books.notebooks_of(ROOT):
         cells = read_notebook(path).cells
         found[path.stem] = set().union(*(cited(cell.source) for cell in cells))
     return found
