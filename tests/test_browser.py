@@ -27,6 +27,9 @@ HARMLESS = "Identifier 'THEBE_JS_URL' has already been declared"  # sphinx-thebe
 # to be seen
 READY = """async () => {
   document.querySelectorAll("details").forEach(box => { box.open = true; });
+  document.querySelectorAll(".toggle-hidden").forEach(box => {
+    box.classList.remove("toggle-hidden");
+  });
   const up = document.querySelector("#pst-back-to-top");
   up?.style.setProperty("display", "block", "important");
   await document.fonts.ready;
