@@ -163,14 +163,20 @@ def test_an_equation_has_the_number_of_the_notes(site, browser):
     tab.close()
 
 
+def prose(text):
+    """The paragraphs of a page, a line each, without their tags."""
+    found = re.findall(r"<p>(.*?)</p>", text, re.DOTALL)
+    return "\n".join(" ".join(re.sub("<[^>]*>", "", p).split()) for p in found)
+
+
 def phrases(site):
     """Of every page the first six plain words in a row that no other page has."""
     pages = [path for path in read_by_people(site) if path.stem not in MADE_BY_SCRIPTS]
-    texts = {str(path.relative_to(site)): path.read_text() for path in pages}
+    texts = {str(path.relative_to(site)): prose(path.read_text()) for path in pages}
     chosen = {}
     for name, text in texts.items():
         others = [other for key, other in texts.items() if key != name]
-        runs = re.findall(r"<p>((?:[A-Za-z]+ ){6})", text)
+        runs = re.findall(r"^((?:[A-Za-z]+ ){6})", text, re.MULTILINE)
         own = (run for run in runs if not any(run in other for other in others))
         chosen[name] = next(own, None)
     return chosen
