@@ -197,6 +197,7 @@ WRONG = [
         "over which axis",
     ),
     ("answer_log_p", lambda u, x, T: answer_log_p(u, x, T).exp(), "p, or its log"),
+    ("answer_log_p", lambda u, x, T: -answer_log_p(u, x, T), "the sign"),
     ("ties", lambda s: (s.argmax(1) == 0).double().mean(), "gain by the place"),
     (
         "ties",

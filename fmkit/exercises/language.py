@@ -211,6 +211,7 @@ def _answer_log_p(answer):
                 u.log_softmax(dim=0)[places, x[1:]][T - 1 :].sum()
             ),
             "Look at what is asked for: p, or its logarithm?": right.exp(),
+            "Look at the sign: what sign has the logarithm of a probability?": -right,
         },
     )
 
