@@ -22,7 +22,6 @@ FOLDER = "pictures"
 ENCODERS = ("pixels", "untrained", "reconstruction", "simclr", "imagenet")
 MODELS = ("words", "untrained", "decoder", "masked", "minilm", "smollm2")
 ADAPTATIONS = ("probe", "finetune", "lp-ft", "last-block", "lora", "all", "scratch")
-FREE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # of Okabe and Ito
 TAU = 0.1  # as in the chapter
 SPLITS = ("test", "rotate", "thicken", "invert")
 NOTE = "Points are means of three seeds, bars reach from the lowest to the highest."
@@ -199,7 +198,7 @@ def _family(
 
 def _colours(names: list[str]) -> list[str]:
     """The book's colour of each name, else one that no other has."""
-    free = iter([c for c in FREE if c not in map(plot.COLOURS.get, names)])
+    free = iter([c for c in plot.FREE if c not in map(plot.COLOURS.get, names)])
     return [plot.COLOURS.get(name) or next(free) for name in names]
 
 

@@ -30,6 +30,7 @@ COLOURS = {
     "finetune": "#d55e00",
     "lp-ft": "#cc79a7",
 }
+FREE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vP*X"
 STYLE = {
     "figure.dpi": 100,
@@ -40,6 +41,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.prop_cycle": plt.cycler(color=FREE),  # what a series without a name gets
     "grid.alpha": 0.3,
     "legend.frameon": False,
 }

@@ -19,12 +19,12 @@ INTRODUCTION = """\
 # Reproducibility
 
 Every chapter ends with its claims and with a card that says what it ran on. Here they
-are side by side. The page is made anew whenever the pages are built, from the outputs
-that they show.
+are side by side, gathered anew whenever the pages are built. `+changes` after a commit
+says that files differed from it.
 """
 CLAIMS = """
 A claim is a number with a bound. At the parameters of the page a chapter stops where
-one does not hold. The margin is how far the value is inside its bound: where it is
+one does not hold. The margin is how far the value is inside its bound. Where it is
 small, another machine or another seed may well be outside.
 """
 RECORDED = """

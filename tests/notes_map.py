@@ -34,11 +34,11 @@ models*, sections 14.1 to 14.3. Here is what these number or define, in their or
 equations, losses, algorithms, definitions, footnotes and the figure, and two of their
 examples. Numbers are those of the notes; the words beside them are ours.
 
-*Place* leads to where this book says it. The last column names first its *function*,
+*Place* leads to where this book says it. The last column first names the *function*,
 without `fmkit`: `losses.simclr_loss` is what `from fmkit.losses import simclr_loss`
-imports. Then comes the *test* that holds this code to the notes, in many cases to a
-slow loop that one can compare with the equation line by line; `pytest -k` with its name
-runs it. What is a word or a remark rather than a computation may have neither.
+imports. Then comes the *test* that holds it to the notes. Many compare it with a slow
+loop, which reads like the equation. `pytest -k` with a test's name runs it. A word or a
+remark that computes nothing may have neither.
 
 The page is made from labels in the chapters and from docstrings. `make test` fails
 where a place is missing, or a function or a test that is due.

@@ -131,3 +131,10 @@ def test_moving_map_is_a_picture_that_moves():
     assert durations == [500, 500, 1500]
     assert pixels[0] != pixels[1]
     assert matplotlib.pyplot.get_fignums() == []  # nothing is left to be shown
+
+
+def test_series_without_a_name_have_colours_that_all_can_tell_apart(closed_figures):
+    plot.use_style()
+    [line] = plt.subplots()[1].plot([1, 2])
+    assert line.get_color() == plot.FREE[0]
+    assert set(plot.COLOURS.values()) <= {*plot.FREE, "#7f7f7f"}
