@@ -90,14 +90,32 @@ def pdf(root: Path) -> Path:
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu"]
     command += ["--no-first-run", "--disable-background-networking"]
     command += [f"--user-data-dir={stage / 'browser'}", "--no-pdf-header-footer"]
-    command += ["--virtual-time-budget=100000"]  # ms for the scripts; few are needed
+    command += [
+        "--generate-pdf-document-outline",
+        "--virtual-time-budget=100000",
+    ]  # ms for the scripts; few are needed
     command += [f"--print-to-pdf={printed}", page.resolve().as_uri()]
     run = subprocess.run(command, capture_output=True, text=True)
     if not printed.is_file():
         said = _complaints(run.stderr, source)
         raise BookError(f"Chromium printed nothing ({said}).")
+    _repair_bookmarks(printed)
     os.replace(printed, target)
     return target
+
+
+def _repair_bookmarks(path: Path) -> None:
+    """Chromium writes a title twice where it moved the heading to the next page.
+
+    What is cut is made up for by spaces: a PDF knows its objects by their places.
+    """
+
+    def once(found: re.Match) -> bytes:
+        start, title, end = found.groups()
+        return start + title + end + b" " * len(title)
+
+    twice = rb"(/Title (?:\(|<FEFF))([^\n]+)\2([)>])"
+    path.write_bytes(re.sub(twice, once, path.read_bytes()))
 
 
 def book(root: Path, *, profile: Path | None) -> Path:

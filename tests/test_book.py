@@ -139,14 +139,35 @@ def test_the_book_is_printed(here, capsys):
     execute(here)
     assert main(["pdf"]) == 0
     assert str(here / "_build" / "book.pdf") in capsys.readouterr().out
-    pages = PdfReader(here / "_build" / "book.pdf").pages
+    printed = PdfReader(here / "_build" / "book.pdf")
+    pages = printed.pages
     assert [round(float(side)) for side in pages[0].mediabox[2:]] == [595, 842]
     texts = [page.extract_text() for page in pages]
     assert [text.split()[0] for text in texts] == ["1", "2", "3"]
     assert [len(page.images) for page in pages] == [0, 1, 0]
+    assert "A tiny chapter" in titles_of(printed.outline)
     assert "(14.1)" in texts[2]
     assert "tag" not in texts[2]
     assert "frac" not in texts[2]
+
+
+def titles_of(outline):
+    parts = [titles_of(x) if isinstance(x, list) else [x.title] for x in outline]
+    return [title for part in parts for title in part]
+
+
+def test_a_bookmark_says_its_title_once(tmp_path):
+    path = tmp_path / "book.pdf"
+    before = (
+        b"1 0 obj\n/Title (In orderIn order)\n/Title (Banana)\n/Title <FEFF004A004A>\n"
+    )
+    path.write_bytes(before)
+    books._repair_bookmarks(path)
+    after = path.read_bytes()
+    assert [line.rstrip() for line in after.splitlines()] == [
+        *(b"1 0 obj", b"/Title (In order)", b"/Title (Banana)", b"/Title <FEFF004A>")
+    ]
+    assert len(after) == len(before)
 
 
 def test_without_chromium_nothing_is_printed(here, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 import io
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from PIL import Image
