@@ -90,11 +90,10 @@ def pdf(root: Path) -> Path:
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu"]
     command += ["--no-first-run", "--disable-background-networking"]
     command += [f"--user-data-dir={stage / 'browser'}", "--no-pdf-header-footer"]
-    command += [
-        "--generate-pdf-document-outline",
-        "--virtual-time-budget=100000",
-    ]  # ms for the scripts; few are needed
+    command += ["--generate-pdf-document-outline"]
+    command += ["--virtual-time-budget=100000"]  # ms for the scripts; few are needed
     command += [f"--print-to-pdf={printed}", page.resolve().as_uri()]
+    print("Printing them …", flush=True)
     run = subprocess.run(command, capture_output=True, text=True)
     if not printed.is_file():
         said = _complaints(run.stderr, source)
@@ -279,6 +278,7 @@ def _build_site(
 
     Sphinx's builder singlehtml makes one page of all.
     """
+    print("Building the pages …", flush=True)
     _add_reproducibility(root, source)
     if (source / pictures.FOLDER).is_dir():
         pictures.write(source / pictures.FOLDER)

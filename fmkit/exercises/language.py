@@ -336,15 +336,15 @@ def _ridge(answer):
 
 
 LANGUAGE = {
-    "unigram_cost": _unigram_cost,
-    "next_token": _next_token,
-    "bits_per_byte": _bits_per_byte,
-    "lora_merge": _lora_merge,
-    "lora_count": _lora_count,
-    "last_token": _last_token,
-    "answer_log_p": _answer_log_p,
+    "unigram-cost": _unigram_cost,
+    "next-token": _next_token,
+    "bits-per-byte": _bits_per_byte,
+    "lora-merge": _lora_merge,
+    "lora-count": _lora_count,
+    "last-token": _last_token,
+    "answer-log-p": _answer_log_p,
     "ties": _ties,
-    "first_guess": _first_guess,
+    "first-guess": _first_guess,
     "doubting": _doubting,
     "ridge": _ridge,
 }
