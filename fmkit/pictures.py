@@ -22,8 +22,8 @@ FOLDER = "pictures"
 ENCODERS = ("pixels", "untrained", "reconstruction", "simclr", "imagenet")
 MODELS = ("words", "untrained", "decoder", "masked", "minilm", "smollm2")
 ADAPTATIONS = ("probe", "finetune", "lp-ft", "last-block", "lora", "all", "scratch")
-TAU = 0.1  # as in the chapter
 SPLITS = ("test", "rotate", "thicken", "invert")
+TAU = 0.1  # as in the chapter
 NOTE = "Points are means of three seeds, bars reach from the lowest to the highest."
 Tree = dict[str, list]  # of next tokens: [probability, what follows, if recorded]
 
@@ -129,13 +129,9 @@ def of_accuracy() -> dict[str, object]:
 def _lines(
     chapter: str, runs: str, *, of: tuple[str, ...]
 ) -> dict[tuple[str, ...], list[list[float]]]:
-    """Points of each (test set, encoder, adaptation) of the runs called `runs`_seed…"""
-    records = committed(chapter)
-    seeds = [
-        record for name, record in records.items() if name.startswith(f"{runs}_seed")
-    ]
+    """Points of each (test set, encoder, adaptation)."""
     lines: dict[tuple[str, ...], list[list[float]]] = {}
-    for (encoder, adaptation, labels, split), values in scores_of(seeds).items():
+    for (encoder, adaptation, labels, split), values in _scores(chapter, runs).items():
         if encoder in of and adaptation in ADAPTATIONS and split in SPLITS:
             point = _point(labels, values)
             lines.setdefault((split, encoder, adaptation), []).append(point)
@@ -143,17 +139,20 @@ def _lines(
 
 
 def _prompt_lines() -> dict[tuple[str, ...], list[list[float]]]:
-    """Points of each (task, format) of SmolLM2's runs."""
-    records, answers = committed("in_context_learning"), _answers()
-    seeds = [
-        record for name, record in records.items() if name.startswith("kshot_seed")
-    ]
+    """Points of each (task, format) of SmolLM2."""
+    answers, scores = _answers(), _scores("in_context_learning", "kshot")
     lines: dict[tuple[str, ...], list[list[float]]] = {}
-    for (what, how, k, _), values in scores_of(seeds).items():
+    for (what, how, k, _), values in scores.items():
         task, form = what.rsplit("-", 1)
         if how == ("choice" if answers[task] else "greedy"):
             lines.setdefault((task, form), []).append(_point(k, values))
     return lines
+
+
+def _scores(chapter: str, runs: str) -> dict[tuple[str, str, int, str], list[float]]:
+    """What the runs of a chapter gave that are called `runs` and a seed."""
+    named = committed(chapter).items()
+    return scores_of(of for name, of in named if name.startswith(f"{runs}_seed"))
 
 
 def _answers() -> dict[str, int]:

@@ -58,6 +58,10 @@ VIOLATIONS = """async rules => {
 ON_A_PHONE = {"color-contrast": {"enabled": False}}
 
 
+CUT = """() => [...document.querySelectorAll(".cell_input pre")]
+  .filter(code => code.scrollWidth > code.clientWidth).length"""
+
+
 @dataclass(frozen=True)
 class Visit:
     """What was seen of one page in one theme."""
@@ -69,6 +73,7 @@ class Visit:
     formulas: int  # in the file
     page: Page  # once its scripts ran
     width: int  # in pixels on a phone
+    cut: int  # cells of code that scroll sideways on a desk
     violations: list[str]  # of axe's rules, serious and critical
 
 
@@ -90,6 +95,7 @@ def visit(browser, path, theme):
     violations = tab.evaluate(VIOLATIONS, ON_A_PHONE)
     tab.set_viewport_size(DESKTOP)
     violations += tab.evaluate(VIOLATIONS, {})
+    cut = tab.evaluate(CUT)
     taken = tab.evaluate("document.documentElement.dataset.theme")
     context.close()
     parts = {urlsplit(address) for address in addresses}
@@ -102,6 +108,7 @@ def visit(browser, path, theme):
         formulas=path.read_text().count('class="math notranslate'),
         page=page,
         width=width,
+        cut=cut,
         violations=sorted(set(violations)),
     )
 
@@ -115,6 +122,7 @@ CHECKS = {
     ),
     "alternative texts": lambda seen: without_text(seen.page),
     "overflow": lambda seen: max(0, seen.width - PHONE["width"]),
+    "code": lambda seen: seen.cut,
     "accessibility": lambda seen: seen.violations,
     "size": lambda seen: max(0, seen.size - MOST),
 }
@@ -245,6 +253,11 @@ TOKENS = "".join(f"<span class='k'>{token}</span>" for token in ("x", "for", "fo
         ("formulas", r'<p class="math notranslate mathjax_ignore">\(x\)</p>'),
         ("alternative texts", "<img src='data:,' alt='../_images/a.png'>"),
         ("overflow", "<p style='width: 391px'>Wide.</p>"),
+        (
+            "code",
+            "<div class='cell_input'><pre tabindex='0' style='overflow: auto; "
+            f"max-width: 300px'>{'x' * 89}</pre></div>",
+        ),
         ("accessibility", "<p style='color: #999'>Pale.</p>"),
         ("accessibility", "<pre style='overflow: auto'>" + 60 * "long " + "</pre>"),
         ("accessibility", "<input>"),
