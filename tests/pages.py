@@ -43,9 +43,12 @@ def is_current(page):
     """Whether the pages were built after the last change of what they are made of."""
     if not page.exists():
         return False
-    roots = [ROOT / name for name in (*books.CONFIGURATION, *books.PAGES)]
-    files = [file for root in roots for file in (root, *root.rglob("*"))]
-    times = [file.stat().st_mtime for file in files if file.is_file()]
+    made_of = (*books.CONFIGURATION, *books.PAGES, "fmkit", "results")
+    files = [
+        file for name in made_of for file in (ROOT / name, *(ROOT / name).rglob("*"))
+    ]
+    files = [f for f in files if f.is_file() and "__pycache__" not in f.parts]
+    times = [file.stat().st_mtime for file in files]
     return page.stat().st_mtime > max(times)
 
 
