@@ -187,6 +187,9 @@ def rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, objec
     try:
         with environment(variables):
             error = _execute(path, notebook, changed)
+    except Exception as unforeseen:
+        error = f"{type(unforeseen).__name__}: {unforeseen}"
+        raise
     finally:
         finished = _finish(record, path.stem, values, error=error)
     if error:

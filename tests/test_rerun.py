@@ -248,3 +248,14 @@ def test_interrupted(tmp_path):
     assert (process.returncode, said) == (130, "fmkit: interrupted.\n")
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert (record["status"], record["error"]) == ("failed", "interrupted")
+
+
+def test_what_nobody_foresaw_is_named_in_the_record(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise KeyError("metadata")
+
+    monkeypatch.setattr(papermill, "execute_notebook", fails)
+    with pytest.raises(KeyError):
+        run(tmp_path, code("1"))
+    record = read_record(tmp_path / "out" / "record.json")
+    assert (record["status"], record["error"]) == ("failed", "KeyError: 'metadata'")
