@@ -27,7 +27,14 @@ from fmkit.records import new_record, read_record, write_record
 KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 LISTS = ("list[int]", "list[float]", "list[str]")
 
-# What goes wrong is said once, by us; without a handler Python prints it as well.
+# What goes wrong is said once, by us: not by ipykernel, and not by its tornado, which
+# on a busy machine may stumble while the kernel is shut down.
+QUIET = (
+    "--log-level=CRITICAL",
+    "--IPKernelApp.exec_lines="
+    "__import__('logging').getLogger('tornado').setLevel('CRITICAL')",
+)
+# Without a handler Python prints what papermill logs as well.
 logging.getLogger("papermill").addHandler(logging.NullHandler())
 
 
@@ -223,7 +230,7 @@ def _execute(path: Path, target: Path, parameters: dict[str, object]) -> str | N
             parameters=parameters,
             cwd=str(path.resolve().parent),
             progress_bar=bar if live else False,
-            extra_arguments=["--log-level=CRITICAL"],  # else ipykernel adds its own
+            extra_arguments=[*QUIET],
         )
     except PapermillExecutionError as error:
         said = " ".join(error.evalue.split())
