@@ -87,9 +87,8 @@ def _is_prose(text: nodes.Text) -> bool:
     """Whether a text stands in a paragraph that somebody wrote, outside of all else."""
     inside_paragraph, node = False, text.parent
     while node is not None:
-        if (
-            isinstance(node, NOT_PROSE + LINKS) or "nb_element" in node
-        ):  # what a cell shows
+        shown_by_a_cell = "nb_element" in node
+        if shown_by_a_cell or isinstance(node, NOT_PROSE + LINKS):
             return False
         inside_paragraph |= isinstance(node, nodes.paragraph)
         node = node.parent
