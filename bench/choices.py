@@ -21,10 +21,10 @@ from bench import report, side_by_side, timed
 from bench.decode import peer_of
 from fmkit import runtime
 from fmkit.assets import fetch
-from fmkit.data.tasks import candidates, load_task
 from fmkit.generate import packed
-from fmkit.models.weights import load_gguf
+from fmkit.models.pretrained import load_gguf
 from fmkit.prompt import BARE, draw_examples, score_answers
+from fmkit.tasks.questions import candidates, load_task
 
 TASK, EXAMPLES, ANSWERS, QUERIES, BATCH = "capitals", 8, 4, 100, 16
 ROUNDS, THREADS, START, TOLERANCE = 3, 2, 0, 1e-3

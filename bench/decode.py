@@ -23,8 +23,8 @@ from bench import report, side_by_side, timed
 from fmkit import runtime
 from fmkit.assets import fetch
 from fmkit.generate import generate, packed
+from fmkit.models.pretrained import llama_parts, load_gguf
 from fmkit.models.transformer import Transformer
-from fmkit.models.weights import llama_parts, load_gguf
 
 TEXT = Path(__file__).parents[1] / "LICENSE"  # English that does not change
 BATCHES, PROMPT, NEW, ROUNDS, THREADS = (1, 8), 64, 128, 5, 2

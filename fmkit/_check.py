@@ -1,7 +1,15 @@
-"""The one way to say that an argument is wrong."""
+"""How fmkit refuses what it is given: one kind of error, one sentence each."""
+
+
+class Refused(ValueError):
+    """An argument, a file or an answer that cannot be used; the message says why.
+
+    Every error that fmkit raises about what it was given is one of these. The command
+    ``fmkit`` prints their sentence; any other error is a bug, and shows its traceback.
+    """
 
 
 def require(condition: bool, name: str, rule: str, got: object) -> None:
-    """Raise ``ValueError("<name> must <rule>, got <got>.")`` unless it holds."""
+    """Raise ``Refused("<name> must <rule>, got <got>.")`` unless `condition` holds."""
     if not condition:
-        raise ValueError(f"{name} must {rule}, got {got!r}.")
+        raise Refused(f"{name} must {rule}, got {got!r}.")

@@ -32,12 +32,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fmkit._check import require
+from fmkit._check import Refused, require
 
 FORMAT = 1
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Refused):
     """A file is no checkpoint, or one of another run."""
 
 

@@ -2,26 +2,14 @@
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
-import torch
+from fmkit._check import Refused
+from fmkit.assets.catalogue import ASSETS
 
-from fmkit import book as books
-from fmkit.assets import ASSETS, AssetError, cache_folder, fetch, inventory
-from fmkit.grid import grid_of
-from fmkit.records import RecordError
-from fmkit.rerun import (
-    RerunError,
-    from_arguments,
-    parameters_of,
-    read_notebook,
-    rerun,
-    section_of,
-)
-from fmkit.runtime import device_name, pick_device, versions
-from fmkit.sweep import sweep
-
-ERRORS = (AssetError, RerunError, RecordError, books.BookError, ValueError, OSError)
+# Each command imports what it needs: --help is not to wait for torch.
+BUG = 70  # EX_SOFTWARE of sysexits.h: an error inside the program
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 SWEEP_HELP = """\
 example: six runs of a chapter, in the folders runs/sweep/seed=0,tau=0.1 and so on
@@ -35,16 +23,24 @@ or what it imports of fmkit has changed. A point that fails does not stop the re
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit status. An error is one sentence on stderr."""
+    """Run one command and return its exit status.
+
+    What fmkit refuses is one sentence on stderr and status 1. Any other error is a bug:
+    it shows its traceback, and the status is 70.
+    """
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except ERRORS as error:
-        print(f"fmkit: {' '.join(str(error).split())}", file=sys.stderr)
+    except Refused as refused:
+        print(f"fmkit: {' '.join(str(refused).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("fmkit: interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print("fmkit: this is a bug; please report what stands above.", file=sys.stderr)
+        return BUG
     return 0
 
 
@@ -133,6 +129,11 @@ def _add_chapter(command: argparse.ArgumentParser) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
+    import torch
+
+    from fmkit.assets import cache_folder, inventory
+    from fmkit.runtime import device_name, pick_device, versions
+
     device = pick_device()
     print(", ".join(f"{name} {version}" for name, version in versions().items()))
     print(f"device {device_name(device)}, {torch.get_num_threads()} threads")
@@ -145,6 +146,8 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
+    from fmkit.assets import fetch
+
     needed = [name for name, asset in ASSETS.items() if not asset.optional]
     for name in options.names or needed:
         for path in fetch(name).values():
@@ -152,11 +155,16 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _section(options: argparse.Namespace) -> dict[str, object]:
+    from fmkit.runs.parameters import section_of
+
     profile, chapter = options.profile, options.chapter.stem
     return section_of(profile, chapter) if profile else {}
 
 
 def _rerun(options: argparse.Namespace) -> None:
+    from fmkit.runs.parameters import from_arguments, parameters_of, read_notebook
+    from fmkit.runs.rerun import rerun
+
     chapter = options.chapter
     parameters = parameters_of(read_notebook(chapter))
     given = _section(options) | from_arguments(options.given, parameters)
@@ -165,22 +173,33 @@ def _rerun(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
+    from fmkit.runs.parameters import grid_of, parameters_of, read_notebook
+    from fmkit.runs.sweep import sweep
+
     chapter, jobs = options.chapter, options.jobs
     grid = grid_of(options.given, parameters_of(read_notebook(chapter)))
     sweep(chapter, options.out, grid=grid, base=_section(options), jobs=jobs)
 
 
 def _book(options: argparse.Namespace) -> None:
-    books.book(Path.cwd(), profile=options.profile)
+    from fmkit.book.build import book
+
+    book(Path.cwd(), profile=options.profile)
 
 
 def _pdf(options: argparse.Namespace) -> None:
-    print(books.pdf(Path.cwd()))
+    from fmkit.book.printed import pdf
+
+    print(pdf(Path.cwd()))
 
 
 def _html(options: argparse.Namespace) -> None:
-    print(books.html(Path.cwd()))
+    from fmkit.book.build import html
+
+    print(html(Path.cwd()))
 
 
 def _execute(options: argparse.Namespace) -> None:
-    books.execute(Path.cwd())
+    from fmkit.book.execute import execute
+
+    execute(Path.cwd())

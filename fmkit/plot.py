@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 from torch import Tensor
 
@@ -54,7 +53,7 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def pictures(
+def images(
     rows: Mapping[str, UInt8[Tensor, "n c H W"]], *, height: float = 0.8
 ) -> Axes:
     """Rows of pictures with the name of each to its left; `height` in inches a row."""
@@ -226,39 +225,3 @@ def moving_map(
     options = {"save_all": True, "append_images": pictures[1:], "loop": 0}
     pictures[0].save(file, "gif", duration=shown, optimize=True, **options)
     return file.getvalue()
-
-
-def two_stages() -> Axes:
-    """The foundation-model paradigm of 14.1 as a drawing: pretrain, then adapt.
-
-    In the notes: two stages.
-    """
-    ax = plt.subplots(figsize=(8, 3.2))[1]
-    ax.set(xlim=(0, 16), ylim=(0, 6.4))
-    ax.set_axis_off()
-
-    def box(x: float, y: float, text: str, colour: str) -> None:
-        patch = FancyBboxPatch(
-            (x, y), 3.4, 1.5, boxstyle="round,pad=0.1", fc=colour, ec="black"
-        )
-        ax.add_patch(patch)
-        ax.text(x + 1.7, y + 0.75, text, ha="center", va="center", fontsize=9)
-
-    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
-        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "black"})
-
-    data, model, task = "#dceaf5", "#d5efe5", "#fbe6d0"
-    box(0.2, 4.2, "unlabelled data\n$x^{(1)}, \\dots, x^{(n)}$", data)
-    box(6.0, 4.2, "pretraining\nminimize $L_{pre}(\\theta)$", data)
-    box(11.8, 4.2, "pretrained model\n$\\phi_{\\hat\\theta}$", model)
-    box(0.2, 0.6, "labelled task\n$n_{task}$ pairs $(x, y)$", task)
-    box(6.0, 0.6, "adaptation\nprobe, finetune, prompt", task)
-    box(11.8, 0.6, "prediction\n$w^\\top \\phi(x)$", task)
-    for y in (4.95, 1.35):
-        arrow((3.8, y), (5.85, y))
-        arrow((9.6, y), (11.65, y))
-    arrow((12.6, 4.05), (9.3, 2.3))  # theta_hat goes into the adaptation
-    ax.text(11.2, 2.75, "$\\hat\\theta$", fontsize=11)
-    ax.text(0.1, 6.1, "once, on much data", fontsize=9, style="italic")
-    ax.text(0.1, 2.5, "for each task, on little", fontsize=9, style="italic")
-    return ax

@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 
 from fmkit._check import require
@@ -17,39 +16,6 @@ SHOWN = {" ": "␣", "\n": "↵", "\t": "→"}  # in place of what one cannot se
 def visible(piece: str) -> str:
     """A piece of text as it is shown: spaces and line ends can be seen."""
     return "".join(SHOWN.get(character, character) for character in piece)
-
-
-def transformer(words: Sequence[str]) -> Axes:
-    """The Transformer of 14.3 as a drawing: a vector a word in, logits a word out.
-
-    `words` are x_1 .. x_T; the last thing that comes out is for the word after them.
-
-    In the notes: figure 14.1.
-    """
-    T = len(words)
-    ax = plt.subplots(figsize=(1.35 * (T + 1) + 0.6, 3.4))[1]
-    ax.set(xlim=(-0.75, T + 0.75), ylim=(0, 6.3))
-    ax.set_axis_off()
-    box = FancyBboxPatch(
-        (-0.4, 2.6), T + 0.8, 1.0, boxstyle="round,pad=0.1", fc="#d5efe5", ec="black"
-    )
-    ax.add_patch(box)
-    middle = {"ha": "center", "va": "center"}
-    ax.text(T / 2, 3.1, "Transformer $f_\\theta$", fontsize=11, **middle)
-    arrow = {"arrowstyle": "-|>", "color": "black"}
-    for t, word in enumerate(["⊥", *words]):
-        ax.text(t, 0.3, word, fontsize=10, style="italic", **middle)
-        ax.text(t, 0.95, f"$x_{{{t}}}$", fontsize=10, **middle)
-        ax.annotate("", (t, 1.55), (t, 1.15), arrowprops=arrow)
-        ax.text(t, 1.8, f"$e_{{x_{{{t}}}}}$", fontsize=11, **middle)
-        ax.annotate("", (t, 2.55), (t, 2.0), arrowprops=arrow)
-        ax.annotate("", (t, 4.35), (t, 3.75), arrowprops=arrow)
-        ax.text(t, 4.6, f"$u_{{{t + 1}}}$", fontsize=11, **middle)
-        ax.annotate("", (t, 5.25), (t, 4.85), arrowprops=arrow)
-        ax.text(t, 5.55, f"$p(x_{{{t + 1}}} \\mid \\cdot)$", fontsize=10, **middle)
-        after = words[t] if t < T else "?"
-        ax.text(t, 6.1, after, fontsize=10, style="italic", **middle)
-    return ax
 
 
 def influence(panels: dict[str, Float[Tensor, "T S"]]) -> Axes:

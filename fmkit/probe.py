@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fmkit import logistic
+from fmkit import _logistic as logistic
 from fmkit._check import require
 
 # Times the mean squared feature. On Animal-MNIST, pixels and EfficientNet-Lite0 with 50

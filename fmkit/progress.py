@@ -1,11 +1,10 @@
 """A progress bar that is live in a terminal and in JupyterLab and leaves nothing."""
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from IPython import get_ipython
-from IPython.display import clear_output
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -30,10 +29,13 @@ def progress(
 
 
 def _in_notebook() -> bool:
-    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
+    ipython = sys.modules.get("IPython")  # a kernel has imported it
+    shell = ipython.get_ipython() if ipython else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _text_bar(items: Iterable[T], total: int | None, label: str) -> Iterator[T]:
+    clear_output = sys.modules["IPython"].display.clear_output
     start = drawn = time.monotonic()
     try:
         for done, item in enumerate(items):

@@ -33,7 +33,7 @@ def mirror(monkeypatch):
 @pytest.fixture(scope="session")
 def site():
     """The folder of the built pages."""
-    import pages  # not above: it imports papermill, which few tests need
+    from support import pages
 
     return pages.built()
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import platformdirs
 
+from fmkit._check import Refused
 from fmkit.assets.catalogue import Asset
 
 
-class AssetError(RuntimeError):
+class AssetError(Refused):
     """An asset cannot be had: one sentence that says why and what to do."""
 
 

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fmkit._check import require
+from fmkit._check import Refused, require
 from fmkit.data.images import ImageSet
 from fmkit.progress import progress
 
@@ -136,7 +136,7 @@ def _picture(
             image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     except UNREADABLE as error:
         rule = "hold only pictures that can be read, of 8 bits a channel"
-        raise ValueError(f"path must {rule}, got {name!r}.") from error
+        raise Refused(f"path must {rule}, got {name!r}.") from error
     return np.asarray(image)
 
 

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from fmkit._check import require
+from fmkit.data.animals import animals
 from fmkit.data.cifar import cifar10, cifar10_jpeg
 from fmkit.data.folders import read_folder
-from fmkit.data.images import ImageSet, animals
+from fmkit.data.images import ImageSet
 
 SETS: dict[str, Callable[[], tuple[ImageSet, ImageSet]]] = {
     "animals": animals,

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from fmkit._check import require
+from fmkit._check import Refused, require
 from fmkit.assets import fetch
 from fmkit.data.docstrings import Document, docstrings
 
@@ -59,7 +59,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")  # without the mark of some editors
     except UnicodeDecodeError as error:
         got = f"byte {error.object[error.start]:#x} at {error.start}"
-        raise ValueError(f"{path} must be UTF-8 text, got {got}.") from error
+        raise Refused(f"{path} must be UTF-8 text, got {got}.") from error
 
 
 def _cut(text: str, name: str) -> tuple[list[Document], list[Document]]:

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from fmkit import runtime
-from fmkit._check import require
+from fmkit._check import Refused, require
 from fmkit.progress import progress
 
 # As sentence_bert_config.json has it, two special ones counted; it was trained on 128
@@ -160,7 +160,7 @@ def load_minilm(files: dict[str, Path]) -> tuple[Bert, Tokenizer]:
     try:
         saved = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file.") from error
+        raise Refused(f"{path} is damaged or no safetensors file.") from error
     with torch.device("meta"):  # shapes only: the weights come whole, out of the file
         model = Bert(config)
     theirs = {name: _their_name(name) for name in model.state_dict()}
@@ -185,7 +185,7 @@ def _read_config(path: Path) -> BertConfig:
             norm_epsilon=found["layer_norm_eps"],
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} does not describe a BERT: {error}") from error
+        raise Refused(f"{path} does not describe a BERT: {error}") from error
     require(act == "gelu", f"hidden_act in {path}", "be 'gelu'", act)
     name = f"position_embedding_type in {path}"
     require(kind == "absolute", name, "be 'absolute'", kind)
@@ -198,14 +198,14 @@ def _check_tensors(
     """One sentence about the first tensor that is not as the model's."""
     for name, tensor in wanted.items():
         if name not in saved:
-            raise ValueError(f"{path} does not hold MiniLM: it has no {name}.")
+            raise Refused(f"{path} does not hold MiniLM: it has no {name}.")
         found, shape = tuple(saved[name].shape), tuple(tensor.shape)
         require(found == shape, f"{name} in {path}", f"have the shape {shape}", found)
         kind = saved[name].dtype
         require(kind.is_floating_point, f"{name} in {path}", "be floating point", kind)
     if extra := sorted(saved.keys() - wanted.keys() - UNUSED):
         message = f"it has {extra[0]}, for which there is no place"
-        raise ValueError(f"{path} does not hold MiniLM: {message}.")
+        raise Refused(f"{path} does not hold MiniLM: {message}.")
 
 
 def _their_name(name: str) -> str:
@@ -233,7 +233,7 @@ def _read_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} is damaged or no tokenizer.") from error
+        raise Refused(f"{path} is damaged or no tokenizer.") from error
     size, rule = tokenizer.get_vocab_size(), f"be the model's, {vocabulary}"
     require(size == vocabulary, f"the vocabulary in {path}", rule, size)
     tokenizer.enable_truncation(MINILM_TOKENS)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from fmkit._check import require
+from fmkit._check import Refused, require
 
 BATCH_NORM_EPSILON = 1e-3  # TensorFlow's; torch's own default is 1e-5
 # expansion, kernel, stride, width, blocks: table 1 of Tan and Le 2019
@@ -182,7 +182,7 @@ def load_efficientnet_lite0(
     try:
         network.load_state_dict(renamed)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not hold EfficientNet-Lite0: {error}") from error
+        raise Refused(f"{path} does not hold EfficientNet-Lite0: {error}") from error
     return phi.eval(), U.eval()
 
 

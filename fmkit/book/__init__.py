@@ -1,0 +1,1 @@
+"""Make this book: its pages, its paper, its lists, its exercises."""

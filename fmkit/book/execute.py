@@ -1,0 +1,85 @@
+"""Execute the notebooks whose outputs are stale, in place."""
+
+import base64
+import io
+import os
+import time
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from PIL import Image
+
+from fmkit.book.contents import notebooks_of
+from fmkit.runs.parameters import read_notebook
+from fmkit.runs.rerun import environment, rerun
+from fmkit.runs.stale import HASH, is_stale, source_hash
+
+
+def execute(root: Path) -> list[Path]:
+    """Execute the notebooks whose outputs are stale, on the CPU, and put them back.
+
+    A notebook is replaced only once it has run to its end. Returns those replaced.
+    """
+    stale = [path for path in notebooks_of(root) if is_stale(read_notebook(path))]
+    for chapter in stale:
+        digest = source_hash(read_notebook(chapter))  # of the code that is about to run
+        runs = root / "_build" / "stage" / "execute"
+        with environment({"FMKIT_DEVICE": "cpu"}):  # what "auto" means there
+            executed = execute_one(chapter, runs, given={})
+        executed.metadata["fmkit"] = {HASH: digest}
+        staging = chapter.with_name(f".{chapter.name}")
+        nbformat.write(executed, staging)
+        os.replace(staging, chapter)
+    if not stale:
+        print("No notebook is stale.", flush=True)
+    return stale
+
+
+def strip(notebook: NotebookNode) -> NotebookNode:
+    """Remove papermill's and all timing metadata: two runs then give equal files.
+
+    Pictures get a palette, which makes those of matplotlib a third as large.
+
+    The cell that papermill injected stays, a page must show the parameters it was run
+    with; only its random id goes.
+    """
+    for holder in (notebook, *notebook.cells):
+        for key in ("papermill", "execution"):
+            holder.metadata.pop(key, None)
+    for cell in notebook.cells:
+        if not cell.metadata.get("tags", True):  # papermill gives an empty list to all
+            del cell.metadata["tags"]
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell["id"] = "injected-parameters"
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = _with_palette(output.data["image/png"])
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    return notebook
+
+
+def _with_palette(png: str) -> str:
+    """A picture in base64, on white, with the 64 colours that suit it best."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+    page = Image.new("RGBA", picture.size, "white")
+    page.alpha_composite(picture)
+    file = io.BytesIO()
+    page.convert("RGB").quantize(64).save(file, "png", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def execute_one(chapter: Path, runs: Path, *, given: dict[str, object]) -> NotebookNode:
+    """Run one chapter into a folder of its own, saying so; its notebook, stripped."""
+    out = runs / chapter.stem
+    print(f"{chapter.stem} …", flush=True)
+    start = time.perf_counter()
+    rerun(chapter, out, given=given)
+    print(f"{chapter.stem} took {seconds_since(start)}", flush=True)
+    return strip(read_notebook(out / chapter.name))
+
+
+def seconds_since(start: float) -> str:
+    """How long it has been since `start`, as a text: 51 s."""
+    return f"{time.perf_counter() - start:.0f} s"

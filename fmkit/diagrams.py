@@ -1,0 +1,76 @@
+"""Drawings of the notes: the two stages of 14.1, the interface of a Transformer."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+
+
+def two_stages() -> Axes:
+    """The foundation-model paradigm of 14.1 as a drawing: pretrain, then adapt.
+
+    In the notes: two stages.
+    """
+    ax = plt.subplots(figsize=(8, 3.2))[1]
+    ax.set(xlim=(0, 16), ylim=(0, 6.4))
+    ax.set_axis_off()
+
+    def box(x: float, y: float, text: str, colour: str) -> None:
+        patch = FancyBboxPatch(
+            (x, y), 3.4, 1.5, boxstyle="round,pad=0.1", fc=colour, ec="black"
+        )
+        ax.add_patch(patch)
+        ax.text(x + 1.7, y + 0.75, text, ha="center", va="center", fontsize=9)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "black"})
+
+    data, model, task = "#dceaf5", "#d5efe5", "#fbe6d0"
+    box(0.2, 4.2, "unlabelled data\n$x^{(1)}, \\dots, x^{(n)}$", data)
+    box(6.0, 4.2, "pretraining\nminimize $L_{pre}(\\theta)$", data)
+    box(11.8, 4.2, "pretrained model\n$\\phi_{\\hat\\theta}$", model)
+    box(0.2, 0.6, "labelled task\n$n_{task}$ pairs $(x, y)$", task)
+    box(6.0, 0.6, "adaptation\nprobe, finetune, prompt", task)
+    box(11.8, 0.6, "prediction\n$w^\\top \\phi(x)$", task)
+    for y in (4.95, 1.35):
+        arrow((3.8, y), (5.85, y))
+        arrow((9.6, y), (11.65, y))
+    arrow((12.6, 4.05), (9.3, 2.3))  # theta_hat goes into the adaptation
+    ax.text(11.2, 2.75, "$\\hat\\theta$", fontsize=11)
+    ax.text(0.1, 6.1, "once, on much data", fontsize=9, style="italic")
+    ax.text(0.1, 2.5, "for each task, on little", fontsize=9, style="italic")
+    return ax
+
+
+def transformer(words: Sequence[str]) -> Axes:
+    """The Transformer of 14.3 as a drawing: a vector a word in, logits a word out.
+
+    `words` are x_1 .. x_T; the last thing that comes out is for the word after them.
+
+    In the notes: figure 14.1.
+    """
+    T = len(words)
+    ax = plt.subplots(figsize=(1.35 * (T + 1) + 0.6, 3.4))[1]
+    ax.set(xlim=(-0.75, T + 0.75), ylim=(0, 6.3))
+    ax.set_axis_off()
+    box = FancyBboxPatch(
+        (-0.4, 2.6), T + 0.8, 1.0, boxstyle="round,pad=0.1", fc="#d5efe5", ec="black"
+    )
+    ax.add_patch(box)
+    middle = {"ha": "center", "va": "center"}
+    ax.text(T / 2, 3.1, "Transformer $f_\\theta$", fontsize=11, **middle)
+    arrow = {"arrowstyle": "-|>", "color": "black"}
+    for t, word in enumerate(["⊥", *words]):
+        ax.text(t, 0.3, word, fontsize=10, style="italic", **middle)
+        ax.text(t, 0.95, f"$x_{{{t}}}$", fontsize=10, **middle)
+        ax.annotate("", (t, 1.55), (t, 1.15), arrowprops=arrow)
+        ax.text(t, 1.8, f"$e_{{x_{{{t}}}}}$", fontsize=11, **middle)
+        ax.annotate("", (t, 2.55), (t, 2.0), arrowprops=arrow)
+        ax.annotate("", (t, 4.35), (t, 3.75), arrowprops=arrow)
+        ax.text(t, 4.6, f"$u_{{{t + 1}}}$", fontsize=11, **middle)
+        ax.annotate("", (t, 5.25), (t, 4.85), arrowprops=arrow)
+        ax.text(t, 5.55, f"$p(x_{{{t + 1}}} \\mid \\cdot)$", fontsize=10, **middle)
+        after = words[t] if t < T else "?"
+        ax.text(t, 6.1, after, fontsize=10, style="italic", **middle)
+    return ax

@@ -1,0 +1,1 @@
+"""Run any notebook: its parameters, its record, reruns, sweeps, stale outputs."""

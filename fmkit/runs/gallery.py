@@ -1,0 +1,243 @@
+"""The results of a sweep side by side: a table as CSV, and a page with the figures."""
+
+import base64
+import csv
+import hashlib
+import html
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from urllib.parse import quote
+
+from nbformat import NotebookNode
+
+from fmkit.runs.parameters import read_notebook, tags_of, text_of
+from fmkit.runs.record import read_record, write_whole
+
+ENDED = ("finished", "failed")
+TEMPLATE = Path(__file__).with_name("gallery.html")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of an executed notebook: what it shows, and the file it lies in."""
+
+    place: tuple[int, int]  # its cell, and which of the cell's pictures it is
+    caption: str
+    alt: str
+    file: str
+    size: tuple[int, int]  # width and height in pixels
+    digest: str  # of the file
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of one point of a sweep; `name` is its folder."""
+
+    name: str
+    varied: dict[str, object]
+    status: str = "not run"  # or stale, failed, finished
+    error: str | None = None
+    record: dict[str, object] | None = None
+    figures: tuple[Figure, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The point's values in a line."""
+        return ", ".join(self.values)
+
+    @property
+    def values(self) -> list[str]:
+        """The point's values, each with its name."""
+        return [f"{name} = {text_of(value)}" for name, value in self.varied.items()]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Its numbers by name; none where there is no record."""
+        return self.record["metrics"] if self.record else {}
+
+    def claims(self, *, holding: bool) -> list[str]:
+        """The names of its claims that hold, or of those that are broken."""
+        claims = self.record["claims"] if self.record else {}
+        return [name for name, c in claims.items() if c["holds"] is holding]
+
+
+def read_result(notebook: Path, *, varied: dict[str, object]) -> Result:
+    """A finished point, from its notebook and from the record beside it.
+
+    Raises ``RecordError`` or ``RerunError`` where one of them is damaged.
+    """
+    record = read_record(notebook.with_name("record.json"))
+    figures = extract_figures(notebook)
+    name, status = notebook.parent.name, record["status"]
+    return Result(name, varied, status, record["error"], record, figures)
+
+
+def extract_figures(path: Path) -> tuple[Figure, ...]:
+    """Write each PNG output of a notebook into a file beside it.
+
+    Captions and alternative texts are those that the cells' metadata give the pages.
+    Raises ``RerunError`` where there is no notebook.
+    """
+    notebook = read_notebook(path)
+    for old in path.parent.glob("figure-*.png"):
+        old.unlink()
+    # Only a point with other parameters than the defaults has the injected cell.
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = [cell for cell in code if "injected-parameters" not in tags_of(cell)]
+    figures = []
+    for number, cell in enumerate(code, start=1):
+        for which, png in enumerate(_pictures(cell), start=1):
+            file = path.with_name(f"figure-{number}-{which}.png")
+            file.write_bytes(png)
+            shown = cell.metadata.get("mystnb", {})
+            caption = shown.get("figure", {}).get("caption", f"Output of cell {number}")
+            alt = shown.get("image", {}).get("alt", caption)
+            size = tuple(int.from_bytes(png[i : i + 4]) for i in (16, 20))
+            digest = hashlib.sha256(png).hexdigest()
+            place = (number, which)
+            figures.append(Figure(place, caption, alt, file.name, size, digest))
+    return tuple(figures)
+
+
+def _pictures(cell: NotebookNode) -> list[bytes]:
+    outputs = [output.get("data", {}) for output in cell.get("outputs", [])]
+    pictures = [data["image/png"] for data in outputs if "image/png" in data]
+    return [base64.b64decode(picture) for picture in pictures]
+
+
+def write_table(path: Path, results: list[Result]) -> None:
+    """Write one row a point: parameters, how it went, claims, and every metric."""
+    metrics = metric_names(results)
+    head = [*results[0].varied, "status", "error", "seconds", "claims_hold"]
+    file = io.StringIO()
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow([*head, "claims_broken", *metrics])
+    for result in results:
+        claims = [len(result.claims(holding=holding)) for holding in (True, False)]
+        seconds = result.record["seconds"] if result.record else ""
+        how = [result.status, result.error or "", seconds]
+        values = [text_of(value) for value in result.varied.values()]
+        values += [*how, *(claims if result.record else ("", ""))]
+        rows.writerow([*values, *(result.metrics.get(name, "") for name in metrics)])
+    write_whole(path, file.getvalue())
+
+
+def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
+    """Write the gallery: a page that needs nothing but the pictures in the folders."""
+    title = f"Sweep of {chapter.stem}"
+    body = [
+        f"<h1>{html.escape(title)}</h1>",
+        *_summary(results),
+        *_points(results, path.parent, chapter.name),
+        *_figures(results),
+        *_metrics(results),
+    ]
+    template = Template(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.substitute(title=html.escape(title), body="\n".join(body))
+    write_whole(path, page)
+
+
+def count(results: list[Result]) -> str:
+    """How many points there are, and how many of each status, in words."""
+    statuses = [result.status for result in results]
+    each = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
+    return f"{len(results)} {'point' if len(results) == 1 else 'points'}: {each}"
+
+
+def _summary(results: list[Result]) -> list[str]:
+    lines = [f'<p>{count(results)}. All numbers: <a href="table.csv">table.csv</a></p>']
+    record = next((result.record for result in results if result.record), None)
+    if record:
+        rest = {
+            k: v for k, v in record["parameters"].items() if k not in results[0].varied
+        }
+        alike = ", ".join(f"{name} = {text_of(value)}" for name, value in rest.items())
+        lines.append(f'<p class="faint">Alike in all: {html.escape(alike)}</p>')
+    return lines
+
+
+def _points(results: list[Result], out: Path, notebook: str) -> list[str]:
+    rows = [["point", "status", "seconds", "claims that hold", "what went wrong"]]
+    for result in results:
+        label, status = html.escape(result.label), result.status
+        if status in ENDED and (out / result.name / notebook).is_file():
+            label = f'<a href="{quote(f"{result.name}/{notebook}")}">{label}</a>'
+        if status == "failed":
+            status = f'<span class="bad">{status}</span>'
+        seconds = f"{result.record['seconds']:.1f}" if result.record else ""
+        wrong = html.escape(result.error or "")
+        rows.append([label, status, seconds, _claims(result), wrong])
+    return ["<h2>Points</h2>", _table(rows, name="points")]
+
+
+def _claims(result: Result) -> str:
+    """How many claims hold; the broken ones unfold."""
+    hold, broken = result.claims(holding=True), result.claims(holding=False)
+    said = f"{len(hold)} of {len(hold) + len(broken)}" if hold or broken else ""
+    names = "<br>".join(html.escape(f"broken: {name}") for name in broken)
+    if not broken:
+        return said
+    return f"<details><summary>{said}</summary>{names}</details>"
+
+
+def _figures(results: list[Result]) -> list[str]:
+    """A section for each figure: a picture a point, or one where all are the same."""
+    places = sorted({figure.place for result in results for figure in result.figures})
+    lines = ["<h2>Figures</h2>"] if places else []
+    for place in places:
+        shown = [(r, f) for r in results for f in r.figures if f.place == place]
+        lines.append(f"<h3>{html.escape(shown[0][1].caption)}</h3>")
+        pictures = [_picture(result, figure, result.label) for result, figure in shown]
+        if len({figure.digest for _, figure in shown}) == 1 < len(shown):
+            pictures = [_picture(*shown[0], f"the same at {len(shown)} points")]
+        lines += ['<div class="pictures">', *pictures, "</div>"]
+    return lines
+
+
+def _picture(result: Result, figure: Figure, label: str) -> str:
+    label, alt = html.escape(label), html.escape(figure.alt)
+    (width, height), href = figure.size, quote(f"{result.name}/{figure.file}")
+    return (
+        f'<figure><a href="{href}"><img src="{href}" alt="{label}: {alt}" '
+        f'width="{width}" height="{height}" loading="lazy"></a>'
+        f"<figcaption>{label}</figcaption></figure>"
+    )
+
+
+def _metrics(results: list[Result]) -> list[str]:
+    """A row for each metric, a column for each point that has any."""
+    measured = [result for result in results if result.metrics]
+    if not measured:
+        return []
+    heads = ["<br>".join(map(html.escape, result.values)) for result in measured]
+    rows = [["metric", *heads]]
+    for name in metric_names(measured):
+        values = [result.metrics.get(name) for result in measured]
+        numbers = ["" if value is None else f"{value:.4g}" for value in values]
+        rows.append([html.escape(name).replace("/", "/<wbr>"), *numbers])
+    typed = '<input id="filter" type="search" placeholder="words of a name" '
+    typed += 'aria-label="Show metrics whose names have these words" hidden>'
+    table = _table(rows, name="metrics")
+    return ["<h2>Metrics</h2>", typed, table]
+
+
+def _table(rows: list[list[str]], *, name: str) -> str:
+    """A table of cells that are HTML already, in a box that scrolls by itself."""
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in rows[0])
+    lines = [
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest)
+        for first, *rest in rows[1:]
+    ]
+    body = "</tr>\n".join(lines)
+    return (
+        f'<div class="box" id="{name}" tabindex="0" role="region" aria-label="{name}">'
+        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tr>\n</tbody>"
+        "\n</table></div>"
+    )
+
+
+def metric_names(results: list[Result]) -> list[str]:
+    """Every metric that some point has, in the order in which they are met."""
+    return list(dict.fromkeys(name for result in results for name in result.metrics))

@@ -1,0 +1,298 @@
+"""Every built page as a browser without a network shows it: light, dark, on a phone."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import axe_playwright_python
+import pytest
+import yaml
+from support.pages import ROOT, Page, read_by_people, without_text
+
+from fmkit.book import contents
+
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 900}
+MADE_BY_SCRIPTS = ("search", "genindex")
+MOST = 3_000_000  # bytes of a page with all that it loads
+HARMLESS = "Identifier 'THEBE_JS_URL' has already been declared"  # sphinx-thebe's own
+
+# All that a page does by itself is done; what it folds, or shows to whoever scrolls, is
+# to be seen
+READY = """async () => {
+  document.querySelectorAll("details").forEach(box => { box.open = true; });
+  document.querySelectorAll(".toggle-hidden").forEach(box => {
+    box.classList.remove("toggle-hidden");
+  });
+  const up = document.querySelector("#pst-back-to-top");
+  up?.style.setProperty("display", "block", "important");
+  await document.fonts.ready;
+  if (window.MathJax) await MathJax.startup.promise;
+}"""
+# Of code tokens that look alike one is enough, and axe takes a third of the time; it
+# passes over single letters
+THIN = """() => {
+  const seen = new Set();
+  for (const token of document.querySelectorAll("pre span")) {
+    if (token.textContent.trim().length < 2) continue;
+    const box = token.closest("pre").parentElement.parentElement;
+    const look = `${token.className} in ${box?.className}`;
+    if (seen.has(look)) token.replaceWith(...token.childNodes);
+    seen.add(look);
+  }
+}"""
+# Its preload asks for style sheets a second time, which file:// refuses
+VIOLATIONS = """async rules => {
+  const options = {preload: false, resultTypes: ["violations"], rules};
+  const found = await axe.run(options);
+  return found.violations
+    .filter(rule => ["serious", "critical"].includes(rule.impact))
+    .flatMap(rule => rule.nodes.map(node => `${rule.id}: ${node.target}`));
+}"""
+
+# The slowest rule, once a theme: colours do not change with the width
+ON_A_PHONE = {"color-contrast": {"enabled": False}}
+
+
+CUT = """() => [...document.querySelectorAll(".cell_input pre")]
+  .filter(code => code.scrollWidth > code.clientWidth).length"""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What was seen of one page in one theme."""
+
+    theme: str  # that it took
+    console: list[str]  # errors and warnings
+    elsewhere: list[str]  # addresses that are no file
+    size: int  # bytes of the page and of every file that it asked for
+    formulas: int  # in the file
+    page: Page  # once its scripts ran
+    width: int  # in pixels on a phone
+    cut: int  # cells of code that scroll sideways on a desk
+    violations: list[str]  # of axe's rules, serious and critical
+
+
+def visit(browser, path, theme):
+    """Open the page at `path` for a reader whose system is set to `theme`."""
+    context = browser.new_context(viewport=PHONE, color_scheme=theme, offline=True)
+    tab = context.new_page()
+    console, addresses = [], set()
+    tab.on("console", lambda said: console.append((said.type, said.text)))
+    tab.on("pageerror", lambda error: console.append(("error", error.message)))
+    tab.on("request", lambda request: addresses.add(request.url))
+    tab.goto(path.as_uri())
+    tab.evaluate(READY)
+    tab.wait_for_timeout(400)  # the theme gives what scrolls a tab stop after 300 ms
+    page = Page(tab.content())
+    width = tab.evaluate("document.documentElement.scrollWidth")
+    tab.evaluate(THIN)
+    tab.evaluate(AXE)
+    violations = tab.evaluate(VIOLATIONS, ON_A_PHONE)
+    tab.set_viewport_size(DESKTOP)
+    violations += tab.evaluate(VIOLATIONS, {})
+    cut = tab.evaluate(CUT)
+    taken = tab.evaluate("document.documentElement.dataset.theme")
+    context.close()
+    parts = {urlsplit(address) for address in addresses}
+    files = {Path(unquote(part.path)) for part in parts if part.scheme == "file"}
+    return Visit(
+        theme=taken,
+        console=[text for kind, text in console if kind in ("error", "warning")],
+        elsewhere=[a for a in addresses if not a.startswith(("file:", "data:"))],
+        size=sum(file.stat().st_size for file in files if file.is_file()),
+        formulas=path.read_text().count('class="math notranslate'),
+        page=page,
+        width=width,
+        cut=cut,
+        violations=sorted(set(violations)),
+    )
+
+
+CHECKS = {
+    "console": lambda seen: [text for text in seen.console if text != HARMLESS],
+    "network": lambda seen: seen.elsewhere,
+    "formulas": lambda seen: (
+        len(seen.page.of("mjx-merror"))
+        + abs(len(seen.page.of("mjx-container")) - seen.formulas)
+    ),
+    "alternative texts": lambda seen: without_text(seen.page),
+    "overflow": lambda seen: max(0, seen.width - PHONE["width"]),
+    "code": lambda seen: seen.cut,
+    "accessibility": lambda seen: seen.violations,
+    "size": lambda seen: max(0, seen.size - MOST),
+}
+
+
+@pytest.fixture(scope="class")
+def visits(request, site, browser):
+    """Every page in the theme of the class, by its path."""
+    paths = {str(path.relative_to(site)): path for path in read_by_people(site)}
+    theme = request.cls.theme
+    seen = {name: visit(browser, path, theme) for name, path in paths.items()}
+    size, largest = max((seen[name].size, name) for name in seen)
+    print(f"The largest page is {largest}: {size / 1e6:.2f} MB.")
+    return seen
+
+
+class EveryPage:
+    """The pages in one theme: a class each, so that two processes share them."""
+
+    @pytest.mark.parametrize("check", CHECKS)
+    def test_is_sound(self, visits, check):
+        found = {name: CHECKS[check](seen) for name, seen in visits.items()}
+        assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+    def test_takes_the_theme_of_the_system(self, visits):
+        assert {seen.theme for seen in visits.values()} == {self.theme}
+
+    def test_has_formulas_if_it_is_a_chapter(self, visits):
+        names = [f"chapters/{path.stem}.html" for path in contents.chapters_of(ROOT)]
+        assert [name for name in names if visits[name].formulas == 0] == []
+
+
+class TestLight(EveryPage):
+    theme = "light"
+
+
+class TestDark(EveryPage):
+    theme = "dark"
+
+
+def test_an_equation_has_the_number_of_the_notes(site, browser):
+    tab = browser.new_page()
+    tab.goto((site / "chapters" / "pretraining_and_adaptation.html").as_uri())
+    tab.evaluate(READY)
+    assert re.search(r"<mtext[^>]*>\(14\.1\)</mtext>", tab.content())
+    tab.close()
+
+
+def prose(text):
+    """The paragraphs of a page, a line each, without their tags."""
+    found = re.findall(r"<p>(.*?)</p>", text, re.DOTALL)
+    return "\n".join(" ".join(re.sub("<[^>]*>", "", p).split()) for p in found)
+
+
+def phrases(site):
+    """Of every page the first six plain words in a row that no other page has."""
+    pages = [path for path in read_by_people(site) if path.stem not in MADE_BY_SCRIPTS]
+    texts = {str(path.relative_to(site)): prose(path.read_text()) for path in pages}
+    chosen = {}
+    for name, text in texts.items():
+        others = [other for key, other in texts.items() if key != name]
+        runs = re.findall(r"^((?:[A-Za-z]+ ){6})", text, re.MULTILINE)
+        own = (run for run in runs if not any(run in other for other in others))
+        chosen[name] = next(own, None)
+    return chosen
+
+
+def found_by_search(tab, site, words):
+    """The pages that are found once `words` are typed into the page of the search."""
+    tab.goto((site / "search.html").as_uri())
+    tab.locator("main input[type=search]").fill(words)
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("""() => {
+      const said = document.querySelector("#search-results .search-summary");
+      return /finished|did not match/.test(said?.textContent);
+    }""")
+    links = tab.locator("#search-results li a")
+    addresses = links.evaluate_all("links => links.map(link => link.href)")
+    paths = {Path(unquote(urlsplit(address).path)) for address in addresses}
+    return {str(path.relative_to(site)) for path in paths}
+
+
+def test_search_finds_a_phrase_of_every_page(site, browser):
+    tab = browser.new_page()
+    chosen = phrases(site)
+    assert [name for name, words in chosen.items() if words is None] == []
+    found = {words: found_by_search(tab, site, words) for words in chosen.values()}
+    assert {n: found[w] for n, w in chosen.items() if n not in found[w]} == {}
+    tab.close()
+
+
+def sound(fault):
+    """A small page without a fault but this one."""
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    mathjax = (ROOT / "vendor" / "mathjax" / "es5" / "tex-chtml.js").as_uri()
+    return rf"""<!doctype html>
+      <html lang="en">
+      <meta name="viewport" content="width=device-width, initial-scale=1">
+      <title>Sound</title>
+      <script>window.MathJax = {json.dumps(settings["mathjax3_config"])}</script>
+      <script defer src="{mathjax}"></script>
+      <main><h1>Sound</h1>
+      <p>A formula: <span class="math notranslate">\(x^2\)</span></p>
+      {fault}</main>"""
+
+
+def complaints(browser, folder, fault, theme="light"):
+    """The checks that find something on the small page."""
+    path = folder / "page.html"
+    path.write_text(sound(fault))
+    seen = visit(browser, path, theme)
+    return [name for name, check in CHECKS.items() if check(seen)]
+
+
+TOKENS = "".join(f"<span class='k'>{token}</span>" for token in ("x", "for", "for"))
+
+
+@pytest.mark.parametrize(
+    ("check", "fault"),
+    [
+        ("console", "<script>console.error('broken')</script>"),
+        ("console", "<script>broken()</script>"),
+        ("console", "<script src='missing.js'></script>"),
+        ("network", "<script>fetch('https://a.b/c.json').catch(() => 0)</script>"),
+        ("network", "<link rel='stylesheet' href='https://a.b/c.css'>"),
+        ("formulas", r'<p class="math notranslate">\(\frac{1\)</p>'),
+        ("formulas", r'<p class="math notranslate">\(\unknown\)</p>'),
+        ("formulas", r'<p class="math notranslate mathjax_ignore">\(x\)</p>'),
+        ("alternative texts", "<img src='data:,' alt='../_images/a.png'>"),
+        ("overflow", "<p style='width: 391px'>Wide.</p>"),
+        (
+            "code",
+            "<div class='cell_input'><pre tabindex='0' style='overflow: auto; "
+            f"max-width: 300px'>{'x' * 89}</pre></div>",
+        ),
+        ("accessibility", "<p style='color: #999'>Pale.</p>"),
+        ("accessibility", "<pre style='overflow: auto'>" + 60 * "long " + "</pre>"),
+        ("accessibility", "<input>"),
+        ("accessibility", "<details><p style='color: #999'>Pale.</p></details>"),
+        ("accessibility", f"<style>.k {{ color: #999 }}</style><pre>{TOKENS}</pre>"),
+        ("size", "<link rel='stylesheet' href='large.css'>"),
+    ],
+)
+def test_a_planted_fault_is_found(browser, tmp_path, check, fault):
+    (tmp_path / "large.css").write_text(" " * MOST)
+    assert check in complaints(browser, tmp_path, fault)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_fault_of_one_theme_is_found_there(browser, tmp_path, theme):
+    """Of the dark one alone; and a sound page is found sound."""
+    style = "@media (prefers-color-scheme: dark) { body { color: #888; } }"
+    found = complaints(browser, tmp_path, f"<style>{style}</style>", theme)
+    assert found == (["accessibility"] if theme == "dark" else [])
+
+
+def test_a_chapter_that_the_index_lacks_is_not_found(browser, site, tmp_path):
+    name = "chapters/zero_shot"
+    start, _, rest = (site / "searchindex.js").read_text().partition("(")
+    index = json.loads(rest.rstrip().removesuffix(")"))
+    [number] = [i for i, other in enumerate(index["docnames"]) if other == name]
+    for word, pages in index["terms"].items():
+        pages = pages if isinstance(pages, list) else [pages]
+        index["terms"][word] = [page for page in pages if page != number]
+    (tmp_path / "searchindex.js").write_text(f"{start}({json.dumps(index)})")
+    (tmp_path / "_static").symlink_to(site / "_static")
+    shutil.copy(site / "search.html", tmp_path)
+    tab = browser.new_page()
+    words = phrases(site)[f"{name}.html"]
+    assert found_by_search(tab, site, words) - found_by_search(
+        tab, tmp_path, words
+    ) == {f"{name}.html"}
+    tab.close()

@@ -1,0 +1,264 @@
+"""The whole book, on tiny ones: staging, execution, pages, and what stops them."""
+
+import base64
+import io
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nbformat.v4 import new_output
+from PIL import Image
+from pypdf import PdfReader
+from support.notebooks import RUN, book, code, markdown, notebook, write
+
+from fmkit.book import build as books
+from fmkit.book import execute as executing
+from fmkit.book import printed
+from fmkit.book.contents import BookError, chapters_of
+from fmkit.book.execute import execute, strip
+from fmkit.cli import main
+from fmkit.runs.parameters import read_notebook
+from fmkit.runs.stale import is_stale
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder that commands run in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FMKIT_DEVICE", raising=False)
+    return tmp_path
+
+
+def test_chapters_in_the_order_of_the_contents(tmp_path):
+    for name in ("b", "a", "left_out"):
+        write(notebook(), tmp_path / "chapters" / f"{name}.ipynb")
+    book(tmp_path)
+    toc = "root: index\nparts:\n- chapters:\n  - file: chapters/b\n"
+    toc += "    sections:\n    - file: chapters/a\n  - file: chapters/notation\n"
+    (tmp_path / "_toc.yml").write_text(toc)
+    assert [path.stem for path in chapters_of(tmp_path)] == ["b", "a"]
+
+
+@pytest.mark.parametrize("command", ["book", "html", "execute"])
+def test_no_book_here(here, capsys, command):
+    assert main([command]) == 1
+    assert "holds no book (_" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("other: {}", "must have the sections tiny, got other"),
+        ("tiny: {}\nother: {}", "must have the sections tiny, got tiny, other"),
+        ("tiny: {steeps: 1}", "p.yaml, tiny: no parameter is named steeps"),
+    ],
+)
+def test_a_profile_is_checked_before_anything_runs(here, capsys, profile, said):
+    write(notebook(), here / "chapters" / "tiny.ipynb")
+    book(here)
+    (here / "p.yaml").write_text(profile)
+    assert main(["book", "-f", "p.yaml"]) == 1
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+
+
+def test_book_shows_the_run_that_it_made(here, capsys):
+    """At the parameters of a profile, in a folder of its own; the source is kept."""
+    stored = code("print(steps * 1111)", text="never to be seen\n")
+    path = write(notebook(stored), here / "chapters" / "tiny.ipynb")
+    before = path.read_text()
+    book(here)
+    (here / "README.md").write_text("# No part of it")
+    (here / "smoke.yaml").write_text("tiny: {steps: 7}")
+    assert main(["book", "-f", "smoke.yaml"]) == 0
+    page = here / "_build" / "smoke" / "html" / "chapters" / "tiny.html"
+    assert "7777" in page.read_text()
+    assert "never to be seen" not in page.read_text()
+    assert path.read_text() == before
+    out = capsys.readouterr().out
+    assert f"open {here}/_build/smoke/html/index.html" in out
+    assert "tiny took" in out
+    assert not (here / "_build" / "html").exists()
+    assert not (here / "_build" / "stage" / "smoke" / "source" / "README.md").exists()
+
+
+def test_book_stops_at_a_failing_chapter(here, capsys):
+    write(notebook(code("1 / 0")), here / "chapters" / "tiny.ipynb")
+    book(here)
+    old = here / "_build" / "html" / "index.html"
+    old.parent.mkdir(parents=True)
+    old.write_text("an earlier build")
+    assert main(["book"]) == 1
+    assert "tiny.ipynb failed in cell 2: ZeroDivisionError" in capsys.readouterr().err
+    assert old.read_text() == "an earlier build"
+
+
+def test_a_broken_reference_stops_the_pages(here, capsys):
+    book(here, page="# A page\n\nSee [](#eq-nowhere).\n")
+    assert main(["html"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "chapters/page.md:3: WARNING: 'myst' cross-reference target not found" in said
+    )
+    assert said.count("\n") == 1
+    assert not (here / "_build" / "html").exists()
+
+
+@pytest.mark.parametrize("url", ["", "https://github.com/people/book"])
+def test_buttons_lead_to_the_repository_that_the_settings_name(here, url):
+    write(notebook(code("print(steps)")), here / "chapters" / "tiny.ipynb")
+    settings = book(here) / "_config.yml"
+    settings.write_text(settings.read_text().replace('url: ""', f'url: "{url}"'))
+    page = books.html(here).with_name("chapters") / "tiny.html"
+    links = re.findall(r'href="(https://[^"]+)"', page.read_text())
+    for start, place in (
+        ("https://github.com/", "/edit/main/chapters/tiny.ipynb"),
+        ("https://mybinder.org/", "chapters/tiny.ipynb"),
+    ):
+        found = [x for x in links if x.startswith(start) and x.endswith(place)]
+        assert bool(found) == bool(url), start
+
+
+FORMULA = "# A page\n\nSo $\\frac{x}{y}$.\n\n$$\nz = 1 \\tag{14.1}\n$$\n"
+
+
+def test_the_book_is_printed(here, capsys):
+    """A4, a chapter on a page of its own, numbers below, formulas typeset."""
+    if not any(map(shutil.which, printed.BROWSERS)):
+        assert os.environ.get("CI") != "true", "CI needs the package chromium"
+        pytest.skip("no chromium here, so nothing is printed")
+    figure = "import matplotlib.pyplot as plt\nplt.plot([steps, 2]);"
+    write(notebook(code(figure)), here / "chapters" / "tiny.ipynb")
+    book(here, page=FORMULA)
+    (here / "vendor").rmdir()
+    for name in ("vendor", "_static"):
+        (here / name).symlink_to(ROOT / name)
+    execute(here)
+    assert main(["pdf"]) == 0
+    assert str(here / "_build" / "book.pdf") in capsys.readouterr().out
+    printed = PdfReader(here / "_build" / "book.pdf")
+    pages = printed.pages
+    assert [round(float(side)) for side in pages[0].mediabox[2:]] == [595, 842]
+    texts = [page.extract_text() for page in pages]
+    assert [text.split()[0] for text in texts] == ["1", "2", "3"]
+    assert [len(page.images) for page in pages] == [0, 1, 0]
+    assert "A tiny chapter" in titles_of(printed.outline)
+    assert "(14.1)" in texts[2]
+    assert "tag" not in texts[2]
+    assert "frac" not in texts[2]
+
+
+def titles_of(outline):
+    parts = [titles_of(x) if isinstance(x, list) else [x.title] for x in outline]
+    return [title for part in parts for title in part]
+
+
+def test_a_bookmark_says_its_title_once(tmp_path):
+    path = tmp_path / "book.pdf"
+    before = (
+        b"1 0 obj\n/Title (In orderIn order)\n/Title (Banana)\n/Title <FEFF004A004A>\n"
+    )
+    path.write_bytes(before)
+    printed._repair_bookmarks(path)
+    after = path.read_bytes()
+    assert [line.rstrip() for line in after.splitlines()] == [
+        *(b"1 0 obj", b"/Title (In order)", b"/Title (Banana)", b"/Title <FEFF004A>")
+    ]
+    assert len(after) == len(before)
+
+
+def test_without_chromium_nothing_is_printed(here, capsys, monkeypatch):
+    book(here)
+    monkeypatch.setenv("PATH", str(here))
+    assert main(["pdf"]) == 1
+    said = capsys.readouterr().err
+    assert "apt-get install chromium" in said
+    assert said.count("\n") == 1
+
+
+def test_execute_replaces_what_is_stale_once_it_ran(here, capsys):
+    for name, source in {"good": "print(6 * 7)", "worse": "1 / 0"}.items():
+        write(notebook(code(source)), here / "chapters" / f"{name}.ipynb")
+    book(here)
+    worse = (here / "chapters" / "worse.ipynb").read_text()
+    assert main(["execute"]) == 1
+    good = here / "chapters" / "good.ipynb"
+    executed = read_notebook(good)
+    assert executed.cells[-1].outputs[0].text == "42\n"
+    assert not is_stale(executed)
+    assert (here / "chapters" / "worse.ipynb").read_text() == worse
+    write(notebook(code("print(1)")), here / "chapters" / "worse.ipynb")
+    time, capsys_before = good.stat().st_mtime_ns, capsys.readouterr()
+    assert "worse.ipynb failed in cell 2" in capsys_before.err
+    assert [path.stem for path in execute(here)] == ["worse"]
+    assert good.stat().st_mtime_ns == time
+    assert execute(here) == []
+    assert sorted(os.listdir(here / "chapters")) == ["good.ipynb", "worse.ipynb"]
+
+
+def test_two_runs_give_equal_notebooks(here):
+    """Pictures too; with metadata and cell ids, but for what papermill adds."""
+    draw = "import matplotlib.pyplot as plt\n\nplt.plot(sizes);"
+    cells = [markdown("Text."), code(draw), code("print(device)", "a-tag")]
+    path = write(notebook(*cells), here / "tiny.ipynb")
+    one, two = (
+        executing.execute_one(path, here / name, given={"sizes": [3, 4]})
+        for name in "ab"
+    )
+    assert one == two
+    assert [o.output_type for o in one.cells[-2].outputs] == ["display_data"]
+    ids = [cell["id"] for cell in read_notebook(path).cells]
+    assert [c["id"] for c in one.cells if c["id"] != "injected-parameters"] == ids
+    metadata = {key for cell in one.cells for key in cell.metadata}
+    assert metadata == {"tags"}
+    assert set(one.metadata) == {"kernelspec", "language_info"}
+
+
+def test_strip_keeps_what_belongs_to_the_page():
+    whole = notebook(code("1", "claim", mystnb={"image": {"alt": "One."}}))
+    whole.cells[-1].metadata |= {"papermill": {"duration": 1}, "execution": {}}
+    stripped = strip(whole).cells[-1].metadata
+    assert stripped == {"tags": ["claim"], "mystnb": {"image": {"alt": "One."}}}
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_strip_gives_figures_a_palette():
+    rng = np.random.default_rng(0)
+    pixels = np.full((80, 60, 4), 255, dtype=np.uint8)
+    pixels[10:40, 10:40, :3] = rng.integers(100, 120, (30, 30, 3))  # 8,000 colours
+    pixels[50:60] = (9, 9, 9, 0)  # nothing is there
+    cell = code("draw()")
+    cell.outputs = [new_output("display_data", data={"image/png": png(pixels)})]
+    [output] = strip(notebook(cell)).cells[-1].outputs
+    small = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+    assert small.mode == "P"
+    shown = np.asarray(small.convert("RGB")).astype(int)
+    assert abs(shown[10:40, 10:40] - pixels[10:40, 10:40, :3]).max() < 16
+    assert (shown[50:60] == 255).all()
+
+
+def test_committed_outputs_are_made_on_the_cpu(here):
+    cells = [
+        code("import os\n\nprint(os.environ['FMKIT_DEVICE'], run.record['device'])")
+    ]
+    path = write(notebook(*cells, derived=RUN), here / "chapters" / "tiny.ipynb")
+    execute(book(here))
+    assert read_notebook(path).cells[-1].outputs[0].text.startswith("cpu cpu")
+
+
+def test_a_build_without_a_configuration(here):
+    book(here)
+    (here / "_config.yml").unlink()
+    with pytest.raises(BookError, match=r"_config\.yml is missing"):
+        books.html(here)

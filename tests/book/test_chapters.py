@@ -1,0 +1,271 @@
+"""The guards over every chapter; each guard on a small chapter that lacks something."""
+
+import copy
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from nbformat.v4 import new_output
+from support import guards
+from support.notebooks import code, markdown, notebook, write
+
+from fmkit.book.contents import chapters_of, notebooks_of
+from fmkit.book.exercises import CHECKS
+from fmkit.runs.parameters import checked, parameters_of, read_notebook, read_profile
+from fmkit.runs.record import read_record
+from fmkit.runs.stale import source_hash
+
+ROOT = Path(__file__).resolve().parents[2]
+CHAPTERS = chapters_of(ROOT)
+NOTEBOOKS = notebooks_of(ROOT)
+EXERCISES = [path for path in NOTEBOOKS if path not in CHAPTERS]
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+RECORDS = sorted((ROOT / "results").glob("*/*.json"))
+PIXEL = new_output("display_data", data={"image/png": "iVBORw0KGgo="})
+FIGURE = {"image": {"alt": "A line that rises."}, "figure": {"caption": "A line."}}
+
+
+def test_the_book_holds_every_notebook():
+    assert set(NOTEBOOKS) == set((ROOT / "chapters").glob("*.ipynb"))
+    assert [path.stem for path in EXERCISES] == [
+        f"{x.stem}_exercises" for x in CHAPTERS
+    ]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("guard", guards.GUARDS, ids=lambda guard: guard.__name__)
+def test_chapter(path, guard):
+    assert guard(read_notebook(path)) == []
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("guard", guards.OF_EXERCISES, ids=lambda guard: guard.__name__)
+def test_exercises(path, guard):
+    assert guard(read_notebook(path)) == []
+
+
+def test_a_check_belongs_to_one_exercise():
+    cells = [cell for path in EXERCISES for cell in read_notebook(path).cells]
+    asked = [name for cell in cells for name in set(guards.checks_in(cell))]
+    assert Counter(asked) == dict.fromkeys(CHECKS, 2)  # the reader's cell, the solution
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_small(path):
+    assert guards.small(path) == []
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_profiles_name_parameters_of_chapters(path):
+    for name, section in read_profile(path).items():
+        parameters = parameters_of(read_notebook(ROOT / "chapters" / f"{name}.ipynb"))
+        assert checked(parameters, section) == section
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_committed_records_are_of_whole_runs_of_a_commit(path):
+    record = read_record(path)
+    assert record["chapter"] == path.parent.name
+    assert (record["status"], record["error"]) == ("finished", None)
+    assert re.fullmatch("[0-9a-f]{7,}", record["commit"])  # without "+changes"
+
+
+@pytest.fixture
+def good():
+    """A notebook without a fault; the cell that draws is the last one."""
+    whole = notebook(
+        code("print(1)", "nbval-check-output", text="1\n"),
+        code("run.claim('one', 1, at_least=1)", "claim"),
+        code("plt.plot([1, 2])", mystnb=FIGURE),
+    )
+    whole.cells[-1].outputs = [copy.deepcopy(PIXEL)]
+    whole.metadata["fmkit"] = {"source_hash": source_hash(whole)}
+    return whole
+
+
+def complaints(whole):
+    return [complaint for guard in guards.GUARDS for complaint in guard(whole)]
+
+
+def test_no_guard_complains_of_a_good_chapter(good, tmp_path):
+    assert complaints(good) == []
+    assert guards.small(write(good, tmp_path / "good.ipynb")) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("steps: int = 2 * 3  # T", "must hold annotated literals"),
+        ("steps = 6  # T", "must hold annotated literals"),
+        ("steps: int = '6'  # T", "steps must be int, got '6'"),
+        ("steps: int | None = 6  # T", "steps must be annotated with one of"),
+        ("steps: int = 6", "no comment says what steps is"),
+    ],
+)
+def test_parameters_cell(line, complaint):
+    rest = 'seed: int = 0  # of all\ndevice: str = "auto"  # where'
+    [wrong] = guards.parameters(notebook(parameters=f"{line}\n{rest}"))
+    assert complaint in wrong
+
+
+def test_parameters_name_seed_and_device(good):
+    good.cells[1].source = 'device: str = "cpu"  # where'
+    assert guards.parameters(good) == [
+        "there is no parameter seed: int",
+        'there is no parameter device: str = "auto"',
+    ]
+
+
+def test_one_parameters_cell(good):
+    good.cells.append(code("late: int = 1  # too late", "parameters"))
+    assert guards.parameters(good) == ["one cell must be tagged parameters, got 2."]
+
+
+def test_every_cell_ran_in_order(good):
+    good.cells[2].execution_count = None
+    assert guards.executed(good) == ["cells did not run once in order: [1, None, 3, 4]"]
+
+
+def test_outputs_without_errors(good):
+    error = new_output("error", ename="ValueError", evalue="no", traceback=[])
+    warning = new_output("stream", name="stderr", text="careful")
+    good.cells[2].outputs = [error, warning]
+    wrong = ["cell 2 failed with ValueError", "cell 2 wrote to stderr"]
+    assert guards.executed(good) == wrong
+
+
+@pytest.mark.parametrize("alt", ["", " ", "_images/0a1b.png"])
+def test_figure_without_alt_text(good, alt):
+    good.cells[-1].metadata["mystnb"] = {**FIGURE, "image": {"alt": alt}}
+    assert guards.figures(good) == ["cell 4 shows an image without alt text"]
+
+
+def test_figure_without_a_caption(good):
+    good.cells[-1].metadata["mystnb"] = {"image": FIGURE["image"]}
+    assert guards.figures(good) == ["cell 4 shows an image without a caption"]
+
+
+def test_figure_beside_another_output(good):
+    text = new_output("stream", name="stdout", text="1\n")
+    good.cells[-1].outputs.append(text)
+    assert guards.figures(good) == ["cell 4 shows an image and something else"]
+
+
+def test_drawing_without_an_image(good):
+    good.cells[-1].outputs = []  # as MPLBACKEND=Agg leaves it
+    assert guards.figures(good) == ["cell 4 draws, but shows 0 images"]
+
+
+def test_markdown_image_without_alt_text(good):
+    good.cells.append(markdown("![](stages.svg)"))
+    assert guards.figures(good) == ["a Markdown cell shows an image without alt text"]
+
+
+def test_claims_and_compared_cells_are_there(good):
+    for cell in good.cells[2:4]:
+        cell.metadata["tags"] = []
+    wrong = ["no cell is tagged claim", "no cell is tagged nbval-check-output"]
+    assert guards.checks(good) == wrong
+
+
+def test_compared_cell_has_an_output(good):
+    good.cells[2].outputs = []  # nbval would pass it
+    assert guards.checks(good) == ["cell 2 has no output to be compared"]
+
+
+def test_stale_outputs(good):
+    good.cells[2].source = "print(2)"
+    assert guards.fresh(good) == ["its outputs are stale: run make execute"]
+
+
+@pytest.fixture
+def exercises():
+    """Three exercises without a fault; the first can be checked."""
+    folded = ":::{dropdown} Hint\nLook.\n:::\n\n:::{dropdown} Solution\nSo.\n:::"
+    cells = []
+    for number in (1, 2, 3):
+        cells += [markdown(f"## {number}. Understand\n\nWhy?\n\n{folded}")]
+        cells += [code(f"print({number})", "hide-cell")]
+    cells[1] = code('check("one", 1)', "hide-cell", text="Right.\n")
+    cells.insert(1, code('check("one", ...)', text="Not yet.\n"))
+    return notebook(*cells)
+
+
+def test_no_complaint_of_good_exercises(exercises):
+    assert guards.solved(exercises) == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "old", "new", "complaint"),
+    [
+        (2, "## 1", "## One", ["it has 2 exercises", "none of its exercises can be "]),
+        (2, "Hint", "Nudge", ["1. Understand has no hint that"]),
+        (2, "Solution", "Answer", ["1. Understand has no solution in words and"]),
+        (4, 'check("one", 1)', "", ["1. Understand has a check that its solution"]),
+    ],
+)
+def test_exercises_with_a_fault(exercises, cell, old, new, complaint):
+    exercises.cells[cell].source = exercises.cells[cell].source.replace(old, new)
+    found = guards.solved(exercises)
+    assert len(found) == len(complaint)
+    assert all(
+        said.startswith(start) for said, start in zip(found, complaint, strict=True)
+    )
+
+
+def test_exercises_show_no_solution(exercises):
+    exercises.cells[-1].metadata["tags"] = []
+    [wrong] = guards.solved(exercises)
+    assert wrong.startswith("3. Understand has no solution in words and code")
+
+
+def test_the_solution_passes_its_own_check(exercises):
+    exercises.cells[4].outputs = copy.deepcopy(exercises.cells[3].outputs)
+    [wrong] = guards.solved(exercises)
+    assert wrong == "1. Understand has a check that its solution does not pass"
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("a = 1\n" * 26, "cell 2 has 26 lines"),
+        ("a = " + "1" * 85, "cell 2 is wider than 88 columns"),
+        ("class Net:\n    pass", "cell 2 defines a class"),
+        ("!pip install x", "cell 2 installs something"),
+        ("%pip install x", "cell 2 installs something"),
+    ],
+)
+def test_readable_cells(good, source, complaint):
+    good.cells[2].source = source
+    assert guards.readable(good) == [complaint]
+
+
+def test_few_cells(good):
+    good.cells += [code(f"a = {i}") for i in range(30)]
+    assert guards.readable(good) == ["it has 34 code cells"]
+
+
+def test_large_file(good, tmp_path):
+    good.cells[2].outputs = [new_output("stream", name="stdout", text="1" * 400_000)]
+    [wrong] = guards.small(write(good, tmp_path / "large.ipynb"))
+    assert "more than 400000" in wrong
+
+
+def test_nbval_compares_what_is_tagged(tmp_path):
+    """One notebook is as it was run; in the other a stored number was changed."""
+    cells = "print(6 * 7)", "nbval-check-output"
+    write(notebook(code(*cells, text="42\n")), tmp_path / "kept.ipynb")
+    write(notebook(code(*cells, text="43\n")), tmp_path / "tampered.ipynb")
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
+    run = subprocess.run(
+        [*command, "-q", "-rf", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    failed = [x for x in run.stdout.splitlines() if x.startswith("FAILED")]
+    assert run.returncode == 1
+    assert [x.split()[1] for x in failed] == ["tampered.ipynb::Cell"]

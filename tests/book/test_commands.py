@@ -1,0 +1,117 @@
+"""Commands that pages show: each is parsed, and its names and values are checked.
+
+Planted by hand on copies of these pages, one at a time, and each caught here: a chapter
+that does not exist, a parameter that does not, a value of the wrong type, a profile
+without the chapter's section, an unknown target, an unknown command.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fmkit.cli import _parser
+from fmkit.runs.parameters import (
+    RerunError,
+    checked,
+    from_arguments,
+    grid_of,
+    parameters_of,
+    read_notebook,
+    section_of,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    path
+    for place in ("*.md", "chapters/*.md", "results/*.md")
+    for path in ROOT.glob(place)
+)
+OTHERS = {"cp", "pip", "python"}  # commands that are not ours
+
+
+def commands_of(text):
+    """The words of each command in a page's blocks, variables put in."""
+    variables = {}
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"\w+=.*", words[0]):
+                name, _, value = words.pop(0).partition("=")
+                variables[name] = shlex.split(value)
+            if words and words[0].startswith("$"):
+                words = variables[words[0][1:]] + words[1:]
+            if words:
+                yield [words[0].removeprefix(".venv/bin/"), *words[1:]]
+
+
+def check(command, root):
+    """Raise what running it would, up to the point where a chapter begins."""
+    name, *arguments = command
+    if name == "make":
+        targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(), re.MULTILINE)
+        for word in arguments:
+            variable, _, value = word.partition("=")
+            known = (root / "profiles" / f"{value}.yaml").is_file()
+            assert word in targets or (variable == "PROFILE" and known), word
+    elif name == "fmkit":
+        options = _parser().parse_args(arguments)
+        if hasattr(options, "chapter"):
+            chapter = root / options.chapter
+            parameters = parameters_of(read_notebook(chapter))
+            if options.profile:
+                section_of(root / options.profile, chapter.stem)
+            if arguments[0] == "sweep":
+                grid_of(options.given, parameters)
+            else:
+                checked(parameters, from_arguments(options.given, parameters))
+    else:
+        assert name in OTHERS, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_pages(page):
+    for command in commands_of(page.read_text()):
+        check(command, ROOT)
+
+
+def test_how_many_commands_there_are():
+    counts = {page: len([*commands_of(page.read_text())]) for page in PAGES}
+    assert counts[ROOT / "README.md"] >= 5
+    assert counts[ROOT / "chapters" / "howto.md"] >= 9
+    assert counts[ROOT / "results" / "README.md"] >= 15
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fmkit rerun chapters/none.ipynb -o runs/a",
+        "fmkit rerun chapters/zero_shot.ipynb -p none=1 -o runs/a",
+        "fmkit rerun chapters/zero_shot.ipynb -p seed=red -o runs/a",
+        "fmkit rerun chapters/zero_shot.ipynb -f profiles/cifar10.yaml -o runs/a",
+        "fmkit rerun chapters/zero_shot.ipynb",
+        "fmkit sweep chapters/zero_shot.ipynb -p seed=0,red -o runs/a",
+        "fmkit sing",
+        "make tea",
+        "make book PROFILE=none",
+        "conjure",
+    ],
+)
+def test_a_command_that_would_not_run(line):
+    [command] = commands_of(f"```bash\n{line}\n```")
+    with pytest.raises((RerunError, AssertionError, SystemExit)):
+        check(command, ROOT)
+
+
+def test_how_commands_are_read():
+    text = """```bash
+of="fmkit sweep a.ipynb"  # a comment
+$of -p x=1 \\
+    -o b
+A=1 .venv/bin/fmkit info
+```"""
+    assert [*commands_of(text)] == [
+        ["fmkit", "sweep", "a.ipynb", "-p", "x=1", "-o", "b"],
+        ["fmkit", "info"],
+    ]

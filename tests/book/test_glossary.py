@@ -1,0 +1,271 @@
+"""Terms have Chinese and an order; their first uses lead to them, and nothing else."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from docutils import nodes
+from docutils.core import publish_doctree
+from myst_parser.parsers.docutils_ import Parser
+from sphinx import addnodes
+
+from fmkit.book import contents
+from fmkit.book.glossary import PAGE, entries_of, link_first_uses
+from fmkit.runs.parameters import read_notebook
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / f"{PAGE}.md").read_text()
+ENTRIES = entries_of(TEXT)
+NOTEBOOKS = contents.notebooks_of(ROOT)
+
+SMALL = """
+# Words
+
+```{glossary}
+.. probed
+linear probe
+  线性探测
+
+  A linear function of what a model says. It is **trained**.
+
+language model
+  语言模型
+
+  Says what comes next.
+
+masked language model
+  掩码语言模型
+
+  Says what was hidden.
+
+Transformer decoder
+  解码器
+
+  It writes.
+
+Transformer
+  Transformer 模型
+
+  A network, as of a language model.
+```
+"""
+
+
+def test_what_an_entry_is():
+    probe, *_, network = entries_of(SMALL)
+    assert (probe.term, probe.chinese) == ("linear probe", "线性探测")
+    assert probe.forms == ("linear probe", "probed")
+    assert probe.hint == "线性探测: A linear function of what a model says."
+    assert network.forms == ("Transformer",)
+    assert network.hint == "Transformer 模型: A network, as of a language model."
+
+
+def test_no_entry_is_passed_over():
+    unindented = re.findall(r"^(?![#`]|\.\. )\S.*\n  \S", TEXT, re.MULTILINE)
+    assert len(ENTRIES) == len(unindented) > 50
+
+
+def test_no_form_is_of_two_terms():
+    forms = [form.lower() for entry in ENTRIES for form in entry.forms]
+    assert sorted(forms) == sorted(set(forms))
+
+
+def test_terms_are_in_order():
+    for theme in TEXT.split("\n## ")[1:]:
+        terms = [entry.term.lower() for entry in entries_of(theme)]
+        assert terms == sorted(terms) != []
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.term)
+def test_an_entry_has_chinese_and_whole_sentences(entry):
+    assert re.search(r"[\u4e00-\u9fff]", entry.chinese)
+    assert entry.text.endswith(".")
+    assert not re.search(r"[`${}*]", entry.hint)  # it is shown as it stands
+
+
+# The pages, beside the notebooks' Markdown read in another way: word by word.
+
+
+def words_of(markdown):
+    """Its words and marks in order; what is no prose is one mark."""
+    text = re.sub(r"^(```|\$\$).*?^\1`*$", "¶", markdown, flags=re.M | re.S)
+    text = re.sub(r"^\s*(#|\||:::|\(\S+\)=).*$", "¶", text, flags=re.M)
+    text = re.sub(r"\$[^$]+\$|\{[\w:]+\}`[^`]*`|`[^`]*`|\[[^]]*\]\([^)]*\)", "¶", text)
+    return re.findall(r"[\w-]+|\S|\n", text)
+
+
+def is_form(words, form):
+    """Whether words are a form, or its plural; a form with capitals keeps them."""
+    said = " ".join(words) if form != form.lower() else " ".join(words).lower()
+    return said in (form, f"{form}s")
+
+
+def first_uses(words):
+    """Each term of the glossary that occurs, with its words, in order."""
+    found, i = {}, 0
+    while i < len(words):
+        uses = [
+            (len(form.split()), entry.term)
+            for entry in ENTRIES
+            for form in entry.forms
+            if is_form(words[i : i + len(form.split())], form)
+        ]
+        length, term = max(uses, default=(1, None))
+        if term:
+            found.setdefault(term, " ".join(words[i : i + length]))
+        i += length
+    return [*found.items()]
+
+
+def links_of(page):
+    """The links of a built page to the glossary: anchor and words."""
+    found = r'<a class="glossary-term [^>]*href="glossary\.html#([^"]+)"[^>]*>(.*?)</a>'
+    return [(a, re.sub("<.*?>", "", t)) for a, t in re.findall(found, page)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_use_of_a_term_is_its_only_link(path, site):
+    cells = read_notebook(path).cells
+    markdown = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    expected = [
+        (f"term-{term.replace(' ', '-')}", words)
+        for term, words in first_uses(words_of("\n¶\n".join(markdown)))
+    ]
+    page = (site / "chapters" / f"{path.stem}.html").read_text()
+    assert links_of(page) == expected
+
+
+def test_every_term_is_linked_from_a_chapter_or_its_exercises(site):
+    pages = [site / "chapters" / f"{path.stem}.html" for path in NOTEBOOKS]
+    linked = {a for page in pages for a, _ in links_of(page.read_text())}
+    terms = {entry.term: f"term-{entry.term.replace(' ', '-')}" for entry in ENTRIES}
+    assert [term for term, anchor in terms.items() if anchor not in linked] == []
+
+
+# The extension on documents of a few words.
+
+
+def linked(text, around=None):
+    """What of a document is linked: (term, words) in order."""
+    settings = {"myst_enable_extensions": ["dollarmath", "colon_fence"]}
+    document = publish_doctree(text, parser=Parser(), settings_overrides=settings)
+    if around is not None:
+        around += document.children
+        document.children = []
+        document += around
+    link_first_uses(document, entries_of(SMALL), "chapters/a")
+    links = document.findall(addnodes.pending_xref)
+    return [(link["reftarget"], link.astext()) for link in links]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("A linear probe.", ["linear probe"]),
+        ("- A *linear probe*.", ["linear probe"]),
+        ("> A linear probe.", ["linear probe"]),
+        ("Linear Probe, or two", ["Linear Probe"]),
+        ("linear probes", ["linear probes"]),
+        ("It is probed.", ["probed"]),
+        ("linear probing, a nonlinear probe, prelinear-linear probe", []),
+        ("linear probe-like, linear probed", ["probed"]),
+        ("masked language models", ["masked language models"]),
+        (
+            "A masked language model and a language model",
+            ["masked language model", "language model"],
+        ),
+        (
+            "A masked language model, then a masked language model.",
+            ["masked language model"],
+        ),
+        ("A Transformer of transformers", ["Transformer"]),
+        (
+            "Transformer decoders, and a Transformer",
+            ["Transformer decoders", "Transformer"],
+        ),
+        ("transformers, TRANSFORMER", []),
+        ("A linear probe. A linear probe, probed.\n\nlinear probe", ["linear probe"]),
+        ("It is probed by a linear probe.", ["probed"]),
+        ("# A linear probe\n\nprobed", ["probed"]),
+        ("`linear probe`", []),
+        ("```\nlinear probe\n```", []),
+        (r"$linear probe$ and $$linear probe$$", []),
+        ("[a linear probe](https://a.b)", []),
+        ("| linear probe |\n|--|\n| linear probe |", []),
+        (":::{admonition} A linear probe\nIt is probed.\n:::", ["probed"]),
+        (":::{figure} a.png\nA linear probe.\n\nA linear probe.\n:::", []),
+    ],
+)
+def test_what_is_linked(text, found):
+    assert [words for _, words in linked(text)] == found
+
+
+def test_a_link_knows_its_term():
+    assert linked("Probed.") == [("linear probe", "Probed")]
+
+
+def test_what_a_cell_shows_is_not_linked():
+    assert linked("A linear probe.", nodes.container(nb_element="cell_code")) == []
+
+
+def test_words_that_lead_elsewhere_are_not_linked():
+    document = publish_doctree("See [a linear probe](https://a.b).", parser=Parser())
+    [link] = document.findall(nodes.reference)
+    to_a_page = addnodes.pending_xref("", *link.children)  # what {doc} is at first
+    link.parent.replace(link, to_a_page)
+    link_first_uses(document, entries_of(SMALL), "chapters/a")
+    assert [*document.findall(addnodes.pending_xref)] == [to_a_page]
+
+
+def test_words_around_a_link_stay():
+    document = publish_doctree("A linear probe of a language model.", parser=Parser())
+    before = document.astext()
+    link_first_uses(document, entries_of(SMALL), "chapters/a")
+    assert document.astext() == before
+
+
+@pytest.fixture
+def small_site(tmp_path):
+    """Builds two chapters and the glossary; Sphinx's exit status and its messages."""
+
+    def build(builder, glossary=SMALL):
+        (tmp_path / "chapters").mkdir()
+        (tmp_path / "conf.py").write_text(
+            "extensions = ['myst_parser', 'fmkit.glossary']"
+        )
+        toc = "# B\n\nA linear probe.\n\n```{toctree}\nchapters/a\nchapters/b\n"
+        files = {"index": f"{toc}{PAGE}\n```", PAGE: glossary}
+        for name in ("chapters/a", "chapters/b"):
+            files[name] = f"# {name}\n\nA linear *probe*, and linear probes.\n"
+        for name, content in files.items():
+            (tmp_path / f"{name}.md").write_text(content)
+        command = [sys.executable, "-m", "sphinx", "-n", "-W", "-b", builder]
+        command += [str(tmp_path), str(tmp_path / builder)]
+        run = subprocess.run(command, capture_output=True, text=True)
+        return run.returncode, run.stderr
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("builder", "page", "glossary"),
+    [
+        ("html", "chapters/a.html", "glossary.html#term-linear-probe"),
+        ("singlehtml", "index.html", "index.html#term-linear-probe"),
+    ],
+)
+def test_a_link_on_a_page(builder, page, glossary, small_site, tmp_path):
+    assert small_site(builder) == (0, "")
+    text = (tmp_path / builder / page).read_text()
+    link = '<a class="glossary-term reference internal" href="([^"]*)" title="([^"]*)">'
+    hint = "线性探测: A linear function of what a model says."
+    pages = {"html": 1, "singlehtml": 2}[builder]  # neither index nor the glossary
+    assert re.findall(link, text) == [(glossary, hint)] * pages
+
+
+def test_a_link_to_no_entry_stops_the_build(small_site):
+    status, said = small_site("html", f"# Words\n\n````text\n{SMALL}\n````")
+    assert status != 0
+    assert "term not in glossary: 'linear probe'" in said

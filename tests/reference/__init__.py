@@ -1,0 +1,1 @@
+"""Slow versions that one can read: what the notes say, in loops."""

@@ -1,0 +1,265 @@
+"""Strict papermill: what is refused before anything runs, and what a run leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import papermill
+import pytest
+from support.notebooks import RUN, code, notebook, write
+
+from fmkit.cli import main
+from fmkit.runs.parameters import (
+    RerunError,
+    checked,
+    from_arguments,
+    parameters_of,
+    read_notebook,
+    section_of,
+)
+from fmkit.runs.record import read_record
+
+
+@pytest.fixture
+def parameters():
+    return parameters_of(notebook())
+
+
+def run(tmp_path, *cells, given=(), derived=""):
+    """Rerun a notebook of `cells` into ``out``; the exit status."""
+    path = write(notebook(*cells, derived=derived), tmp_path / "tiny.ipynb")
+    arguments = [part for one in given for part in ("-p", one)]
+    return main(["rerun", str(path), *arguments, "-o", str(tmp_path / "out")])
+
+
+def test_parameters_are_those_that_papermill_sees(parameters, tmp_path):
+    theirs = papermill.inspect_notebook(str(write(notebook(), tmp_path / "a.ipynb")))
+    ours = {name: (p.kind, repr(p.default)) for name, p in parameters.items()}
+    assert {
+        name: (p["inferred_type_name"], p["default"].replace('"', "'"))
+        for name, p in theirs.items()
+    } == ours
+
+
+def test_a_value_of_several_lines():
+    [sizes] = parameters_of(
+        notebook(parameters="sizes: list[float] = [\n    1,\n    2.5,\n]  # n")
+    ).values()
+    assert sizes.default == [1.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("steps=7", 7),
+        ("tau=1e-3", 0.001),  # text to YAML 1.1
+        ("tau=2", 2.0),
+        ("name=7", "7"),  # text because the parameter is
+        ("name=no", "no"),
+        ("name='a b'", "a b"),
+        ("shuffle=false", False),
+        ("sizes=[3, 4]", [3, 4]),
+        ("sizes=[]", []),
+    ],
+)
+def test_an_argument(parameters, argument, value):
+    [got] = checked(parameters, from_arguments([argument], parameters)).values()
+    assert got == value
+    assert type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("steps", "-p must be name=value, got 'steps'"),
+        ("steeps=7", "no parameter is named steeps (did you mean steps?); there are"),
+        ("zzz=7", "no parameter is named zzz; there are steps, tau, name,"),
+        ("steps=7.5", "steps must be int, got 7.5"),
+        ("steps=seven", "steps must be int, got 'seven'"),
+        ("steps=true", "steps must be int, got True"),
+        ("steps=", "steps must be int, got None"),
+        ("tau=.nan", "tau must be float, got nan"),
+        ("tau=true", "tau must be float, got True"),
+        ("shuffle=1", "shuffle must be bool, got 1"),
+        ("sizes=3", "sizes must be list[int], got 3"),
+        ("sizes=[3, x]", "sizes's items must be int, got 'x'"),
+        ("sizes=[3", "the value of sizes is no YAML: '[3'"),
+    ],
+)
+def test_a_wrong_argument(tmp_path, capsys, argument, said):
+    assert run(tmp_path, given=[argument]) == 1
+    assert capsys.readouterr().err.startswith(f"fmkit: {said}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        ("tiny: [1", "is no YAML"),
+        ("- tiny", "must map chapters to their parameters"),
+        ("tiny: 3", "must map chapters to their parameters"),
+        ("other: {}", "has no section tiny, only other"),
+        ("tiny: {steeps: 1}", "no parameter is named steeps"),
+        ("tiny: {name: 1}", "name must be str, got 1"),
+    ],
+)
+def test_a_wrong_profile(tmp_path, capsys, text, said):
+    path, profile = write(notebook(), tmp_path / "tiny.ipynb"), tmp_path / "p.yaml"
+    if text:
+        profile.write_text(text)
+    assert main(["rerun", str(path), "-f", str(profile), "-o", str(tmp_path)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_section(tmp_path):
+    (tmp_path / "p.yaml").write_text("tiny: {tau: 1e-3}\nother: {}")
+    assert section_of(tmp_path / "p.yaml", "tiny") == {"tau": "1e-3"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        ("not a notebook", "is no notebook"),
+        ("[]", "is no notebook"),
+        ('{"cells": []}', "one cell must be tagged parameters, got 0"),
+    ],
+)
+def test_no_notebook(tmp_path, capsys, content, said):
+    path = tmp_path / "tiny.ipynb"
+    if content:
+        path.write_text(content)
+    assert main(["rerun", str(path), "-o", str(tmp_path / "out")]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_notebook_without_a_parameters_cell(tmp_path):
+    whole = notebook()
+    whole.cells[1].metadata["tags"] = []
+    with pytest.raises(RerunError, match="one cell must be tagged parameters, got 0"):
+        parameters_of(whole)
+
+
+@pytest.mark.parametrize("out", [".", "file", "file/out"])
+def test_a_folder_that_cannot_be_written(tmp_path, capsys, out):
+    path = write(notebook(), tmp_path / "tiny.ipynb")
+    before = path.read_text()
+    (tmp_path / "file").touch()
+    assert main(["rerun", str(path), "-o", str(tmp_path / out)]) == 1
+    said = capsys.readouterr().err
+    assert "cannot be written" in said or "must not be the chapter's own" in said
+    assert path.read_text() == before
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """The folder of a run with other parameters, some given in a profile."""
+    folder = tmp_path_factory.mktemp("good") / "with {braces}"
+    cells = [
+        code("run.metric('a/b', tau * steps)\nprint(steps, tau, name)"),
+        code("import os\n\nprint(os.environ.get('MPLBACKEND'), os.getcwd())"),
+        code("run.claim('three steps', steps, at_most=3)", "claim"),
+        code("run.claims_table()\nrun.card()"),
+    ]
+    path = write(notebook(*cells, derived=RUN), folder / "tiny.ipynb")
+    (folder / "p.yaml").write_text("tiny: {steps: 5, name: blue}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLBACKEND", "Agg")
+        patch.delenv("FMKIT_CLAIMS", raising=False)
+        arguments = ["-f", str(folder / "p.yaml"), "-p", "steps=6"]
+        status = main(["rerun", str(path), *arguments, "-o", str(folder / "out")])
+        assert os.environ["MPLBACKEND"] == "Agg"
+        assert "FMKIT_RECORD" not in os.environ
+    assert status == 0
+    return folder
+
+
+def test_record_of_a_rerun(good):
+    record = read_record(good / "out" / "record.json")
+    assert (record["status"], record["error"]) == ("finished", None)
+    assert record["parameters"]["steps"] == 6  # -p wins over the profile
+    assert record["parameters"]["name"] == "blue"
+    assert record["parameters"]["tau"] == 0.5
+    assert record["metrics"] == {"a/b": 3.0}
+    assert record["claims"]["three steps"]["holds"] is False  # reported, not raised
+
+
+def test_notebook_of_a_rerun(good):
+    cells = read_notebook(good / "out" / "tiny.ipynb").cells
+    texts = [o.get("text", "") for c in cells for o in c.get("outputs", [])]
+    inline = "module://matplotlib_inline.backend_inline"  # the kernel's own choice
+    assert texts[:2] == ["6 0.5 blue\n", f"{inline} {good}\n"]
+    shown = [o.data for o in cells[-1].outputs]
+    assert "three steps</td>" in shown[0]["text/html"]
+    assert "three steps" in shown[0]["text/plain"]
+    assert "at most 3" in shown[0]["text/plain"]
+    assert "steps = 6, tau = 0.5, name = blue" in shown[1]["text/plain"]
+    assert "0 of 1 hold" in shown[1]["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("1 / 0", "cell 4: ZeroDivisionError: division by zero"),
+        ("run.claim('ten', 3, at_least=10)", "cell 4: ClaimError: ten is 3, but at"),
+        ("import os\nos._exit(1)", "cell 4: its kernel died"),
+        (
+            "import logging\nlogging.getLogger('tornado.general').error('late')\n1 / 0",
+            "cell 4: ZeroDivisionError: division by zero",
+        ),
+    ],
+)
+def test_a_failing_cell(tmp_path, capfd, source, error):
+    cells = [code("run.metric('a', 1)"), code(source), code("print('never')")]
+    assert run(tmp_path, *cells, derived=RUN) == 1
+    said = capfd.readouterr().err
+    assert f"tiny.ipynb failed in {error}" in said
+    assert said.count("\n") == 1
+    record = read_record(tmp_path / "out" / "record.json")
+    assert record["status"] == "failed"
+    assert record["error"].startswith(error)
+    assert record["metrics"] == {"a": 1.0}
+    cells = read_notebook(tmp_path / "out" / "tiny.ipynb").cells
+    assert not any("never" in o.get("text", "") for o in cells[-1].outputs)
+
+
+def test_a_record_of_a_chapter_that_made_none(tmp_path):
+    assert run(tmp_path, code("print(1)"), given=["steps=9"]) == 0
+    record = read_record(tmp_path / "out" / "record.json")
+    assert (record["status"], record["parameters"]["steps"]) == ("finished", 9)
+
+
+def test_interrupted(tmp_path):
+    started = tmp_path / "started"
+    cell = code(f"import time\n\nopen({str(started)!r}, 'w')\ntime.sleep(60)")
+    path = write(notebook(cell), tmp_path / "tiny.ipynb")
+    command = [sys.executable, "-c", "from fmkit.cli import main; exit(main())"]
+    with subprocess.Popen(
+        [*command, "rerun", str(path), "-o", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Started in a shell's background, the tests ignore Ctrl-C, and so would a child
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        while not started.exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+    assert (process.returncode, said) == (130, "fmkit: interrupted.\n")
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert (record["status"], record["error"]) == ("failed", "interrupted")
+
+
+def test_what_nobody_foresaw_is_named_in_the_record(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise KeyError("metadata")
+
+    monkeypatch.setattr(papermill, "execute_notebook", fails)
+    with pytest.raises(KeyError):
+        run(tmp_path, code("1"))
+    record = read_record(tmp_path / "out" / "record.json")
+    assert (record["status"], record["error"]) == ("failed", "KeyError: 'metadata'")

@@ -1,0 +1,442 @@
+"""A grid of runs: what is refused, what goes on after Ctrl-C, table and gallery."""
+
+import base64
+import contextlib
+import csv
+import hashlib
+import html
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from nbformat.v4 import new_output
+from support.notebooks import PARAMETERS, code, notebook, write
+
+from fmkit.cli import main
+from fmkit.runs.gallery import Figure, Result, extract_figures, write_page, write_table
+from fmkit.runs.parameters import (
+    grid_of,
+    name_of,
+    parameters_of,
+    points_of,
+    read_notebook,
+)
+from fmkit.runs.record import new_record
+from fmkit.runs.sweep import _results_before, _usable_cores
+
+PNG = (  # 2 by 1 pixels
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwQAD"
+    "/8D/xoJEeEAAAAASUVORK5CYII="
+)
+SHOW = f"""\
+from base64 import b64decode
+from IPython.display import Image, display
+
+display(Image(b64decode({PNG!r}) + bytes(steps)))"""  # another file at each point
+FMKIT = str(Path(sys.executable).with_name("fmkit"))
+CAPTION, ALT = "A <wave> & more.", 'A "wave".'
+
+
+@pytest.fixture
+def parameters():
+    return parameters_of(notebook())
+
+
+def arguments(path, out, *given):
+    """The command line of a sweep."""
+    return ["sweep", str(path), *(p for g in given for p in ("-p", g)), "-o", str(out)]
+
+
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("tau=0.1,1e-3,2", [0.1, 0.001, 2.0]),
+        ("seed=0, 1", [0, 1]),
+        ("shuffle=true,false", [True, False]),
+        ("name=red,7,no,1.50,'a, b'", ["red", "7", "no", "1.50", "a, b"]),
+        ("sizes=[1],[10, 50],[]", [[1], [10, 50], []]),
+    ],
+)
+def test_values(parameters, argument, values):
+    [got] = grid_of([argument], parameters).values()
+    assert got == values
+    assert [*map(type, got)] == [*map(type, values)]
+
+
+def test_the_last_name_varies_fastest(parameters, tmp_path):
+    grid = grid_of(["tau=0.1,0.2", "seed=0,1,2"], parameters)
+    points = points_of(grid, {"steps": 7, "seed": 9}, tmp_path)
+    assert [(p.given["tau"], p.given["seed"]) for p in points] == [
+        (0.1, 0),
+        (0.1, 1),
+        (0.1, 2),
+        (0.2, 0),
+        (0.2, 1),
+        (0.2, 2),
+    ]
+    assert {p.given["steps"] for p in points} == {7}
+    assert points[1].folder == tmp_path / "seed=1,tau=0.1"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["tau"], "-p must be name=value,value,…, got 'tau'."),
+        (["taus=1,2"], "no parameter is named taus (did you mean tau?); there are"),
+        (["seed=0,x"], "seed must be int, got 'x'."),
+        (["sizes=1,2"], "sizes must be list[int], got 1."),
+        (["tau=[0.1,0.2]"], "tau must be float, got [0.1, 0.2]."),
+        (["tau=0.1,,0.2"], "the values of tau are no YAML list: '0.1,,0.2'."),
+        (["tau=1] : [2"], "the values of tau are no YAML list: '1] : [2'."),
+        (["tau=2001-99-99"], "the values of tau are no YAML list: '2001-99-99'."),
+        (["tau="], "tau must have at least one value, got none."),
+        (["tau=1", "seed=0", "tau=2"], "tau is given twice; one -p takes all its"),
+        (["tau=0.1,1e-1"], "tau has the value 0.1 twice."),
+        (["tau=1", "-j0"], "jobs must be at least 1, got 0."),
+        (["tau=1", "-fbase.yaml"], "steps must be int, got 'x'."),
+    ],
+)
+def test_a_wrong_grid(tmp_path, capsys, monkeypatch, given, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("tiny: {steps: x}")
+    path = write(notebook(), tmp_path / "tiny.ipynb")
+    options = [option for option in given if option.startswith("-")]
+    values = [value for value in given if value not in options]
+    assert main([*arguments(path, "out", *values), *options]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"fmkit: {said}")
+    assert shown.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    path = write(notebook(), tmp_path / "tiny.ipynb")
+    (tmp_path / "file").touch()
+    assert main(arguments(path, tmp_path / "file", "seed=0")) == 1
+    assert capsys.readouterr().err.endswith("file cannot be written (File exists).\n")
+
+
+@pytest.mark.parametrize(
+    ("varied", "name"),
+    [
+        ({"tau": 0.1, "seed": 0}, "seed=0,tau=0.1"),
+        ({"tau": 1e-5, "shuffle": True}, "shuffle=true,tau=1e-05"),
+        ({"sizes": [10, 50]}, "sizes=10+50"),
+        ({"name": "a/b"}, r"name=a_b-\w{10}"),
+        ({"name": ".."}, r"name=..-\w{10}"),
+        ({"name": "Red"}, r"name=Red-\w{10}"),
+        ({"sizes": []}, r"sizes=-\w{10}"),
+        ({"name": "x" * 300}, r"name=x{95}-\w{10}"),
+    ],
+)
+def test_a_folder_is_named_for_its_point(varied, name):
+    assert re.fullmatch(name.replace("+", r"\+"), name_of(varied))
+
+
+def test_no_two_points_share_a_folder():
+    texts = ["a/b", "a_b", "a b", "A_B", "a+b", "a,seed=0", "", "x" * 200, "x" * 201]
+    names = [name_of({"name": text}) for text in texts]
+    names += [name_of({"name": value}) for value in (["a", "b"], ["a,b"], ["a+b"], [])]
+    assert len({name.lower() for name in names}) == len(names)
+
+
+def rows_of(out):
+    """The rows of a sweep's table, each by its columns."""
+    with open(out / "table.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A sweep of four points of which one fails and one loses its process."""
+    folder = tmp_path_factory.mktemp("mixed")
+    (folder / "base.yaml").write_text("tiny: {name: blue, tau: 7}")
+    names = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "FMKIT_CLAIMS"
+    cells = [
+        code(f"import os\n\nprint([os.environ[name] for name in {names}])"),
+        code(SHOW, mystnb={"figure": {"caption": CAPTION}, "image": {"alt": ALT}}),
+        code("if steps == 2: raise ValueError('no <2>')"),
+        code("if steps == 3: os.kill(os.getppid(), 9)"),
+    ]
+    path = write(notebook(*cells), folder / "tiny.ipynb")
+    command = [*arguments(path, folder / "out", "steps=2,3,4", "tau=0.5"), "-j2"]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([*command, "-f", str(folder / "base.yaml")])
+    return folder, status, out.getvalue(), err.getvalue()
+
+
+def test_a_failing_point_does_not_stop_the_rest(mixed):
+    folder, status, said, error = mixed
+    two = "cell 5: ValueError: no <2>"
+    three = "its process ended with status -9"
+    assert status == 1
+    assert error == "fmkit: 2 of 3 points failed.\n"
+    first, *ended, _, _, last = said.splitlines()
+    cores = f"{max(_usable_cores() // 2, 1)} of {_usable_cores()} cores each"
+    assert first == f"tiny, 3 points: 3 not run; 2 at a time with {cores}"
+    assert len(ended) == 3
+    assert [line.rpartition("; ")[2] for line in ended] == [
+        f"{left} remain" for left in (2, 1, 0)
+    ]
+    assert re.search(rf"steps=2,tau=0.5 failed in \d+ s: {two}; ", said)
+    assert re.search(rf"steps=3,tau=0.5 failed in \d+ s: {three}; ", said)
+    assert re.search(r"steps=4,tau=0.5 finished in \d+ s; ", said)
+    assert said.splitlines()[-3:-1] == [
+        f"steps=2,tau=0.5 failed: {two}",
+        f"steps=3,tau=0.5 failed: {three}",
+    ]
+    assert last.startswith("3 points: 2 failed, 1 finished; see ")
+    assert [
+        (row["steps"], row["tau"], row["status"]) for row in rows_of(folder / "out")
+    ] == [
+        ("2", "0.5", "failed"),
+        ("3", "0.5", "failed"),
+        ("4", "0.5", "finished"),
+    ]
+
+
+def test_a_kernel_that_is_not_here(tmp_path, capsys):
+    whole = notebook(code("1"))
+    whole.metadata["kernelspec"]["name"] = "nope"
+    path = write(whole, tmp_path / "tiny.ipynb")
+    assert main(arguments(path, tmp_path / "out", "seed=1")) == 1
+    assert "No such kernel named nope; 0 remain" in capsys.readouterr().out
+
+
+def test_each_point_has_its_parameters_and_its_threads(mixed):
+    folder, *_ = mixed
+    threads = str(max(_usable_cores() // 2, 1))
+    point = folder / "out" / "steps=4,tau=0.5"
+    record = json.loads((point / "record.json").read_text())
+    assert record["parameters"]["steps"] == 4
+    assert record["parameters"]["tau"] == 0.5  # -p wins over the profile
+    assert record["parameters"]["name"] == "blue"
+    cells = read_notebook(point / "tiny.ipynb").cells
+    texts = [o.get("text") for c in cells for o in c.get("outputs", [])]
+    assert texts[0] == f"{[threads, threads, 'report']}\n"
+
+
+def test_gallery_of_a_sweep(mixed):
+    folder, *_ = mixed
+    page = (folder / "out" / "index.html").read_text()
+    assert html.escape("cell 5: ValueError: no <2>") in page
+    assert "<h3>A &lt;wave&gt; &amp; more.</h3>" in page
+    assert page.count("<h3>") == 1
+    assert page.count("<img ") == 2  # of the point that failed too
+    for file in re.findall('src="([^"]*)"', page):
+        picture = folder / "out" / file.replace("%3D", "=").replace("%2C", ",")
+        assert picture.read_bytes().startswith(base64.b64decode(PNG))
+    assert (
+        'alt="steps = 4, tau = 0.5: A &quot;wave&quot;." width="2" height="1"' in page
+    )
+    assert 'href="steps%3D4%2Ctau%3D0.5/tiny.ipynb"' in page
+    assert "Alike in all: name = blue, shuffle = true, sizes = [1, 2]" in page
+    assert not re.search(r"https?://", page)
+
+
+BEGUN = """\
+import os
+import time
+
+with open("log", "a") as log:
+    print(steps, os.getpid(), os.getppid(), file=log, flush=True)
+while steps > 2 and not os.path.exists("go"):
+    time.sleep(0.05)"""
+
+
+def begun(folder):
+    """Which points began, in this order, with the processes of each."""
+    log = folder / "log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [[int(word) for word in line.split()] for line in lines]
+
+
+def is_alive(process):
+    run = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True)
+    return run.stdout.strip()[:1] not in (b"", b"Z")
+
+
+def stopped(command, folder, *, when, by):
+    """Start a sweep, send it a signal when so many points have begun; how it ended."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Started in a shell's background, the tests ignore Ctrl-C, and so would a child
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        while len(begun(folder)) < when and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, by)  # as a terminal does
+        said = process.communicate()
+    return process.returncode, *said
+
+
+def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
+    path, out = write(notebook(code(BEGUN)), tmp_path / "tiny.ipynb"), tmp_path / "out"
+    rest = [*arguments(path, out, "steps=1,3,4"), "-j2"]
+    record = out / "steps=1" / "record.json"
+
+    status, said, error = stopped([FMKIT, *rest], tmp_path, when=3, by=signal.SIGINT)
+    assert (status, error) == (130, "fmkit: interrupted.\n")
+    assert said.splitlines()[-1].startswith("3 points: 1 finished, 2 not run; see ")
+    assert sorted(steps for steps, *_ in begun(tmp_path)) == [1, 3, 4]
+    assert not any(is_alive(pid) for _, *both in begun(tmp_path) for pid in both)
+    assert [r["status"] for r in rows_of(out)] == ["finished", "not run", "not run"]
+    assert (out / "index.html").read_text().count("<td>not run</td>") == 2
+    made = record.stat().st_mtime_ns
+
+    command = [FMKIT, *arguments(path, out, "steps=1,3")]
+    status, said, error = stopped(command, tmp_path, when=4, by=signal.SIGTERM)
+    assert status == 130
+    assert said.startswith("tiny, 2 points: 1 finished, 1 not run; ")
+    assert not any(is_alive(pid) for _, *both in begun(tmp_path) for pid in both)
+
+    (tmp_path / "go").touch()
+    assert main(rest) == 0
+    assert sorted(steps for steps, *_ in begun(tmp_path)) == [1, 3, 3, 3, 4, 4]
+    assert [row["status"] for row in rows_of(out)] == ["finished"] * 3
+    assert record.stat().st_mtime_ns == made
+
+    capsys.readouterr()
+    assert main(rest) == 0
+    assert capsys.readouterr().out.startswith("tiny, 3 points: 3 finished; 2 at")
+    assert len(begun(tmp_path)) == 6
+
+
+def test_what_is_run_again(tmp_path, capsys):
+    defaults = PARAMETERS.replace("steps: int = 3", "steps: int = 1")
+    claims = code("assert os.environ['FMKIT_CLAIMS'] == 'report'")  # at defaults too
+    path = write(
+        notebook(code(BEGUN), claims, parameters=defaults), tmp_path / "a.ipynb"
+    )
+    changed = notebook(code(BEGUN), parameters=defaults)
+    out = tmp_path / "out"
+    record, whole = out / "steps=1" / "record.json", path.read_text()
+
+    def status(**base):
+        [point] = points_of({"steps": [1]}, base, out)
+        return _results_before([point], path)[point.folder].status
+
+    assert main(arguments(path, out, "steps=1")) == 0
+    good = record.read_text()
+    assert status() == status(tau=0.5) == "finished"
+    assert status(tau=0.7) == "stale"
+    for damaged in (good[:-9], good.replace("finished", "failed"), "", "\xff"):
+        record.write_text(damaged, encoding="latin-1")
+        assert status() == "not run"
+    record.write_text(good)
+    (out / "steps=1" / "source_hash.txt").rename(tmp_path / "away")
+    assert status() == "not run"
+    (tmp_path / "away").rename(out / "steps=1" / "source_hash.txt")
+    write(changed, path)
+    assert status() == "stale"
+    path.write_text(whole)
+    assert status() == "finished"
+    write(changed, path)
+
+    capsys.readouterr()
+    assert main(arguments(path, out, "steps=1")) == 0
+    assert capsys.readouterr().out.startswith("a, 1 point: 1 stale; ")
+    assert len(begun(tmp_path)) == 2
+    assert status() == "finished"
+    (out / "steps=1" / "a.ipynb").unlink()
+    assert status() == "not run"
+
+
+def result(folder, tau, *, metrics, holds=True, seconds=1.0):
+    """A finished point that never ran."""
+    record = new_record("tiny", {"tau": tau, "seed": 0}, device="cpu")
+    bounds = {"value": 1.0, "at_least": None, "at_most": 1.0}
+    claims = {
+        "a <claim>": {**bounds, "holds": holds},
+        "other": {**bounds, "holds": True},
+    }
+    record |= {"metrics": metrics, "claims": claims, "seconds": seconds}
+    return Result(f"tau={tau}", {"tau": tau}, "finished", None, record)
+
+
+def test_table_has_every_metric_of_every_point(tmp_path):
+    results = [
+        result(tmp_path, 0.1, metrics={"b/c": 0.123456789, "a": 1.0}),
+        Result("tau=0.2", {"tau": 0.2}, "failed", 'cell 3: no, "no"'),
+        result(tmp_path, 0.3, metrics={"d": 2.0, "a": 3.0}, holds=False, seconds=2.5),
+        Result("tau=0.4", {"tau": 0.4}),
+    ]
+    write_table(tmp_path / "table.csv", results)
+    with open(tmp_path / "table.csv", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[:4] == ["tau", "status", "error", "seconds"]
+    assert head[4:] == ["claims_hold", "claims_broken", "b/c", "a", "d"]
+    assert rows == [
+        ["0.1", "finished", "", "1.0", "2", "0", "0.123456789", "1.0", ""],
+        ["0.2", "failed", 'cell 3: no, "no"', "", "", "", "", "", ""],
+        ["0.3", "finished", "", "2.5", "1", "1", "", "3.0", "2.0"],
+        ["0.4", "not run", "", "", "", "", "", "", ""],
+    ]
+
+
+def test_page_has_metrics_claims_and_what_is_alike(tmp_path):
+    results = [
+        result(tmp_path, 0.1, metrics={"<b>": 0.123456789}),
+        result(tmp_path, 0.3, metrics={"<b>": 2.0, "z": 1.0}, holds=False),
+    ]
+    write(notebook(), tmp_path / "tau=0.1" / "a&b.ipynb")
+    write_page(tmp_path / "index.html", results, chapter=Path("a&b.ipynb"))
+    page = (tmp_path / "index.html").read_text()
+    assert "<title>Sweep of a&amp;b</title>" in page
+    assert '<th scope="col">tau = 0.1</th><th scope="col">tau = 0.3</th>' in page
+    assert '<th scope="row">&lt;b&gt;</th><td>0.1235</td><td>2</td>' in page
+    assert '<th scope="row">z</th><td></td><td>1</td>' in page
+    assert "<td>2 of 2</td>" in page
+    assert "<summary>1 of 2</summary>broken: a &lt;claim&gt;</details>" in page
+    assert "Alike in all: seed = 0<" in page
+    assert '<a href="tau%3D0.1/a%26b.ipynb">tau = 0.1</a></th>' in page
+    assert '<th scope="row">tau = 0.3</th>' in page  # which left no notebook
+    assert "$" not in page
+
+
+def test_a_figure_has_the_same_place_with_and_without_injected_parameters(tmp_path):
+    shows = new_output("display_data", {"image/png": PNG})
+    cell = code("draw()")
+    cell["outputs"] = [shows, shows]
+    plain = write(notebook(cell), tmp_path / "a" / "tiny.ipynb")
+    given = notebook(cell)
+    given.cells.insert(2, code("tau = 1", "injected-parameters"))
+    injected = write(given, tmp_path / "b" / "tiny.ipynb")
+    (tmp_path / "a" / "figure-7-1.png").touch()  # of a run before
+    files = [f"figure-2-{which}.png" for which in (1, 2)]
+    text = "Output of cell 2"
+    digest = hashlib.sha256(base64.b64decode(PNG)).hexdigest()
+    expected = [
+        Figure((2, which), text, text, file, (2, 1), digest)
+        for which, file in enumerate(files, 1)
+    ]
+    assert [*extract_figures(plain)] == [*extract_figures(injected)] == expected
+    assert sorted(p.name for p in (tmp_path / "a").glob("*.png")) == files
+
+
+def test_a_picture_that_is_the_same_at_all_points_is_shown_once(tmp_path):
+    def page(*digests):
+        figures = [Figure((1, 1), "c", "a", "f.png", (2, 1), d) for d in digests]
+        names = [f"seed={seed}" for seed in range(len(digests))]
+        pairs = zip(names, figures, strict=True)
+        results = [Result(n, {"seed": n[5:]}, figures=(f,)) for n, f in pairs]
+        write_page(tmp_path / "index.html", results, chapter=Path("tiny.ipynb"))
+        return (tmp_path / "index.html").read_text()
+
+    assert page("x", "x").count("<img ") == 1
+    assert "<figcaption>the same at 2 points</figcaption>" in page("x", "x")
+    assert page("x", "y").count("<img ") == 2
+    assert "<figcaption>seed = 0</figcaption>" in page("x")

@@ -1,0 +1,293 @@
+"""Frozen outputs, heads and finetuning, compared with the algorithm of the notes."""
+
+import copy
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fmkit.adapt import Predictor, finetune, frozen_outputs, probe_head, random_head
+from fmkit.models.pooling import PADDING, Summary, mean_of_tokens
+from fmkit.models.resnet import ResNet, ResNetConfig
+from fmkit.models.transformer import Transformer, TransformerConfig
+from fmkit.probe import linear_probe
+from fmkit.train import Diverged, minibatches, warmup_cosine
+
+CONFIG = ResNetConfig(widths=(4, 6), blocks=(1, 1))
+
+
+@pytest.fixture
+def phi():
+    torch.manual_seed(0)
+    return ResNet(CONFIG)
+
+
+@pytest.fixture
+def task(rng):
+    """Pictures of two kinds, told apart by the side that is bright."""
+    images = torch.randint(80, (40, 1, 12, 12), generator=rng, dtype=torch.uint8)
+    labels = torch.arange(40) % 2
+    images[labels == 0, ..., :6] += 120
+    images[labels == 1, ..., 6:] += 120
+    return images, labels
+
+
+def snapshot(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def unchanged(model, before):
+    return all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+
+
+def test_frozen_outputs_are_the_model_s_in_eval_mode(phi, task):
+    images, _ = task
+    before = snapshot(phi.train())
+    found = frozen_outputs(phi, images, label="phi")
+    assert phi.training  # as it came
+    assert unchanged(phi, before)
+    assert not found.requires_grad
+    with torch.no_grad():
+        alone = torch.cat([phi.eval()(phi.prepare(x[None])) for x in images])
+    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
+
+
+class Restless(nn.Module):
+    """A model that counts its batches, frozen or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def prepare(self, images):
+        return images.float()
+
+    def forward(self, x):
+        self.seen += 1
+        return x.flatten(1)
+
+
+def test_a_frozen_model_that_changes_is_caught(task):
+    with pytest.raises(AssertionError, match="seen of a frozen model changed"):
+        frozen_outputs(Restless(), task[0], label="phi")
+
+
+def test_frozen_outputs_of_a_predictor_are_its_logits(phi, task):
+    """In the notes: linear head."""
+    head = nn.Linear(6, 3)
+    found = frozen_outputs(Predictor(phi, head), task[0], label="u")
+    phi_x = frozen_outputs(phi, task[0], label="phi")
+    torch.testing.assert_close(found, head(phi_x).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_random_head(rng):
+    """In the notes: (14.3)."""
+    head = random_head(400, 50, generator=rng)
+    assert head.bias.abs().max() == 0
+    # 20,000 draws of N(0, 1/400): the deviation of the mean square is 1/400 / 100
+    assert head.weight.square().mean().item() == pytest.approx(1 / 400, rel=0.04)
+    assert abs(head.weight.mean().item()) < 4 / 400**0.5 / 20_000**0.5
+    again = random_head(400, 50, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.weight, head.weight)  # the seed of rng
+    with pytest.raises(ValueError, match="m must be at least 1, got 0"):
+        random_head(0, 2, generator=rng)
+
+
+def test_probe_head_gives_the_probe_s_logits(rng):
+    x = torch.randn(30, 5, generator=rng)
+    probe = linear_probe(x, torch.arange(30) % 3, classes=3, generator=rng)
+    torch.testing.assert_close(probe_head(probe)(x).detach(), probe.logits(x))
+
+
+def by_hand(phi, head, images, targets, loss, *, steps, size, rate, seed):
+    """(14.2) to (14.4): start there, then follow the gradient by w and by theta."""
+    theta, w = copy.deepcopy(phi), copy.deepcopy(head)
+    optimizer = torch.optim.AdamW([*theta.parameters(), *w.parameters()])
+    generator = torch.Generator().manual_seed(seed)
+    batches = minibatches(len(images), batch_size=size, generator=generator)
+    schedule = warmup_cosine(steps=steps, warmup_steps=steps // 10)
+    for step in range(steps):
+        batch = next(batches)
+        optimizer.param_groups[0]["lr"] = rate * schedule(step)
+        u = w(theta(images[batch].float() / 255))
+        y = targets[batch]
+        total = sum(loss(u[i : i + 1], y[i : i + 1]) for i in range(len(u)))
+        optimizer.zero_grad()
+        (total / len(u)).backward()
+        optimizer.step()
+    return theta.eval(), w
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_finetuning_is_the_algorithm(phi, task, training):
+    """In the notes: finetuning, (14.2), (14.4)."""
+    images, labels = task
+    phi.train(training)
+    head = random_head(phi.m, 2, generator=torch.Generator().manual_seed(1))
+    model = finetune(
+        phi,
+        head,
+        images,
+        labels,
+        steps=12,
+        batch_size=16,
+        learning_rate=1e-2,
+        generator=torch.Generator().manual_seed(2),
+    )
+    theta, w = by_hand(
+        phi, head, images, labels, F.cross_entropy, steps=12, size=16, rate=1e-2, seed=2
+    )
+    x = phi.prepare(images)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), w(theta(x)), rtol=1e-3, atol=1e-3)
+        start = head(phi.eval()(x))
+    assert (model(x) - start).abs().max() > 0.05  # it went somewhere
+    assert not model.training
+
+
+def test_what_is_finetuned_is_a_copy(phi, task, rng):
+    head = random_head(phi.m, 2, generator=rng)
+    before, head_before = snapshot(phi), snapshot(head)
+    options = {"steps": 3, "batch_size": 8, "learning_rate": 0.1, "generator": rng}
+    model = finetune(phi.train(), head, *task, **options)
+    assert unchanged(phi, before)
+    assert unchanged(head, head_before)
+    assert phi.training
+    moved = [*model.phi.parameters(), *model.head.parameters()]
+    still = [*phi.parameters(), *head.parameters()]
+    assert all(not torch.equal(a, b) for a, b in zip(moved, still, strict=True))
+
+
+def test_in_eval_mode_the_statistics_of_pretraining_stay(phi, task, rng):
+    head = random_head(phi.m, 2, generator=rng)
+    options = {"steps": 3, "batch_size": 8, "learning_rate": 0.1, "generator": rng}
+    for training in (True, False):
+        model = finetune(phi.train(training), head, *task, **options)
+        stays = unchanged(model.phi, {n: b.clone() for n, b in phi.named_buffers()})
+        assert stays is not training
+
+
+def test_finetuning_learns_the_task(phi, task, rng):
+    images, labels = task
+    head = random_head(phi.m, 2, generator=rng)
+    model = finetune(
+        phi.train(),
+        head,
+        images[:30],
+        labels[:30],
+        steps=60,
+        batch_size=15,
+        learning_rate=1e-2,
+        generator=rng,
+    )
+    u = frozen_outputs(model, images[30:], label="u")
+    assert (u.argmax(dim=1) == labels[30:]).all()
+
+
+def test_lp_ft_starts_at_the_probe(phi, task, rng):
+    """After a step of next to nothing its predictions are the probe's."""
+    images, labels = task
+    phi.eval()
+    phi_x = frozen_outputs(phi, images, label="phi")
+    probe = linear_probe(phi_x, labels, classes=2, generator=rng)
+    options = {"steps": 1, "batch_size": 40, "learning_rate": 1e-9, "generator": rng}
+    model = finetune(phi, probe_head(probe), images, labels, **options)
+    u = frozen_outputs(model, images, label="u")
+    torch.testing.assert_close(u, probe.logits(phi_x), rtol=1e-4, atol=1e-4)
+
+
+def test_regression(phi, task, rng):
+    images, _ = task
+    targets = images.float().mean(dim=(1, 2, 3))[:, None] / 255
+    head = random_head(phi.m, 1, generator=torch.Generator().manual_seed(1))
+    arguments = {"steps": 5, "batch_size": 40, "learning_rate": 1e-2}
+    model = finetune(
+        phi.train(),
+        head,
+        images,
+        targets,
+        **arguments,
+        generator=torch.Generator().manual_seed(2),
+        task_loss=F.mse_loss,
+    )
+    theta, w = by_hand(
+        phi, head, images, targets, F.mse_loss, steps=5, size=40, rate=1e-2, seed=2
+    )
+    x = phi.prepare(images)
+    torch.testing.assert_close(model(x), w(theta(x)), rtol=1e-3, atol=1e-3)
+
+
+def test_finetuning_that_diverges_says_so(phi, task, rng):
+    head = random_head(phi.m, 2, generator=rng)
+    head.weight.data.fill_(float("inf"))
+    message = re.escape("A smaller learning rate is the usual remedy")
+    options = {"steps": 3, "batch_size": 8, "learning_rate": 1e-3, "generator": rng}
+    with pytest.raises(Diverged, match=message):
+        finetune(phi, head, *task, **options)
+
+
+# Texts
+
+
+@pytest.fixture
+def texts(rng):
+    """phi of a text and a task: whether token 3 or token 4 stands somewhere in it."""
+    torch.manual_seed(0)
+    shape = {"width": 16, "layers": 2, "heads": 2, "kv_heads": 2, "hidden": 16}
+    config = TransformerConfig(vocabulary=9, context=8, causal=False, **shape)
+    tokens = torch.randint(5, 9, (40, 8), generator=rng)
+    labels = torch.arange(40) % 2
+    places = torch.randint(1, 5, (40,), generator=rng)
+    tokens[torch.arange(40), places] = 3 + labels
+    lengths = torch.randint(5, 9, (40, 1), generator=rng)
+    tokens[torch.arange(8) >= lengths] = PADDING
+    return Summary(Transformer(config), mean_of_tokens), tokens, labels
+
+
+def test_finetuning_of_texts_is_the_algorithm(texts):
+    """In the notes: finetuning a language model."""
+    phi, tokens, labels = texts
+    head = random_head(phi.m, 2, generator=torch.Generator().manual_seed(1))
+    options = {"steps": 40, "batch_size": 10, "learning_rate": 1e-2}
+    before = snapshot(phi)
+    model = finetune(
+        phi,
+        head,
+        tokens[:30],
+        labels[:30],
+        **options,
+        generator=torch.Generator().manual_seed(2),
+    )
+    assert unchanged(phi, before)
+    theta, w = copy.deepcopy(phi), copy.deepcopy(head)
+    optimizer = torch.optim.AdamW([*theta.parameters(), *w.parameters()])
+    generator = torch.Generator().manual_seed(2)
+    batches = minibatches(30, batch_size=10, generator=generator)
+    schedule = warmup_cosine(steps=40, warmup_steps=4)
+    for step in range(40):
+        optimizer.param_groups[0]["lr"] = 1e-2 * schedule(step)
+        total = 0
+        for i in next(batches).tolist():  # one text at a time, without its padding
+            x = tokens[i][tokens[i] != PADDING]
+            total = total + F.cross_entropy(w(theta(x[None])), labels[i : i + 1]) / 10
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    u = frozen_outputs(model, tokens, label="u")
+    torch.testing.assert_close(u, w(theta(tokens)).detach(), rtol=1e-2, atol=1e-2)
+    assert (u[30:].argmax(dim=1) == labels[30:]).all()
+
+
+def test_only_what_has_a_gradient_is_trained(texts, rng):
+    phi, tokens, labels = texts
+    phi.requires_grad_(False)
+    phi.encoder.blocks[-1].requires_grad_(True)
+    head = random_head(phi.m, 2, generator=rng)
+    options = {"steps": 3, "batch_size": 10, "learning_rate": 0.1, "generator": rng}
+    model = finetune(phi, head, tokens, labels, **options)
+    state = model.phi.state_dict()
+    for name, before in phi.state_dict().items():
+        assert torch.equal(state[name], before) is ("blocks.1" not in name), name
+    assert not torch.equal(model.head.weight, head.weight)

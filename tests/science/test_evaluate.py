@@ -1,0 +1,342 @@
+"""Numbers about predictions and representations."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from reference import notes as reference
+
+from fmkit.evaluate import (
+    accuracy,
+    alignment,
+    bits_per_byte,
+    brier_score,
+    crossed_interval,
+    gain,
+    in_points,
+    knn_votes,
+    learning_curve,
+    mean_interval,
+    planar_maps,
+    reliability,
+    token_nats,
+    uniformity,
+)
+
+
+def test_accuracy_counts_the_largest_logit():
+    logits = torch.tensor([[2.0, 1, 0], [0, 3, 1], [-3, -2, -1], [5, 6, 0]])
+    assert accuracy(logits, torch.tensor([0, 1, 2, 0])) == 0.75
+
+
+def test_accuracy_of_guessing(rng):
+    n, k = 20_000, 4
+    guess = torch.randn(n, k, generator=rng)
+    labels = torch.randint(k, (n,), generator=rng)
+    # Four deviations of a share of 1/4 among 20,000 are .012
+    assert accuracy(guess, labels) == pytest.approx(1 / k, abs=0.012)
+
+
+def test_accuracy_needs_an_example():
+    with pytest.raises(ValueError, match="labels must hold at least 1 example, got 0"):
+        accuracy(torch.ones(0, 3), torch.ones(0, dtype=torch.long))
+
+
+def test_brier_score_is_the_loop(rng):
+    p = torch.rand(7, 3, generator=rng, dtype=torch.float64)
+    p /= p.sum(dim=1, keepdim=True)
+    labels = torch.randint(3, (7,), generator=rng)
+    slow = reference.brier(p.tolist(), labels.tolist())
+    assert brier_score(p, labels) == pytest.approx(slow, rel=1e-12)
+
+
+def test_brier_score_of_certainty_and_of_ignorance():
+    sure, labels = torch.eye(4), torch.arange(4)
+    assert brier_score(sure, labels) == 0
+    assert brier_score(sure, labels.roll(1)) == 2
+    assert brier_score(torch.full((4, 4), 0.25), labels) == pytest.approx(1 - 1 / 4)
+
+
+def test_brier_score_is_least_in_expectation_at_the_truth():
+    truth = torch.tensor([0.7, 0.3], dtype=torch.float64)
+
+    def expected(q):
+        p = torch.tensor([[q, 1 - q]], dtype=torch.float64)
+        of = [brier_score(p, torch.tensor([label])) for label in (0, 1)]
+        return truth[0] * of[0] + truth[1] * of[1]
+
+    assert min(torch.linspace(0, 1, 101).tolist(), key=expected) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("p", "message"),
+    [
+        (torch.empty(0, 2), "labels must hold at least 1 example, got 0."),
+        (torch.tensor([[0.5, 0.4]]), r"p must sum to 1 in every row, got '0.1 off'."),
+    ],
+)
+def test_brier_score_says_what_is_wrong(p, message):
+    with pytest.raises(ValueError, match=message):
+        brier_score(p, torch.zeros(len(p), dtype=torch.long))
+
+
+def test_reliability_groups_by_confidence():
+    confidence = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.5])
+    right = torch.tensor([True, False, False, False, True])
+    low, high = reliability(confidence, right, bins=2)
+    assert low == pytest.approx((0.8 / 3, 1 / 3, 3))
+    assert high == pytest.approx((0.85, 0.5, 2))
+
+
+def test_reliability_of_a_model_that_knows_what_it_knows(rng):
+    confidence = torch.rand(40_000, generator=rng)
+    right = torch.rand(40_000, generator=rng) < confidence
+    for mean, share, count in reliability(confidence, right, bins=8):
+        # Four deviations of a share among 5,000 are at most .028
+        assert share == pytest.approx(mean, abs=0.028)
+        assert count == 5000
+
+
+@pytest.mark.parametrize("bins", [0, 3])
+def test_reliability_says_what_is_wrong(bins):
+    with pytest.raises(ValueError, match=r"bins must be from 1 to the examples \(2\)"):
+        reliability(torch.ones(2), torch.ones(2, dtype=torch.bool), bins=bins)
+
+
+def test_crossed_interval_of_one_row_or_column_is_the_plain_one(rng):
+    values = torch.rand(300, generator=rng, dtype=torch.float64)
+    plain = mean_interval(values.tolist(), generator=rng)
+    for table in (values[None], values[:, None]):
+        crossed = crossed_interval(table, generator=rng)
+        assert crossed == pytest.approx(plain, abs=0.002)
+
+
+def test_crossed_interval_is_the_loop(rng):
+    table = torch.rand(3, 4, generator=rng, dtype=torch.float64)
+    fast = crossed_interval(table, generator=torch.Generator().manual_seed(5))
+    draws = torch.Generator().manual_seed(5)
+    rows = torch.randint(3, (10_000, 3), generator=draws).tolist()
+    columns = torch.randint(4, (10_000, 4), generator=draws).tolist()
+    slow = reference.crossed_means(table.tolist(), rows, columns)
+    tail = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    ends = torch.tensor(slow, dtype=torch.float64).quantile(tail).tolist()
+    assert fast == pytest.approx((table.mean().item(), *ends), rel=1e-12)
+
+
+def test_crossed_interval_is_wider_than_if_all_cells_were_apart(rng):
+    """Where each column has a level of its own, many rows do not make it certain."""
+    table = torch.randn(50, generator=rng).expand(20, 50)
+    _, low, high = crossed_interval(table, generator=rng)
+    deviation = table[0].std(correction=0).item() / 50**0.5
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.05)
+
+
+def test_crossed_interval_says_what_is_wrong(rng):
+    with pytest.raises(ValueError, match=r"values must be at least 1, got \(0, 3\)"):
+        crossed_interval(torch.empty(0, 3), generator=rng)
+    with pytest.raises(ValueError, match=r"level must be between 0 and 1, got 1\.5"):
+        crossed_interval(torch.ones(1, 1), generator=rng, level=1.5)
+
+
+def test_mean_interval_of_one_and_of_equal_values(rng):
+    assert mean_interval([0.25], generator=rng) == (0.25, 0.25, 0.25)
+    assert mean_interval([0.5] * 4, generator=rng) == (0.5, 0.5, 0.5)
+
+
+def test_mean_interval_of_many_values_is_the_normal_one(rng):
+    values = torch.randn(400, generator=rng, dtype=torch.float64)
+    mean, low, high = mean_interval(values.tolist(), generator=rng)
+    deviation = values.std(correction=0).item() / len(values) ** 0.5
+    assert mean == pytest.approx(values.mean().item())
+    # The bootstrap's own error at 10,000 resamples is about 2 % of the deviation
+    assert low == pytest.approx(mean - 1.96 * deviation, abs=0.1 * deviation)
+    assert high == pytest.approx(mean + 1.96 * deviation, abs=0.1 * deviation)
+
+
+def test_mean_interval_covers_the_mean_as_often_as_it_says(rng):
+    covered = 0
+    for _ in range(200):
+        values = torch.randn(30, generator=rng).tolist()
+        _, low, high = mean_interval(values, generator=rng, level=0.8)
+        covered += low <= 0 <= high
+    # 80 % of 200 with a deviation of 5.7, less a little: the bootstrap is narrow
+    assert 135 <= covered <= 180
+
+
+def test_mean_interval_belongs_to_the_generator():
+    def ends(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return mean_interval([0.1, 0.5, 0.7, 0.2, 0.9], generator=generator)
+
+    assert ends(3) == ends(3)
+
+
+@pytest.mark.parametrize(
+    ("values", "level", "message"),
+    [
+        ([], 0.95, r"values must be at least 1, got \[\]"),
+        ([1.0], 1.0, "level must be between 0 and 1, got 1.0"),
+        ([1.0], 0.0, "level must be between 0 and 1, got 0.0"),
+    ],
+)
+def test_wrong_arguments(rng, values, level, message):
+    with pytest.raises(ValueError, match=message):
+        mean_interval(values, generator=rng, level=level)
+
+
+@pytest.fixture
+def phi(rng):
+    return torch.randn(60, 5, generator=rng, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("tau", [0.001, 0.1, 10.0])
+def test_knn_is_the_loop(phi, rng, tau, monkeypatch):
+    monkeypatch.setattr("fmkit.evaluate.QUERIES_AT_ONCE", 7)  # several blocks
+    labels = torch.randint(3, (40,), generator=rng)
+    bank, queries = phi[:40], phi[40:]
+    votes = knn_votes(bank, labels, queries, classes=3, neighbours=9, tau=tau)
+    for q in range(len(queries)):
+        expected = reference.knn_votes(
+            bank.tolist(), labels.tolist(), queries[q].tolist(), 3, 9, tau
+        )
+        # The votes' common factor is free: exp(1 / tau) may not be a number
+        total = sum(expected)
+        shares = [vote / total for vote in expected]
+        found = (votes[q] / votes[q].sum()).tolist()
+        assert found == pytest.approx(shares, rel=1e-3, abs=1e-6)
+
+
+def test_a_picture_is_its_own_nearest_neighbour(phi):
+    labels = torch.arange(60)
+    votes = knn_votes(phi, labels, phi, classes=60, neighbours=1, tau=0.1)
+    assert accuracy(votes, labels) == 1
+    # A length says nothing, and neither does a class without an example
+    votes = knn_votes(phi, labels, 3 * phi, classes=99, neighbours=1, tau=0.1)
+    assert torch.equal(votes.argmax(dim=1), labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neighbours": 61}, "neighbours must be from 1 to 60, got 61"),
+        ({"neighbours": 0}, "neighbours must be from 1 to 60, got 0"),
+        ({"tau": 0.0}, "tau must be above 0, got 0.0"),
+    ],
+)
+def test_wrong_knn(phi, options, message):
+    options = {"classes": 60, "neighbours": 1, "tau": 0.1, **options}
+    with pytest.raises(ValueError, match=message):
+        knn_votes(phi, torch.arange(60), phi, **options)
+
+
+def test_alignment_and_uniformity_are_the_loops(phi):
+    hat, tilde = phi[:30], phi[30:]
+    expected = reference.alignment(hat.tolist(), tilde.tolist())
+    assert alignment(hat, tilde) == pytest.approx(expected, rel=1e-12)
+    expected = reference.uniformity(phi.tolist())
+    assert uniformity(phi) == pytest.approx(expected, rel=1e-12)
+
+
+def test_alignment_and_uniformity_have_closed_forms(phi):
+    assert alignment(phi, 2 * phi) == pytest.approx(0, abs=1e-12)
+    assert alignment(phi, -phi) == pytest.approx(4)
+    assert uniformity(phi[:1].expand(10, -1)) == pytest.approx(0)
+    poles = torch.tensor([[1.0, 0], [-1, 0]])
+    assert uniformity(poles) == pytest.approx(-8)
+    # On the circle: the mean of exp(4 cos t - 4) is the Bessel function I_0(4) e^-4
+    angle = torch.arange(400) * 2 * math.pi / 400
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    bessel = torch.special.i0e(torch.tensor(4.0)).item()
+    assert math.exp(uniformity(circle)) == pytest.approx(bessel, rel=0.02)
+    with pytest.raises(ValueError, match="phi must have at least 2 rows, got 1"):
+        uniformity(poles[:1])
+
+
+SCORES = {
+    ("ours", "probe", 10, "test"): [0.5, 0.7],
+    ("ours", "probe", 100, "test"): [0.8, 0.9],
+    ("ours", "probe", 10, "rotate"): [0.1, 0.1],
+    ("ours", "finetune", 10, "test"): [0.2, 0.2],
+    ("pixels", "probe", 10, "test"): [0.4, 0.4],
+    ("pixels", "probe", 100, "test"): [0.4],
+}
+
+
+def test_learning_curve_takes_its_own_points_in_order(rng):
+    curve = learning_curve(SCORES, "ours", "probe", generator=rng)
+    assert [point[0] for point in curve] == [10, 100]
+    assert [point[1] for point in curve] == pytest.approx([0.6, 0.85])
+    assert curve[0][2:] == pytest.approx((0.5, 0.7))
+
+
+def test_gain_is_taken_draw_by_draw(rng):
+    ours, pixels = ("ours", "probe", 10), ("pixels", "probe", 10)
+    mean, low, high = gain(SCORES, ours, pixels, generator=rng)
+    assert (mean, low, high) == pytest.approx((0.2, 0.1, 0.3))
+    assert in_points(mean, low, high) == "+20.0 (+10.0 to +30.0)"
+    with pytest.raises(ValueError, match="worse must have 2 values, as better, got 1"):
+        gain(SCORES, ours, ("pixels", "probe", 100), generator=rng)
+
+
+def test_no_other_turn_brings_a_planar_map_nearer_to_the_next(rng):
+    series = torch.randn(2, 50, 3, generator=rng, dtype=torch.float64)
+    series[:, :, 2] += 100  # the axes of the two are different ones
+    series[1] += 0.7 * series[0]
+    first, second = planar_maps([*series])
+    distance = (first - second).norm()
+    for angle in torch.linspace(0, 2 * math.pi, 60, dtype=torch.float64)[1:-1]:
+        c, s = angle.cos(), angle.sin()
+        turn = torch.stack([torch.stack([c, -s]), torch.stack([s, c])])
+        mirror = turn * torch.tensor([1.0, -1.0])
+        assert (first @ turn - second).norm() > distance
+        assert (first @ mirror - second).norm() > distance
+
+
+def test_planar_maps_keep_distances_and_follow_each_other(rng):
+    plane = torch.randn(50, 2, generator=rng, dtype=torch.float64)
+    far = torch.cat([plane, torch.full((50, 1), 100.0)], dim=1)  # nearly flat up there
+    turned = far @ torch.linalg.qr(torch.randn(3, 3, generator=rng).double())[0]
+    first, second = planar_maps([turned, far])
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-9)
+    expected = torch.cdist(plane, plane) / 100
+    torch.testing.assert_close(
+        torch.cdist(first, first), expected, rtol=0.01, atol=1e-4
+    )
+
+
+class Bigrams(torch.nn.Module):
+    """Logits that depend on the last token alone; wrong ones while it trains."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def forward(self, x):
+        return self.table[x] if not self.training else 0 * self.table[x]
+
+
+def test_token_nats_are_those_of_the_loop(rng):
+    """In the notes: (14.5)."""
+    table = torch.randn(4, 4, generator=rng)
+    windows = [torch.randint(4, (3, 6), generator=rng), torch.tensor([[1, 2, 0]])]
+    model = Bigrams(table).train()
+    found = token_nats(model, windows, label="nats")
+    rows = [row for window in windows for row in window.tolist()]
+    expected = [
+        -math.log(reference.softmax(table[before].tolist())[x])
+        for row in rows
+        for before, x in pairwise(row)
+    ]
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+    assert model.training
+
+
+def test_bits_per_byte_do_not_depend_on_how_a_text_is_cut():
+    text = "déjà vu"  # 7 characters, 9 bytes
+    as_bytes = bits_per_byte(math.log(256), tokens=9, text=text)
+    assert as_bytes == pytest.approx(8)
+    # The same probability of the whole text, as 3 tokens
+    assert bits_per_byte(3 * math.log(256), tokens=3, text=text) == pytest.approx(8)
+    with pytest.raises(ValueError, match="text must hold at least 1 byte, got ''"):
+        bits_per_byte(1.0, tokens=1, text="")

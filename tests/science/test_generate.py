@@ -1,0 +1,331 @@
+"""Decoding: the loop's tokens, however rows are padded; draws from the right numbers.
+
+Planted by hand, one at a time, and each caught here: padding on the right, and padding
+that the cache is not told of; the first position for the last; logits of a whole
+prompt; a row that comes back after its end, or speaks on; all rows ended with the
+first; the chosen token never fed; token 0 taken for none; a nucleus with one too many
+at equality, without the token that crosses p, of the least probable, or not put back in
+order; p before k; ties that make k more; times the temperature; the largest not taken
+away; a softmax over rows; the global generator; no float32 for half precision; new
+tokens not counted in the context, or its last place refused; V allowed as an id; a mode
+left on; packing without the bias, of float64, or of the model itself.
+"""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from reference import generate as reference_generate
+from support.drawn import drawn
+
+from fmkit.assets import fetch
+from fmkit.generate import (
+    generate,
+    greedy,
+    keep_top_k,
+    keep_top_p,
+    packed,
+    sampler,
+    stream,
+)
+from fmkit.models.pretrained import load_gguf
+from fmkit.models.transformer import TransformerConfig
+
+TINY = TransformerConfig(
+    vocabulary=23,
+    context=24,
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    hidden=12,
+    tied=False,
+)
+PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return drawn(TINY)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"])
+
+
+@pytest.fixture
+def u(rng):
+    """Logits of three rows; in double, so that a bound is what it says."""
+    return 2 * torch.randn(3, 12, generator=rng, dtype=torch.float64)
+
+
+# The same tokens, however they are computed
+
+
+def test_a_batch_is_each_prompt_through_the_loop(tiny):
+    """In the notes: answer of several words, in-context learning."""
+    expected = [reference_generate.greedy(tiny, p, 19) for p in PROMPTS]
+    assert generate(tiny, PROMPTS, new_tokens=19) == expected
+    assert len({tuple(row) for row in expected}) == 3
+    assert min(len({*row}) for row in expected) > 2, "a constant would agree with much"
+    for prompt, row in zip(PROMPTS, expected, strict=True):
+        assert generate(tiny, [prompt], new_tokens=19) == [row]
+
+
+@pytest.mark.parametrize("packing", [False, True], ids=["plain", "packed"])
+def test_the_real_model_says_what_it_says_without_a_cache(smollm2, packing):
+    model, tokenizer = smollm2
+    texts = ["The capital of France is", "Water boils at", "def add(a, b):\n    return"]
+    prompts = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    assert len({len(prompt) for prompt in prompts}) == 3
+    found = generate(packed(model) if packing else model, prompts, new_tokens=32)
+    # What the loop does, in one pass: each token is the best after those before it
+    for prompt, new in zip(prompts, found, strict=True):
+        with torch.no_grad():
+            best = model(torch.tensor([prompt + new]))[0].argmax(dim=-1).tolist()
+        assert best[len(prompt) - 1 : -1] == new
+    assert tokenizer.decode(found[0]).startswith(" Paris")
+
+
+def test_bfloat16_stays_bfloat16(tiny):
+    model = drawn(TINY).bfloat16()
+    seen = []
+
+    def choose(u):
+        seen.append(u.dtype)
+        return greedy(u)
+
+    generate(model, PROMPTS, new_tokens=3, choose=choose)
+    assert seen == [torch.bfloat16] * 3
+
+
+def test_packing_changes_layout_only(tiny, rng):
+    twin = packed(tiny)
+    assert twin is not tiny
+    assert twin.embedding.weight is tiny.embedding.weight
+    assert isinstance(tiny.blocks[0].mlp.down, torch.nn.Linear)
+    tokens = torch.randint(TINY.vocabulary, (2, 9), generator=rng)
+    with torch.no_grad():
+        torch.testing.assert_close(twin(tokens), tiny(tokens))
+    assert packed(drawn(TINY).double()).blocks[0].mlp.down.weight.dtype == torch.float64
+
+
+def test_packing_keeps_a_bias(rng):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Embedding(2, 5)
+            self.linear = torch.nn.Linear(5, 4)
+
+    model, x = Model(), torch.randn(3, 5, generator=rng)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(model).linear(x), model.linear(x))
+
+
+def test_logits_of_a_prompt_are_those_of_its_end(tiny, monkeypatch):
+    shapes = []
+    logits = tiny.logits
+    monkeypatch.setattr(tiny, "logits", lambda c: shapes.append(c.shape) or logits(c))
+    generate(tiny, PROMPTS, new_tokens=2)
+    assert shapes == [(3, 16), (3, 16)]
+
+
+# Where a row ends
+
+
+def test_a_row_ends_at_eos_and_the_others_go_on(tiny):
+    whole = generate(tiny, PROMPTS, new_tokens=12)
+    eos = whole[1][3]
+    expected = [row[: row.index(eos)] if eos in row else row for row in whole]
+    assert len({len(row) for row in expected}) > 1
+    assert generate(tiny, PROMPTS, new_tokens=12, eos=eos) == expected
+    steps = [*stream(tiny, PROMPTS, new_tokens=12, eos=eos)]
+    assert len(steps) == max(len(row) for row in expected)
+    for i, row in enumerate(expected):
+        nothing = [None] * (len(steps) - len(row))
+        assert [step[i] for step in steps] == row + nothing
+
+
+def test_token_0_is_a_token(tiny):
+    def zeros(u):
+        return torch.zeros(len(u), dtype=torch.long)
+
+    assert generate(tiny, [[1], [0]], new_tokens=2, choose=zeros) == [[0, 0]] * 2
+
+
+def test_when_all_rows_have_ended_nothing_is_computed(tiny):
+    calls = []
+
+    def choose(u):
+        calls.append(len(u))
+        return torch.tensor([7, 5, 7] if len(calls) == 1 else [5, 7, 5])
+
+    steps = stream(tiny, PROMPTS, new_tokens=9, choose=choose, eos=7)
+    assert [*steps] == [[None, 5, None]]  # 5 is not said by rows that have ended
+    assert calls == [3, 3]
+
+
+def test_tokens_come_when_they_are_known(tiny):
+    calls = []
+
+    def choose(u):
+        calls.append(len(u))
+        return greedy(u)
+
+    steps = stream(tiny, PROMPTS, new_tokens=9, choose=choose)
+    assert calls == []
+    next(steps)
+    assert calls == [3]
+    # Between two tokens a reader may train, so no mode may be left on
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+# Draws
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.5},
+        {"temperature": 2.0},
+        {"top_k": 4},
+        {"top_p": 0.8},
+        {"top_k": 5, "top_p": 0.7, "temperature": 1.5},
+    ],
+    ids=str,
+)
+def test_tokens_are_drawn_as_often_as_they_should_be(u, rng, options):
+    """In the notes: (14.6)."""
+    choose, n = sampler(generator=rng, **options), 40_000
+    for row in u:
+        drawn = choose(row.expand(n, -1))
+        found = drawn.bincount(minlength=len(row)) / n
+        p = torch.tensor(reference_generate.probabilities(row.tolist(), **options))
+        # 216 counts, each binomial: beyond 5 standard deviations less than once in
+        # 8,000 seeds; what has no probability never comes
+        bound = 5 * (p * (1 - p) / n).sqrt()
+        assert ((found - p).abs() <= bound).all()
+
+
+def test_the_nucleus_is_the_fewest_that_have_p():
+    p = torch.tensor([[0.1, 0.4, 0.2, 0.3]], dtype=torch.float64)
+    sizes = {0.05: 1, 0.39: 1, 0.41: 2, 0.69: 2, 0.71: 3, 0.89: 3, 0.91: 4}
+    for top_p, size in sizes.items():
+        kept = keep_top_p(p.log(), top_p).isfinite()
+        assert kept.tolist() == [[size > 3, size > 0, size > 2, size > 1]]
+    half = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    assert keep_top_p(half, 0.5).isfinite().tolist() == [[True, False, False]]
+
+
+def test_what_is_kept_keeps_its_logit(u):
+    for kept, size in ((keep_top_k(u, 5), 5), (keep_top_p(u, 0.6), None)):
+        inside = kept.isfinite()
+        assert torch.equal(kept[inside], u[inside])
+        assert (u.masked_fill(~inside, -99).amin(dim=-1) == -99).all()
+        for row, of in zip(u, inside, strict=True):
+            assert row[of].min() > row[~of].max()
+        assert size is None or (inside.sum(dim=-1) == size).all()
+
+
+def test_ties_do_not_make_k_more():
+    kept = keep_top_k(torch.zeros(2, 6), 3)
+    assert kept.isfinite().sum(dim=-1).tolist() == [3, 3]
+    assert torch.equal(keep_top_k(torch.zeros(2, 6), 99), torch.zeros(2, 6))
+
+
+def test_a_temperature_near_0_is_greedy(u, rng):
+    for temperature in (0.0, 1e-37, 1e-4):
+        choose = sampler(generator=rng, temperature=temperature)
+        # 1e3 / 1e-37 would be infinite, were the largest not taken away before
+        assert torch.equal(choose(1e3 * u.float()), greedy(u))
+    for options in ({"top_k": 1}, {"top_p": 1e-9}):
+        assert torch.equal(sampler(generator=rng, **options)(u), greedy(u))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_draws_in_float32(dtype, rng):
+    u = (3 * torch.randn(200, 300, generator=rng)).to(dtype)
+
+    def draws(u):
+        generator = torch.Generator().manual_seed(5)
+        return sampler(generator=generator, temperature=0.7, top_p=0.9)(u)
+
+    assert torch.equal(draws(u), draws(u.float()))
+
+
+def test_equal_seeds_give_equal_texts(tiny):
+    def texts(seed, prompts=PROMPTS):
+        generator = torch.Generator().manual_seed(seed)
+        choose = sampler(generator=generator, temperature=1.5)
+        return generate(tiny, prompts, new_tokens=15, choose=choose)
+
+    torch.manual_seed(0)
+    first = texts(1)
+    torch.manual_seed(1)  # the global seed has no part in it
+    random.seed(1)
+    assert texts(1) == first
+    assert texts(2) != first
+    assert first != generate(tiny, PROMPTS, new_tokens=15)
+    # What another row holds changes nothing; its place does
+    others = texts(1, [[8, 8], PROMPTS[1], [7] * 5])
+    assert others[1] == first[1]
+    assert others[0] != first[0]
+    assert len({tuple(row) for row in texts(1, [[3]] * 3)}) == 3
+
+
+# What cannot be done
+
+
+@pytest.mark.parametrize(
+    ("prompts", "new_tokens", "message"),
+    [
+        ([], 1, r"prompts must be at least one, got \[\]\."),
+        ([[1], []], 1, r"a prompt must have at least one token, got \[\]\."),
+        ([[1]], 0, r"new_tokens must be at least 1, got 0\."),
+        ([[1, 23]], 1, r"a token must be from 0 to V - 1 \(22\), got 23\."),
+        ([[1], [-1, 2]], 1, r"a token must be from 0 to V - 1 \(22\), got -1\."),
+        (
+            [[1], [1] * 25],
+            1,
+            r"the longest prompt must leave room for 1 new tokens in the context "
+            r"\(24\), got 25\.",
+        ),
+        (
+            [[1] * 5],
+            20,
+            r"the longest prompt must leave room for 20 new tokens in the context "
+            r"\(24\), got 5\.",
+        ),
+    ],
+)
+def test_wrong_prompts_are_refused_at_once(tiny, prompts, new_tokens, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        stream(tiny, prompts, new_tokens=new_tokens)  # no step is asked for
+
+
+def test_the_whole_context_can_be_used(tiny):
+    assert len(generate(tiny, [[1] * 5], new_tokens=19)[0]) == 19
+
+
+def test_a_model_that_trains_is_refused():
+    message = r"^model.training must be False: call model.eval\(\), got True\.$"
+    with pytest.raises(ValueError, match=message):
+        stream(drawn(replace(TINY, layers=1)).train(), [[1]], new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, r"temperature must be at least 0, got -0\.1\."),
+        ({"top_k": 0}, r"top_k must be at least 1, got 0\."),
+        ({"top_p": 0.0}, r"top_p must be above 0 and at most 1, got 0\.0\."),
+        ({"top_p": 1.1}, r"top_p must be above 0 and at most 1, got 1\.1\."),
+    ],
+)
+def test_wrong_samplers(rng, options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        sampler(generator=rng, **options)

@@ -1,0 +1,140 @@
+"""phi of a text: pooled as written, and blind to padding.
+
+Planted by hand, one at a time, and each caught here: the last column for the last
+token, one too far; padding in the mean, and in its count; the last for the first;
+padding seen by the masked model, by Bert; the mask for the autoregressive one; the
+vectors before the last norm; columns cut one too early; texts cut one token late.
+"""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fmkit.adapt import frozen_outputs
+from fmkit.models.bert import Bert, BertConfig
+from fmkit.models.pooling import (
+    PADDING,
+    Summary,
+    first_token,
+    last_token,
+    mean_of_tokens,
+    padded,
+)
+from fmkit.models.transformer import Transformer, TransformerConfig
+
+POOLS = (last_token, first_token, mean_of_tokens)
+CAUSAL = TransformerConfig(
+    vocabulary=11, context=9, width=8, layers=2, heads=2, kv_heads=1, hidden=6
+)
+BERT = BertConfig(
+    vocabulary=11, context=9, types=2, width=8, layers=2, heads=2, hidden=6
+)
+TEXTS = [[0, 5, 3], [7], [2, 9, 9, 1, 4, 10, 6], [0, 8, 8, 2]]
+
+
+def drawn(model, rng):
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=rng) / 2
+            weight.copy_(noise + 1 if "norm" in name else noise)
+    return model.double().eval()
+
+
+@pytest.fixture(params=["causal", "masked", "bert"])
+def encoder(request, rng):
+    if request.param == "bert":
+        return drawn(Bert(BERT), rng)
+    return drawn(Transformer(replace(CAUSAL, causal=request.param == "causal")), rng)
+
+
+def vectors(encoder, ids):
+    """Of one text, without padding."""
+    one = torch.tensor([ids])
+    if isinstance(encoder, Bert):
+        return encoder(one, torch.ones_like(one).bool())[0]
+    return encoder.contextualize(encoder.embed(one))[0]
+
+
+@torch.no_grad()
+def test_summaries_are_of_single_texts(encoder):
+    """In the notes: representation of a text."""
+    tokens = padded(TEXTS, most=9)
+    last, first, mean = (Summary(encoder, pool)(tokens) for pool in POOLS)
+    for i, ids in enumerate(TEXTS):
+        c = vectors(encoder, ids)
+        options = {"rtol": 1e-10, "atol": 1e-12}
+        torch.testing.assert_close(last[i], c[len(ids) - 1], **options)
+        torch.testing.assert_close(first[i], c[0], **options)
+        total = sum(c[t] for t in range(len(ids)))
+        torch.testing.assert_close(mean[i], total / len(ids), **options)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@torch.no_grad()
+def test_padding_changes_nothing(encoder, pool):
+    phi = Summary(encoder, pool)
+    tokens = padded(TEXTS, most=9)
+    wide = torch.nn.functional.pad(tokens, (0, 2), value=PADDING)
+    torch.testing.assert_close(phi(wide), phi(tokens), rtol=1e-10, atol=1e-12)
+    assert torch.equal(phi.prepare(wide), tokens)
+
+
+def test_gradients_do_not_come_from_padding(encoder):
+    phi = Summary(encoder, mean_of_tokens)
+    found = []
+    for tokens in (padded(TEXTS[:1], most=9), padded(TEXTS, most=9)):
+        encoder.zero_grad()
+        phi(tokens)[0].sum().backward()
+        # An encoder's unembedding has none
+        found.append([p.grad for p in encoder.parameters() if p.grad is not None])
+    for alone, beside in zip(*found, strict=True):
+        torch.testing.assert_close(alone, beside, rtol=1e-9, atol=1e-11)
+
+
+def test_frozen_outputs_of_texts(encoder):
+    """In batches of 32, the last of which holds short texts only."""
+    encoder.float()
+    phi = Summary(encoder, mean_of_tokens)
+    texts = [TEXTS[i % 3] for i in range(34)] + [TEXTS[1]] * 6
+    found = frozen_outputs(phi, padded(texts, most=9), label="phi")
+    assert found.shape == (40, phi.m)
+    for i in (0, 2, 31, 39):
+        alone = vectors(encoder, texts[i]).mean(dim=0)
+        torch.testing.assert_close(found[i], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_the_encoder_s(encoder, training):
+    encoder.float().train(training)
+    frozen_outputs(Summary(encoder, last_token), padded(TEXTS, most=9), label="c")
+    assert encoder.training == training
+
+
+def test_x_0_of_a_causal_model_sees_no_text(rng):
+    encoder = drawn(Transformer(CAUSAL), rng)
+    first = Summary(encoder, first_token)(padded([[0, 5, 3], [0, 8]], most=9))
+    torch.testing.assert_close(first[0], first[1], rtol=0, atol=1e-12)
+
+
+def test_texts_are_cut_and_padded():
+    assert padded(TEXTS, most=3).tolist() == [
+        [0, 5, 3],
+        [7, PADDING, PADDING],
+        [2, 9, 9],
+        [0, 8, 8],
+    ]
+    for most, texts, message in (
+        (0, TEXTS, "most must be at least 1, got 0."),
+        (3, [], "texts must be at least 1, got 0."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            padded(texts, most=most)
+
+
+def test_an_empty_text_is_an_error(encoder):
+    message = "tokens must begin with a token in every row, got '1 without'."
+    tokens = padded([[4, 2], [], [1]], most=9)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Summary(encoder, mean_of_tokens).prepare(tokens)

@@ -1,0 +1,774 @@
+"""Pretrained weights: read as others read them, or refused whole in one sentence.
+
+Planted by hand, one at a time, and each caught here: queries and keys left interleaved,
+or keys alone, or by the queries' heads; gate and up exchanged; tied always, and never;
+digits kept together; a space before every text; control tokens that are none; tensors
+too many let pass, shapes compared by their size; an older name of rope scaling passed
+over; left in training mode; a tied matrix stored twice refused; half precision kept; a
+base of 10,000 always; axes in ggml's order; values from before the alignment, or with
+32 always; ends past the end; signed for unsigned; float16 as integers; version 1.
+"""
+
+import json
+import os
+import re
+import shutil
+import unicodedata
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from fmkit.assets import fetch
+from fmkit.models._gguf import GGUFError, read_gguf
+from fmkit.models.pretrained import WeightsError, load_gguf, load_llama
+from fmkit.models.transformer import Transformer, TransformerConfig
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
+
+ENGLISH = (Path(__file__).resolve().parents[2] / "LICENSE").read_text()
+TEXTS = [
+    "",
+    "The quick brown fox's friends didn't jump; they'll rest.",
+    "x =  12\ny = x ** 345  # 67,890.12\n\n\tif x:\n        return f'{x!r}'\n",
+    "   three before,   three between,\t\ttabs, three after   ",
+    "naïve café \N{EN DASH} “quotes” … ½ of x² is ٣ or Ⅳ",
+    "emoji 🙂👩‍👩‍👧 and 🏳️‍🌈, a null \x00 and a bell \x07",
+    "注意力机制是二〇一七年提出的\N{FULLWIDTH COMMA}共有12个头。",
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "< |im_end| > is text, <|im_end|> is not, <|endoftext|><|endoftext|>",
+    "WORDS camelCase snake_case http://example.org/a?b=c&d=e",
+    "\r\n\r\n \n  \n",
+]
+
+
+def refused(read, *arguments):
+    """The sentence that says why, and nothing but one."""
+    with pytest.raises(WeightsError) as error:
+        read(*arguments)
+    message = str(error.value)
+    assert message.endswith(".")
+    assert "\n" not in message
+    return message
+
+
+# SmolLM2, against transformers and against a byte-pair encoding in loops
+
+
+@pytest.fixture(scope="module")
+def path(asset_cache):
+    return fetch("smollm2-135m-instruct-q4")["smollm2.gguf"]
+
+
+@pytest.fixture(scope="module")
+def smollm2(path):
+    return load_gguf(path)
+
+
+@pytest.fixture(scope="module")
+def peer(path):
+    """transformers' model, and all that transformers reads in the file.
+
+    Its `from_pretrained` would want another package; what that calls does not. The
+    shape is that of HuggingFaceTB's own config.json.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = LlamaConfig(
+        vocab_size=49_152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    said = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
+    wrong = model.load_state_dict(said["tensors"], assign=True, strict=False)
+    assert wrong.missing_keys == ["lm_head.weight"]
+    assert wrong.unexpected_keys == []
+    model.tie_weights()
+    model.model.rotary_emb = LlamaRotaryEmbedding(config)  # was left without values
+    return model.eval(), said
+
+
+@torch.no_grad()
+def test_smollm2_s_logits_are_those_of_transformers(smollm2, peer):
+    model, tokenizer = smollm2
+    ids = torch.tensor([tokenizer.encode(ENGLISH).ids[:500]])
+    assert ids.shape == (1, 500)
+    ours, theirs = model(ids), peer[0](ids, use_cache=False).logits
+    # Measured: 1e-4 of logits up to 41; the two best are nowhere closer than 0.005
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+    assert torch.equal(ours.argmax(dim=-1), theirs.argmax(dim=-1))
+
+
+def test_smollm2_s_shape_is_what_transformers_reads(smollm2, peer):
+    config, theirs = smollm2[0].config, peer[1]["config"]
+    assert (config.vocabulary, config.context) == (49_152, 8192)
+    pairs = {
+        "vocab_size": config.vocabulary,
+        "max_position_embeddings": config.context,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "intermediate_size": config.hidden,
+        "rope_theta": config.rope_base,
+        "rms_norm_eps": config.norm_epsilon,
+        "tie_word_embeddings": config.tied,
+        "head_dim": config.head_width,
+    }
+    assert {name: theirs[name] for name in pairs} == pairs
+    assert config.causal
+    assert sum(p.numel() for p in smollm2[0].parameters()) == 134_515_008
+    assert {p.dtype for p in smollm2[0].parameters()} == {torch.float32}
+    assert not smollm2[0].training
+
+
+@torch.no_grad()
+def test_smollm2_knows_something(smollm2):
+    model, tokenizer = smollm2
+    ids = tokenizer.encode("The capital of France is").ids
+    best = model(torch.tensor([ids]))[0, -1].argmax().item()
+    assert tokenizer.decode([best]) == " Paris"
+
+
+@pytest.fixture(scope="module")
+def library(peer):
+    """The tokenizer that SmolLM2's authors published, of what transformers reads."""
+    said = peer[1]["tokenizer"]
+    merges = [tuple(merge.split(" ")) for merge in said["merges"]]
+    vocabulary = {piece: i for i, piece in enumerate(said["tokens"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    kinds = zip(said["tokens"], said["token_type"], strict=True)
+    tokenizer.add_special_tokens([p for p, k in kinds if k == gguf.TokenType.CONTROL])
+    return tokenizer
+
+
+def byte_pairs(text, said):
+    """Ids of a text without control tokens, by the rules (Sennrich et al. 2016)."""
+    import regex
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = bytes_to_unicode()
+    ranks = {tuple(m.split(" ")): rank for rank, m in enumerate(said["merges"])}
+    ids = {piece: i for i, piece in enumerate(said["tokens"])}
+    parts, run = [], ""  # every number of Unicode alone, and what lies between
+    for character in text:
+        if unicodedata.category(character).startswith("N"):
+            parts += [run, character]
+            run = ""
+        else:
+            run += character
+    gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+    found = []
+    for word in (w for part in [*parts, run] for w in regex.findall(gpt2, part)):
+        pieces = [letters[byte] for byte in word.encode()]
+        while True:
+            pairs = [*pairwise(pieces)]
+            best = min(pairs, key=lambda pair: ranks.get(pair, 1e9), default=None)
+            if best not in ranks:
+                break
+            at = pairs.index(best)
+            pieces[at : at + 2] = ["".join(best)]
+        found += [ids[piece] for piece in pieces]
+    return found
+
+
+def test_the_tokenizer_is_the_library_s_and_the_loops(smollm2, library, peer):
+    _, tokenizer = smollm2
+    for text in [*TEXTS, ENGLISH]:
+        assert tokenizer.encode(text).ids == library.encode(text).ids, text
+        if "<|" not in text:
+            assert tokenizer.encode(text).ids == byte_pairs(text, peer[1]["tokenizer"])
+
+
+def test_tokens_become_the_text_again(smollm2):
+    _, tokenizer = smollm2
+    for text in [*TEXTS, ENGLISH]:
+        ids = tokenizer.encode(text).ids
+        assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_control_tokens_are_one_token_each_and_left_out(smollm2):
+    _, tokenizer = smollm2
+    ids = tokenizer.encode("<|im_start|>user\nHi<|im_end|>").ids
+    assert (ids[0], ids[-1]) == (1, 2)
+    assert tokenizer.decode(ids) == "user\nHi"
+    assert len(tokenizer.encode("<|im_end|").ids) > 1
+    assert tokenizer.get_vocab_size() == 49_152
+    assert tokenizer.encode("x =  12").tokens == ["x", "Ġ=", "ĠĠ", "1", "2"]
+
+
+# Small GGUF files
+
+
+SMALL = TransformerConfig(
+    vocabulary=262,
+    context=16,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    hidden=64,
+    rope_base=500.0,
+    norm_epsilon=1e-3,
+    tied=False,
+)
+MERGES = ["h e", "l l", "Ġ Ġ", "1 2"]
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+PIECES = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    *BYTES,
+    *(m.replace(" ", "") for m in MERGES),
+]
+SAID = {
+    "llama.context_length": 16,
+    "llama.embedding_length": 32,
+    "llama.block_count": 2,
+    "llama.attention.head_count": 4,
+    "llama.attention.head_count_kv": 2,
+    "llama.feed_forward_length": 64,
+    "llama.rope.freq_base": 500.0,
+    "llama.attention.layer_norm_rms_epsilon": 1e-3,
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "smollm",
+    "tokenizer.ggml.tokens": PIECES,
+    "tokenizer.ggml.token_type": [3, 3] + [1] * 260,
+    "tokenizer.ggml.merges": MERGES,
+}
+
+
+def random_model(**changes):
+    torch.manual_seed(0)
+    model = Transformer(replace(SMALL, **changes))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.randn_like(weight) / 4 + ("norm" in name))
+    return model.eval()
+
+
+def as_llama_cpp_names_it(model):
+    """Tensors as llama.cpp's convert_hf_to_gguf.py makes them of a Llama's."""
+    config, weights = model.config, model.state_dict()
+    found = {
+        "token_embd.weight": weights["embedding.weight"],
+        "output_norm.weight": weights["norm.weight"],
+    }
+    if not config.tied:
+        found["output.weight"] = weights["unembedding.weight"]
+    w = config.head_width
+
+    def permuted(rows, heads):
+        return rows.view(heads, 2, w // 2, -1).transpose(1, 2).reshape(rows.shape)
+
+    for i in range(config.layers):
+        theirs, ours = f"blk.{i}", f"blocks.{i}"
+        qkv = weights[f"{ours}.attention.qkv.weight"]
+        q, k, v = qkv.split([n * w for n in (config.heads, *[config.kv_heads] * 2)])
+        gate, up = weights[f"{ours}.mlp.gate_up.weight"].chunk(2)
+        found |= {
+            f"{theirs}.attn_norm.weight": weights[f"{ours}.norm_1.weight"],
+            f"{theirs}.attn_q.weight": permuted(q, config.heads),
+            f"{theirs}.attn_k.weight": permuted(k, config.kv_heads),
+            f"{theirs}.attn_v.weight": v,
+            f"{theirs}.attn_output.weight": weights[f"{ours}.attention.out.weight"],
+            f"{theirs}.ffn_norm.weight": weights[f"{ours}.norm_2.weight"],
+            f"{theirs}.ffn_gate.weight": gate,
+            f"{theirs}.ffn_up.weight": up,
+            f"{theirs}.ffn_down.weight": weights[f"{ours}.mlp.down.weight"],
+        }
+    return {name: tensor.contiguous().numpy() for name, tensor in found.items()}
+
+
+def write(path, tensors, *, kind=Kind.F32, architecture="llama", **changes):
+    """A GGUF file by the library's writer; `changes` with None leave something out."""
+    writer = gguf.GGUFWriter(path, architecture)
+    said = SAID | {name.replace("__", "."): value for name, value in changes.items()}
+    for name, value in said.items():
+        if isinstance(value, list):
+            writer.add_array(name, value)
+        elif isinstance(value, str):
+            writer.add_string(name, value)
+        elif isinstance(value, float):
+            writer.add_float32(name, value)
+        elif value is not None:
+            writer.add_uint32(name, value)
+    for name, tensor in tensors.items():
+        of = Kind.F32 if tensor.ndim == 1 else kind  # as llama.cpp does
+        writer.add_tensor(name, gguf.quants.quantize(tensor, of), raw_dtype=of)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def tensors():
+    return as_llama_cpp_names_it(random_model())
+
+
+@pytest.fixture
+def file(tmp_path, tensors):
+    return write(tmp_path / "small.gguf", tensors)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@torch.no_grad()
+def test_gguf_in_float32_is_the_model(tmp_path, kv_heads, tied):
+    model = random_model(kv_heads=kv_heads, tied=tied)
+    named = {"llama.attention.head_count_kv": kv_heads}
+    path = write(tmp_path / "x.gguf", as_llama_cpp_names_it(model), **named)
+    found, tokenizer = load_gguf(path)
+    same = {"norm_epsilon": pytest.approx(1e-3)}  # the file has it in float32
+    assert vars(found.config) == vars(model.config) | same
+    assert found.state_dict().keys() == model.state_dict().keys()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight), name
+    assert (found.unembedding.weight is found.embedding.weight) is tied
+    ids = torch.tensor([tokenizer.encode("hello  12").ids])
+    torch.testing.assert_close(found(ids), model(ids), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1]
+)
+def test_gguf_in_fewer_bits_is_the_rounded_model(tmp_path, kind):
+    """Rounding and packing first, then turning: blocks of 32 lie inside a row."""
+    model = random_model()
+    path = write(tmp_path / "x.gguf", as_llama_cpp_names_it(model), kind=kind)
+    found = load_gguf(path)[0].state_dict()
+    # Half a step: of 2^11 a number, or of so many levels in a block's whole range
+    steps = {Kind.F16: 2048, Kind.BF16: 256, Kind.Q8_0: 254, Kind.Q4_0: 16}
+    steps |= {Kind.Q4_1: 15, Kind.Q5_0: 32, Kind.Q5_1: 31}
+    for name, weight in model.state_dict().items():
+        if weight.dim() == 1:
+            assert torch.equal(found[name], weight)
+            continue
+        packed = gguf.quants.quantize(weight.numpy(), kind)
+        expected = gguf.quants.dequantize(packed, kind)
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], torch.from_numpy(expected)), name
+        gap = (found[name] - weight).abs().max() / weight.abs().max()
+        # Q4_0 and Q5_0 have no level at one of the ends
+        assert gap < 2.1 / steps[kind]
+
+
+@pytest.mark.parametrize("pre", ["smollm", "gpt-2"])
+def test_gguf_s_tokenizers(tmp_path, tensors, pre):
+    path = write(tmp_path / "x.gguf", tensors, tokenizer__ggml__pre=pre)
+    encoding = load_gguf(path)[1].encode("hell  12<|im_start|>")
+    run = {"smollm": ["ĠĠ", "1", "2"], "gpt-2": ["Ġ", "Ġ", "12"]}[pre]
+    assert encoding.tokens == ["he", "ll", *run, "<|im_start|>"]
+    assert encoding.ids[-1] == 1
+
+
+def test_gguf_with_another_alignment_and_all_types_of_numbers(tmp_path, tensors):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_custom_alignment(256)
+    numbers = {}
+    for kind in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64"):
+        numbers[kind] = 100 if kind.startswith("u") else -100
+        getattr(writer, f"add_{kind}")(kind, numbers[kind])
+    writer.add_int64("int64", -(2**40))
+    writer.add_float32("float32", 0.5)
+    writer.add_float64("float64", 0.1)
+    writer.add_bool("yes", True)
+    writer.add_bool("no", False)
+    writer.add_string("text", "naïve 🙂")
+    writer.add_array("list", [1, 2, 3])
+    writer.add_array("texts", ["a", "", "bc"])
+    numbers |= {"int64": -(2**40), "float32": 0.5, "float64": 0.1}
+    numbers |= {"yes": True, "no": False, "text": "naïve 🙂"}
+    numbers |= {"list": [1, 2, 3], "texts": ["a", "", "bc"]}
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    said, packed = read_gguf(tmp_path / "x.gguf")
+    own = {"general.architecture": "llama", "general.alignment": 256}
+    assert said == own | numbers
+    assert packed.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert np.array_equal(packed[name].read().numpy(), tensor)
+
+
+def test_gguf_of_version_2_is_read_alike(file):
+    model, _ = load_gguf(file)
+    whole = file.read_bytes()
+    assert whole[4:8] == (3).to_bytes(4, "little")
+    file.write_bytes(whole[:4] + (2).to_bytes(4, "little") + whole[8:])
+    found, _ = load_gguf(file)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight)
+
+
+# GGUF files that cannot be used
+
+
+def test_gguf_cut_off_anywhere(file, tmp_path):
+    """Inside the header, what it says, the tensors' places and their values."""
+    whole = file.read_bytes()
+    infos = whole.index(b"token_embd.weight")
+    assert infos < 10_000 < len(whole)
+    ends = [*range(1, 40), *range(40, 10_000, 197), *range(infos - 8, infos + 60)]
+    ends += [*range(10_000, len(whole), 4999), len(whole) - 1]
+    cut = tmp_path / "cut.gguf"
+    for end in ends:
+        cut.write_bytes(whole[:end])
+        assert refused(load_gguf, cut).startswith(f"{cut} is no whole GGUF file (")
+    cut.write_bytes(b"")
+    assert refused(load_gguf, cut).startswith(f"{cut} cannot be read (")
+    cut.write_bytes(whole)
+    load_gguf(cut)
+
+
+def test_gguf_that_is_none(tmp_path):
+    path = tmp_path / "x.gguf"
+    assert refused(load_gguf, path).startswith(f"{path} cannot be read (")
+    assert refused(load_gguf, tmp_path).startswith(f"{tmp_path} cannot be read (")
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    message = f"{path} is no whole GGUF file (it does not begin with GGUF)."
+    assert refused(load_gguf, path) == message
+    with pytest.raises(GGUFError, match="it does not begin with GGUF"):
+        read_gguf(path)
+    path.write_bytes(b"GGUF" + (1).to_bytes(4, "little") + bytes(100))
+    assert refused(load_gguf, path).endswith("(its version is 1).")
+    path.write_bytes(b"GGUF" + (3).to_bytes(4, "big") + bytes(100))
+    assert refused(load_gguf, path).endswith("(its version is 50331648).")
+
+
+def test_gguf_with_damage_is_refused_or_read_but_never_a_traceback(file, tmp_path):
+    """A byte of the tokenizer or of the tensors' places is changed, 150 times."""
+    whole = bytearray(file.read_bytes())
+    ends = whole.index(b"tokenizer.ggml.model"), whole.index(b"output.weight") + 30
+    generator, damaged = np.random.default_rng(0), tmp_path / "damaged.gguf"
+    refusals = 0
+    for at in generator.integers(*ends, 150):
+        before = whole[at]
+        whole[at] = generator.integers(256)
+        damaged.write_bytes(whole)
+        whole[at] = before
+        try:
+            load_gguf(damaged)
+        except WeightsError:
+            refusals += 1
+    assert refusals > 50
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "qwen2"}, " must be of architecture llama, got qwen2."),
+        (
+            {"tokenizer__ggml__pre": "llama-bpe"},
+            ": its tokenizer must be gpt2 with pre = smollm or gpt-2, got gpt2 with "
+            "llama-bpe.",
+        ),
+        (
+            {"tokenizer__ggml__model": "llama"},
+            ": its tokenizer must be gpt2 with pre = smollm or gpt-2, got llama with "
+            "smollm.",
+        ),
+        (
+            {"llama__attention__head_count_kv": 3},
+            ": kv_heads must divide the heads (4), got 3.",
+        ),
+        (
+            {"llama__embedding_length": 64},
+            ": model.embed_tokens.weight must have shape (262, 64), got (262, 32).",
+        ),
+        (
+            {"tokenizer__ggml__tokens": [*PIECES, "more"]},
+            ": model.embed_tokens.weight must have shape (263, 32), got (262, 32).",
+        ),
+        (
+            {"llama__block_count": 3},
+            " lacks: model.layers.2.input_layernorm.weight and 8 more.",
+        ),
+        (
+            {"llama__block_count": 10**9},
+            ": layers must be fewer than its tensors, got 1000000000 with 21 tensors.",
+        ),
+        (
+            {"llama__block_count": 1},
+            " has unknown tensors: model.layers.1.input_layernorm.weight and 8 more.",
+        ),
+    ],
+    ids=str,
+)
+def test_gguf_of_something_else(tmp_path, tensors, changes, message):
+    path = write(tmp_path / "x.gguf", tensors, **changes)
+    assert refused(load_gguf, path) == f"{path}{message}"
+
+
+@pytest.mark.parametrize("name", [*SAID, "general.architecture"])
+def test_gguf_that_does_not_say(tmp_path, tensors, name):
+    path = write(tmp_path / "x.gguf", tensors, **{name: None})
+    if name == "general.architecture":  # which the writer always writes
+        other = name[:-1] + "f"
+        path.write_bytes(path.read_bytes().replace(name.encode(), other.encode()))
+    assert refused(load_gguf, path) == f"{path} must say what its {name} is."
+
+
+def test_gguf_with_wrong_tensors(tmp_path, tensors):
+    path = tmp_path / "x.gguf"
+
+    def said(changed):
+        return refused(load_gguf, write(path, changed)).removeprefix(str(path))
+
+    part = "blk.1.attn_k.weight"
+    fewer = {name: tensor for name, tensor in tensors.items() if name != part}
+    assert said(fewer) == " lacks: model.layers.1.self_attn.k_proj.weight."
+    more = tensors | {"blk.0.attn_q.bias": tensors["output_norm.weight"]}
+    name = "model.layers.0.self_attn.q_proj.bias"
+    assert said(more) == f" has unknown tensors: {name}."
+    assert said(tensors | {"rope_freqs.weight": np.ones(4, np.float32)}) == (
+        " has unknown tensors: rope_freqs.weight."
+    )
+    misshapen = tensors | {part: np.ones((16, 64), np.float32)}
+    assert said(misshapen) == (
+        ": model.layers.1.self_attn.k_proj.weight must have shape (16, 32), "
+        "got (16, 64)."
+    )
+    flat = tensors | {"output_norm.weight": np.ones((1, 32), np.float32)}
+    message = ": model.norm.weight must have shape (32,), got (1, 32)."
+    assert said(flat) == message
+
+
+def test_gguf_packed_in_an_unknown_way(file):
+    """By a number of no kind, as what no weight is, in blocks longer than a row."""
+    whole = file.read_bytes()
+    at = whole.index(b"blk.0.attn_q.weight") + len("blk.0.attn_q.weight") + 4 + 16
+    assert whole[at : at + 4] == bytes(4)  # F32
+    file.write_bytes(whole[:at] + (999).to_bytes(4, "little") + whole[at + 4 :])
+    assert "999 is not a valid" in refused(load_gguf, file)
+    file.write_bytes(whole[:at] + Kind.I8.to_bytes(4, "little") + whole[at + 4 :])
+    message = f"{file}: blk.0.attn_q.weight is packed as I8, which is unknown."
+    assert refused(load_gguf, file) == message
+    file.write_bytes(whole[:at] + Kind.Q4_K.to_bytes(4, "little") + whole[at + 4 :])
+    message = "(blk.0.attn_q.weight has no whole blocks of 256 in a row)."
+    assert refused(load_gguf, file).endswith(message)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"llama__rope__scaling__type": "linear"},
+        {"llama__rope__dimension_count": 4},
+    ],
+    ids=str,
+)
+def test_gguf_with_other_rotations(tmp_path, tensors, changes):
+    path = write(tmp_path / "x.gguf", tensors, **changes)
+    [name] = changes
+    assert refused(load_gguf, path).startswith(f"{path}: {name.replace('__', '.')}")
+
+
+# Folders, as transformers saves them
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """transformers' models by name, and the folders where it saved them."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    made = {}
+    for name, tied, kv_heads, shard in (
+        ("tied", True, 2, "5GB"),
+        ("untied", False, 4, "5GB"),
+        ("sharded", False, 1, "40KB"),
+    ):
+        config = LlamaConfig(
+            vocab_size=262,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=kv_heads,
+            max_position_embeddings=64,
+            rms_norm_eps=1e-2,
+            initializer_range=0.15,
+            tie_word_embeddings=tied,
+            rope_parameters={"rope_type": "default", "rope_theta": 300.0},
+        )
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).eval()
+        with torch.no_grad():
+            for part, weight in model.named_parameters():
+                if "norm" in part:
+                    weight.add_(torch.randn_like(weight) / 4)
+        folder = tmp_path_factory.mktemp(name)
+        model.save_pretrained(folder, max_shard_size=shard)
+        ids = {piece: i for i, piece in enumerate(PIECES)}
+        merges = [tuple(merge.split(" ")) for merge in MERGES]
+        tokenizer = Tokenizer(models.BPE(ids, merges))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        made[name] = model, folder
+    return made
+
+
+@pytest.mark.parametrize("name", ["tied", "untied", "sharded"])
+@torch.no_grad()
+def test_folders_of_transformers(saved, name):
+    peer, folder = saved[name]
+    files = [*folder.glob("*.safetensors")]
+    assert len(files) == 1 if name != "sharded" else len(files) > 2
+    model, tokenizer = load_llama(folder)
+    assert not model.training
+    assert model.config.tied is (name == "tied")
+    assert (model.unembedding.weight is model.embedding.weight) is model.config.tied
+    ids = torch.tensor([tokenizer.encode("hello, hell and heaven  in 64 tokens").ids])
+    expected = peer(ids).logits
+    assert expected.std() > 0.3
+    torch.testing.assert_close(model(ids), expected, rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the tied one to damage."""
+    return shutil.copytree(saved["tied"][1], tmp_path / "llama")
+
+
+def edit(folder, **changes):
+    """Other values in config.json; None takes an entry away."""
+    path = folder / "config.json"
+    said = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in said.items() if v is not None}))
+
+
+@torch.no_grad()
+def test_folders_as_older_versions_saved_them(saved, folder):
+    """rope_theta at the top, the tied matrix written twice, half precision."""
+    edit(folder, rope_parameters=None, rope_theta=300.0, rope_scaling=None)
+    weights = load_file(folder / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    weights |= {"lm_head.weight": embedding.clone()}
+    half = {name: weight.bfloat16() for name, weight in weights.items()}
+    save_file(half, folder / "model.safetensors")
+    model, _ = load_llama(folder)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(model.embedding.weight, embedding.bfloat16().float())
+    save_file(weights, folder / "model.safetensors")
+    model, expected = load_llama(folder)[0], load_llama(saved["tied"][1])[0]
+    assert model.config == expected.config
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight)
+
+
+def test_folders_without_a_count_of_keys_heads(saved, tmp_path):
+    folder = shutil.copytree(saved["untied"][1], tmp_path / "llama")
+    edit(folder, num_key_value_heads=None)
+    assert load_llama(folder)[0].config.kv_heads == 4
+
+
+def test_folders_that_lack_a_file(folder):
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        (folder / name).unlink()
+        message = refused(load_llama, folder)
+        assert message.startswith(f"{folder / name} cannot be read (")
+    assert refused(load_llama, folder / "x").startswith(f"{folder}/x/config.json")
+
+
+def test_folders_with_damaged_files(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    for end in (0, 4, 100, len(whole) // 2, len(whole) - 1):
+        (folder / "model.safetensors").write_bytes(whole[:end])
+        message = refused(load_llama, folder)
+        assert message.startswith(f"{folder}/model.safetensors cannot be read (")
+    for name in ("tokenizer.json", "config.json"):
+        for text in ('{"a": ', "[]", ""):
+            (folder / name).write_text(text)
+            message = refused(load_llama, folder)
+            assert message.startswith(f"{folder / name} "), text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mistral"}, ": model_type must be llama, got mistral."),
+        ({"hidden_act": "gelu"}, ": hidden_act must be silu, got gelu."),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 300.0}},
+            ": rope_type must be default, got llama3.",
+        ),
+        (
+            {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}},
+            ": rope_type must be default, got linear.",
+        ),
+        ({"hidden_size": None}, "/config.json must have 'hidden_size'."),
+        (
+            {"num_key_value_heads": 3},
+            ": kv_heads must divide the heads (4), got 3.",
+        ),
+        ({"vocab_size": "many"}, ": vocabulary must be one int, got many."),
+        ({"rms_norm_eps": "1e-5"}, ": norm_epsilon must be one float, got 1e-5."),
+        ({"intermediate_size": [48, 48]}, ": hidden must be one int, got [48, 48]."),
+        (
+            {"num_hidden_layers": 3},
+            " lacks: model.layers.2.input_layernorm.weight and 8 more.",
+        ),
+    ],
+    ids=str,
+)
+def test_configs_of_something_else(folder, changes, message):
+    edit(folder, **changes)
+    with pytest.raises(WeightsError, match=f"^{re.escape(f'{folder}{message}')}"):
+        load_llama(folder)
+
+
+def test_folders_with_wrong_tensors(folder):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    part = "model.layers.1.mlp.up_proj.weight"
+
+    def said(changed):
+        save_file(changed, file)
+        return refused(load_llama, folder).removeprefix(str(folder))
+
+    fewer = {name: weight for name, weight in weights.items() if name != part}
+    assert said(fewer) == f" lacks: {part}."
+    more = weights | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}
+    assert said(more) == (" has unknown tensors: model.layers.0.self_attn.q_proj.bias.")
+    turned = weights | {part: weights[part].T.contiguous()}
+    assert said(turned) == f": {part} must have shape (48, 32), got (32, 48)."
+    edit(folder, tie_word_embeddings=False)
+    assert said(weights) == " lacks: lm_head.weight."
+
+
+def test_a_shard_that_is_missing(saved, tmp_path):
+    folder = shutil.copytree(saved["sharded"][1], tmp_path / "llama")
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    shard.unlink()
+    assert refused(load_llama, folder).startswith(f"{shard} cannot be read (")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    message = f"{folder}: layers must be fewer than its tensors, got 2 with 0 tensors."
+    assert refused(load_llama, folder) == message

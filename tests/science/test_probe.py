@@ -1,0 +1,414 @@
+"""The linear probe. Each of these bugs, planted by hand, fails the tests named:
+
+- the ridge on the bias too: another solver, shift, the largest lambda
+- lambda not divided by the mean squared feature: another solver, the stated norm, scale
+- a gradient norm reported from float32 instead of float64: the stated norm
+- a fold trained on the labels it holds out: cross-validation by hand
+- ties towards the smaller lambda: ties
+- a preconditioner or a line search that stops too early: a tight tolerance
+- singular values cut at 1e-3 in place of rounding: the pseudoinverse
+- n ridge replaced by ridge: the closed form, the loop
+"""
+
+import math
+import re
+
+import pytest
+import torch
+from reference import notes as reference
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from fmkit.probe import (
+    LAMBDA_GRID,
+    _held_out,
+    least_squares_probe,
+    linear_probe,
+    logistic_objective,
+    logistic_path,
+)
+
+
+def task(rng, *, n, m, k, gap=1.0, dtype=torch.float64):
+    """Features around a random mean of their class, with a common mean far from 0."""
+    labels = torch.arange(n) % k
+    means = gap * torch.randn(k, m, generator=rng, dtype=torch.float64)
+    noise = torch.randn(n, m, generator=rng, dtype=torch.float64)
+    return (3 + means[labels] + noise).to(dtype), labels
+
+
+def stated_gradient_norm(x: Tensor, labels, weight, bias, lambda_) -> float:
+    """By autograd, for centred features of mean square 1."""
+    centred = x.double() - x.double().mean(dim=0)
+    size = centred.square().mean()
+    scaled = (weight * size.sqrt()).requires_grad_()
+    moved = (bias + weight @ x.double().mean(dim=0)).detach().requires_grad_()
+    loss = logistic_objective(
+        centred / size.sqrt(), labels, scaled, moved, lambda_=lambda_ / size.item()
+    )
+    slopes = torch.autograd.grad(loss, (scaled, moved))
+    return math.sqrt(sum(slope.square().sum().item() for slope in slopes))
+
+
+def test_the_objective_is_the_loop(rng):
+    """In the notes: (14.1)."""
+    x, labels = task(rng, n=7, m=3, k=4)
+    W = torch.randn(4, 3, generator=rng, dtype=torch.float64)
+    b = torch.randn(4, generator=rng, dtype=torch.float64)
+    ours = logistic_objective(x, labels, W, b, lambda_=0.3).item()
+    arguments = (x.tolist(), labels.tolist(), W.tolist(), b.tolist())
+    expected = reference.mean_cross_entropy(*arguments, 0.3)
+    assert ours == pytest.approx(expected, rel=1e-12)
+    arguments = (W.requires_grad_(), b.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda W, b: logistic_objective(x, labels, W, b, lambda_=0.3), arguments
+    )
+
+
+SHAPES = pytest.mark.parametrize(
+    ("n", "m", "gap"),
+    [(60, 5, 0.5), (12, 40, 0.5), (40, 6, 10.0)],
+    ids=["tall", "wide", "separable"],
+)
+
+
+@SHAPES
+def test_solutions_are_those_of_another_solver(rng, n, m, gap):
+    """In the notes: linear probe."""
+    x, labels = task(rng, n=n, m=m, k=3, gap=gap)
+    path = logistic_path(
+        x, labels, classes=3, lambdas=[1e-4, 1.0, 0.01], tolerance=1e-9
+    )
+    assert path.lambdas == (1, 0.01, 1e-4)
+    for lambda_, W, b in zip(path.lambdas, path.weight, path.bias, strict=True):
+        peer = LogisticRegression(
+            C=1 / (n * lambda_), tol=1e-10, max_iter=1000, solver="newton-cg"
+        ).fit(x.numpy(), labels.numpy())
+        torch.testing.assert_close(W, torch.tensor(peer.coef_), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            b, torch.tensor(peer.intercept_), rtol=1e-4, atol=1e-5
+        )
+
+
+@SHAPES
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-6, 1e-11])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_stated_gradient_norm_holds(rng, n, m, gap, tolerance, dtype):
+    x, labels = task(rng, n=n, m=m, k=3, gap=gap, dtype=dtype)
+    path = logistic_path(
+        x, labels, classes=3, lambdas=[1.0, 1e-3, 1e-6], tolerance=tolerance
+    )
+    solutions = zip(
+        path.lambdas, path.weight, path.bias, path.gradient_norm, strict=True
+    )
+    for lambda_, W, b, stated in solutions:
+        norm = stated_gradient_norm(x, labels, W, b, lambda_)
+        assert norm == pytest.approx(stated, rel=1e-3, abs=1e-13)
+        assert 0 < stated <= tolerance
+
+
+def test_a_tolerance_below_rounding_is_an_error(rng):
+    x, labels = task(rng, n=60, m=5, k=3)
+    message = r"the gradient norm stays at .*, above the tolerance 1.0e-25, as far as"
+    with pytest.raises(RuntimeError, match=message):
+        logistic_path(x, labels, classes=3, lambdas=[1.0], tolerance=1e-25)
+
+
+def test_a_path_equals_separate_solutions(rng):
+    x, labels = task(rng, n=50, m=80, k=4)
+    lambdas = [10.0, 0.5, 1e-3]
+    together = logistic_path(x, labels, classes=4, lambdas=lambdas, tolerance=1e-10)
+    for i, lambda_ in enumerate(lambdas):
+        alone = logistic_path(x, labels, classes=4, lambdas=[lambda_], tolerance=1e-10)
+        torch.testing.assert_close(
+            together.weight[i], alone.weight[0], rtol=1e-6, atol=1e-8
+        )
+
+
+def test_under_the_largest_lambda_only_the_frequencies_are_learnt(rng):
+    x, _ = task(rng, n=10, m=4, k=2)
+    labels = torch.tensor([0] * 5 + [1] * 3 + [2] * 2)
+    path = logistic_path(x, labels, classes=3, lambdas=[1e12], tolerance=1e-9)
+    torch.testing.assert_close(path.weight, torch.zeros(1, 3, 4).double())
+    p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    torch.testing.assert_close(path.bias[0].softmax(0), p)
+    entropy = -(p * p.log()).sum()
+    loss = logistic_objective(x, labels, path.weight[0], path.bias[0], lambda_=1e12)
+    torch.testing.assert_close(loss, entropy)
+
+
+@pytest.mark.parametrize("n", [9, 60], ids=["wide", "tall"])
+def test_shift_rotation_and_scale_of_the_features_change_nothing(rng, n):
+    x, labels = task(rng, n=n, m=12, k=3)
+    rotation = torch.linalg.qr(torch.randn(12, 12, generator=rng).double())[0]
+    turned = 100 * (x @ rotation) - 7
+    before = logistic_path(x, labels, classes=3, lambdas=[0.1, 0.01], tolerance=1e-10)
+    after = logistic_path(
+        turned, labels, classes=3, lambdas=[1e3, 1e2], tolerance=1e-10
+    )
+    for i in range(2):
+        torch.testing.assert_close(
+            turned @ after.weight[i].T + after.bias[i],
+            x @ before.weight[i].T + before.bias[i],
+            rtol=1e-7,
+            atol=1e-7,
+        )
+    chosen = [
+        linear_probe(f, labels, classes=3, generator=torch.Generator().manual_seed(1))
+        for f in (x, turned)
+    ]
+    assert chosen[1].lambda_ == pytest.approx(1e4 * chosen[0].lambda_)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e20])
+def test_extreme_sizes_of_features(rng, size):
+    x, labels = task(rng, n=60, m=5, k=3, gap=5.0, dtype=torch.float32)
+    probe = linear_probe(size * x, labels, classes=3, generator=rng)
+    assert (probe.logits(size * x).argmax(dim=1) == labels).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(rng, dtype):
+    x, labels = task(rng, n=60, m=5, k=3)
+    x = x.to(dtype)
+    half = linear_probe(x, labels, classes=3, lambdas=[0.01], generator=rng)
+    full = linear_probe(x.double(), labels, classes=3, lambdas=[0.01], generator=rng)
+    assert half.weight.dtype == half.logits(x).dtype == torch.float32
+    torch.testing.assert_close(half.weight.double(), full.weight, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -3e8])
+@pytest.mark.parametrize("n", [6, 3000])
+def test_features_all_equal(rng, value, n):
+    x, labels = torch.full((n, 4), value), torch.arange(n) % 3
+    probe = linear_probe(x, labels, classes=3, generator=rng)
+    torch.testing.assert_close(probe.weight, torch.zeros(3, 4))
+    torch.testing.assert_close(probe.bias, torch.zeros(3))
+
+
+def test_a_constant_feature_has_no_weight(rng):
+    x, labels = task(rng, n=60, m=5, k=3)
+    x[:, 2] = 0.1
+    probe = linear_probe(x, labels, classes=3, generator=rng)
+    assert probe.weight[:, 2].abs().max() < 1e-12 < probe.weight.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("counts", "folds"),
+    [
+        ([10, 10, 10], 5),
+        ([2, 2, 2], 2),
+        ([1, 7, 4], 4),
+        ([1, 1, 2], 2),
+        ([500, 3, 1], 3),
+        ([1, 1, 1], 0),
+    ],
+)
+def test_folds(rng, counts, folds):
+    labels = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    held_out = _held_out(labels, 5, rng)
+    assert held_out.shape == (folds, sum(counts))
+    several = torch.tensor(counts)[labels] >= 2
+    assert folds == 0 or torch.equal(held_out.sum(dim=0), several.long())
+    for fold in held_out:
+        assert set(labels[~fold].tolist()) == {0, 1, 2}
+    for c in range(3):
+        of_class = held_out[:, labels == c].sum(dim=1)
+        assert folds == 0 or of_class.max() - of_class.min() <= 1
+
+
+def test_folds_are_drawn_at_random():
+    labels = torch.arange(300) % 3
+    draws = [_held_out(labels, 5, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    # Two random draws agree on 1 in 5 labels: 60 of 300, with a deviation of 7
+    assert 25 < (draws[0] & draws[2]).sum() < 95
+
+
+@pytest.mark.parametrize(("n", "m"), [(60, 8), (18, 30)])
+def test_cross_validation_by_hand(n, m):
+    """In the notes: linear probe."""
+    x, labels = task(torch.Generator().manual_seed(3), n=n, m=m, k=3, gap=0.5)
+    lambdas = [30.0, 1.0, 0.1, 1e-3]
+    probe = linear_probe(
+        x,
+        labels,
+        classes=3,
+        lambdas=lambdas,
+        tolerance=1e-8,
+        generator=torch.Generator().manual_seed(5),
+    )
+    held_out = _held_out(labels, 5, torch.Generator().manual_seed(5))
+    right = torch.zeros(len(lambdas))
+    for out in held_out:
+        rest = logistic_path(
+            x[~out], labels[~out], classes=3, lambdas=lambdas, tolerance=1e-8
+        )
+        u = x[out] @ rest.weight.mT + rest.bias[:, None]
+        right += (u.argmax(dim=-1) == labels[out]).sum(dim=1)
+    expected = dict(zip(lambdas, (right / n).tolist(), strict=True))
+    assert probe.accuracy == pytest.approx(expected)
+    assert len(set(probe.accuracy.values())) > 1
+    best = max(expected.values())
+    assert probe.lambda_ == max(a for a in lambdas if expected[a] == best)
+    everything = logistic_path(
+        x, labels, classes=3, lambdas=[probe.lambda_], tolerance=1e-8
+    )
+    torch.testing.assert_close(probe.weight, everything.weight[0], rtol=1e-5, atol=1e-7)
+    norm = stated_gradient_norm(x, labels, probe.weight, probe.bias, probe.lambda_)
+    assert norm == pytest.approx(probe.gradient_norm, rel=1e-3)
+
+
+def test_of_equals_the_largest_lambda_is_taken(rng):
+    x, labels = task(rng, n=40, m=6, k=2, gap=50.0)
+    probe = linear_probe(x, labels, classes=2, generator=rng, lambdas=[1e-4, 1e-2, 1.0])
+    assert probe.accuracy == {1: 1.0, 1e-2: 1.0, 1e-4: 1.0}
+    assert probe.lambda_ == 1
+
+
+def test_one_label_a_class_leaves_nothing_to_compare(rng):
+    x, labels = task(rng, n=3, m=6, k=3, gap=5.0, dtype=torch.float32)
+    probe = linear_probe(x, labels, classes=3, generator=rng)
+    assert probe.accuracy == {}
+    mean_square = (x - x.mean(dim=0)).square().mean().item()
+    assert probe.lambda_ == pytest.approx(max(LAMBDA_GRID) * mean_square)
+    assert probe.logits(x).argmax(dim=1).tolist() == [0, 1, 2]
+
+
+NAN = torch.tensor([[0.0, math.nan], [math.inf, 1.0], [1.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"features": NAN},
+            "features must hold neither NaN nor infinite values, got 2.",
+        ),
+        ({"labels": torch.tensor([0, 1, 2])}, "labels must be from 0 to 1, got 2."),
+        ({"labels": torch.tensor([0, -1, 1])}, "labels must be from 0 to 1, got -1."),
+        (
+            {"labels": torch.tensor([1, 1, 1])},
+            "classes without a label must be none "
+            "(the bias of such a class has no optimum), got [0].",
+        ),
+        (
+            {"features": torch.ones(0, 2), "labels": torch.ones(0).long()},
+            "classes without a label must be none "
+            "(the bias of such a class has no optimum), got [0, 1].",
+        ),
+        ({"classes": 1}, "classes must be at least 2, got 1."),
+        ({"lambdas": []}, "lambdas must be at least one, got []."),
+        (
+            {"lambdas": [1.0, 0.0]},
+            "lambdas must be finite and above 0, got [1.0, 0.0].",
+        ),
+        ({"lambdas": [-1.0]}, "lambdas must be finite and above 0, got [-1.0]."),
+        ({"lambdas": [math.inf]}, "lambdas must be finite and above 0, got [inf]."),
+        ({"tolerance": 0.0}, "tolerance must be above 0, got 0.0."),
+        ({"folds": 1}, "folds must be at least 2, got 1."),
+    ],
+)
+def test_wrong_arguments(rng, change, message):
+    right = {"features": torch.eye(3, 2), "labels": torch.tensor([0, 1, 1])}
+    arguments = {**right, "classes": 2, "lambdas": [1.0], "generator": rng, **change}
+    features, labels = arguments.pop("features"), arguments.pop("labels")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        linear_probe(features, labels, **arguments)
+
+
+def regression(rng, *, n, m):
+    x = torch.randn(n, m, generator=rng, dtype=torch.float64) + 1
+    y = x @ torch.randn(m, generator=rng, dtype=torch.float64)
+    return x, y + 2 + torch.randn(n, generator=rng, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("n", "m"), [(4, 9), (30, 5)])
+def test_least_norm_is_the_pseudoinverse_s(rng, n, m):
+    x, y = regression(rng, n=n, m=m)
+    x[:, 1] = x[:, 0]  # singular, tall or wide
+    x[:, 2] *= 1e-5  # small, yet no rounding
+    w, b = least_squares_probe(x, y)
+    torch.testing.assert_close(w, torch.linalg.pinv(x) @ y, rtol=1e-6, atol=1e-6)
+    assert b == 0
+
+
+def test_gradient_descent_from_zero_reaches_the_least_norm(rng):
+    """In the notes: squared error."""
+    x, y = regression(rng, n=3, m=6)
+    w, _ = least_squares_probe(x, y)
+    descended = reference.gradient_descent_on_squared_error(
+        x.tolist(), y.tolist(), rate=0.1, steps=2000
+    )
+    assert w.tolist() == pytest.approx(descended, rel=1e-8)
+    torch.testing.assert_close(x @ w, y)
+    # Another w fits as well, so that the norm decides
+    null = torch.linalg.svd(x)[2][-1]
+    torch.testing.assert_close(x @ (w + null), y)
+    assert (w + null).norm() > w.norm()
+
+
+@pytest.mark.parametrize(("n", "m"), [(4, 9), (30, 5)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_ridge_has_its_closed_form_and_is_the_least_of_the_loop(rng, n, m, bias):
+    """In the notes: (14.1), squared error."""
+    x, y = regression(rng, n=n, m=m)
+    w, b = least_squares_probe(x, y, ridge=0.3, bias=bias)
+    x_mean, y_mean = (x.mean(dim=0), y.mean()) if bias else (torch.zeros(m), 0.0)
+    centred = x - x_mean
+    gram = centred.T @ centred + n * 0.3 * torch.eye(m, dtype=torch.float64)
+    expected = torch.linalg.solve(gram, centred.T @ (y - y_mean))
+    torch.testing.assert_close(w, expected)
+    assert (b != 0) == bias
+
+    def loss(w, b):
+        arguments = (x.tolist(), y.tolist(), w.tolist(), float(b), 0.3)
+        return reference.mean_squared_error(*arguments)
+
+    least = loss(w, b)
+    for _ in range(20):
+        step = 1e-3 * torch.randn(m + 1, generator=rng, dtype=torch.float64)
+        assert loss(w + step[:m], b + step[m] * bias) > least
+
+
+def test_a_feature_s_shift_changes_nothing_beside_a_bias(rng):
+    x, y = regression(rng, n=30, m=5)
+    w, b = least_squares_probe(x, y, bias=True)
+    shifted, c = least_squares_probe(x - 5, y + 1, bias=True)
+    torch.testing.assert_close(shifted, w)
+    torch.testing.assert_close(c, b + 1 + 5 * w.sum())
+
+
+def test_least_squares_of_constant_features(rng):
+    w, b = least_squares_probe(torch.ones(4, 2), torch.arange(4.0), bias=True)
+    assert w.tolist() == [0, 0]
+    assert b == 1.5
+
+
+@pytest.mark.parametrize(
+    ("features", "targets", "ridge", "message"),
+    [
+        (NAN, torch.ones(3), 0.0, "features must hold neither NaN nor infinite "),
+        (
+            torch.ones(3, 2),
+            NAN[:, 1],
+            0.0,
+            "targets must hold neither NaN nor infinite",
+        ),
+        (
+            torch.ones(0, 2),
+            torch.ones(0),
+            0.0,
+            "features must have at least 1 row, got",
+        ),
+        (
+            torch.ones(3, 2),
+            torch.ones(3),
+            -1.0,
+            "ridge must be finite and at least 0, ",
+        ),
+    ],
+)
+def test_wrong_arguments_of_least_squares(features, targets, ridge, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        least_squares_probe(features, targets, ridge=ridge)

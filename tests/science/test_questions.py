@@ -1,0 +1,223 @@
+"""The tasks' files are what they should be, and what is wrong with a file is said."""
+
+import tomllib
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from fmkit.tasks.questions import (
+    FOLDER,
+    TASKS,
+    TaskError,
+    candidates,
+    load_task,
+    require_tokens,
+)
+
+GOOD = """
+name = "numbers"
+title = "Numbers"
+origin = "written for this test"
+licence = "CC BY 4.0"
+instruction = "Write the number."
+cloze = "{x} is {y}."
+items = [
+    ["one", "1"],
+    ["two", "2"],
+    ["zwei", "2"],
+    ["three", "3"],
+]
+"""
+
+
+@pytest.fixture
+def of(tmp_path):
+    """Load the task of a text, in which something may be put in place of something."""
+
+    def load(old="", new=""):
+        assert old in GOOD
+        path = tmp_path / "numbers.toml"
+        path.write_text(GOOD.replace(old, new, 1), encoding="utf-8")
+        return load_task(str(path))
+
+    return load
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_of_the_book(name):
+    task = load_task(name)
+    assert task.name == name
+    assert task.origin == "written for this book"
+    assert task.licence == "CC BY 4.0"
+    assert task.instruction.endswith(".")
+    assert len(task.items) >= 100
+    assert all(text.isascii() for item in task.items for text in item)
+    if not task.answers and name != "sums":
+        assert len({y for _, y in task.items}) == len(task.items)
+    pairs_a_line = (FOLDER / f"{name}.toml").read_text().count('\n    ["')
+    assert pairs_a_line == len(task.items)
+
+
+def test_there_are_enough_tasks():
+    wanted = {"antonyms", "capitals", "past_tense", "sentiment", "statements", "sums"}
+    assert wanted <= set(TASKS)
+
+
+@pytest.mark.parametrize("name", ["sentiment", "statements"])
+def test_two_classes_in_turn(name):
+    task = load_task(name)
+    assert len(set(Counter(y for _, y in task.items).values())) == 1
+    assert all(a != b for (_, a), (_, b) in pairwise(task.items))
+
+
+def test_sums_are_right():
+    for x, y in load_task("sums").items:
+        a, sign, b, *rest = x.split(" ")
+        assert (sign, rest) == ("~", ["=", "?"])
+        assert 1 <= min(int(a), int(b)) <= max(int(a), int(b)) <= 20
+        assert int(a) + int(b) == int(y)
+
+
+def test_regular_verbs_are_formed_by_rule():
+    """Half of the verbs; the rest, and only they, must be known one by one."""
+    regular = 0
+    for x, y in load_task("past_tense").items:
+        doubled = x + x[-1] + "ed"
+        rule = x[:-1] + "ied" if x[-1] == "y" and x[-2] not in "aeou" else x + "ed"
+        rule = x + "d" if x[-1] == "e" else rule
+        regular += y in (rule, doubled)
+        assert y in (rule, doubled) or not y.endswith("ed") or y in ("fed", "led")
+    assert regular == len(load_task("past_tense").items) / 2
+
+
+def test_two_tasks_agree_on_countries():
+    """No country of one lies on two continents, and names are spelled one way."""
+    capitals = {x for x, _ in load_task("capitals").items}
+    continents = {x for x, _ in load_task("continents").items}
+    assert len(capitals & continents) > 80
+
+
+def test_a_file_of_ones_own(of):
+    task = of()
+    assert task.items == (("one", "1"), ("two", "2"), ("zwei", "2"), ("three", "3"))
+    assert (task.title, task.cloze, task.answers) == ("Numbers", "{x} is {y}.", ())
+    closed = of("items =", 'answers = ["3", "1", "2"]\nitems =')
+    assert closed.answers == ("3", "1", "2")
+    assert closed.items == task.items
+
+
+ITEM = '    ["one", "1"],\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ('name = "numbers"', "name = numbers", r"cannot be read \("),
+        ('title = "Numbers"', "", "title must be text that is not empty, got None"),
+        ('"Numbers"', '" "', "title must be text that is not empty, got ' '"),
+        ('"Numbers"', "3", "title must be text that is not empty, got 3"),
+        ("title", "titel", "must have no field but name, title, .*, got titel"),
+        ("items =", "answers = 2\nitems =", "answers must be texts, got 2"),
+        ("items =", "answers = [2]\nitems =", r"answers must be texts, got \[2\]"),
+        (GOOD[GOOD.index("items") :], "", "items must be at least 2 pairs, got None"),
+        (
+            GOOD[GOOD.index('    ["two') :],
+            "]",
+            "items must be at least 2 pairs, got 1",
+        ),
+        (ITEM, '["one"],', r"an item must be two texts, got \['one'\]"),
+        (ITEM, '["one", 1],', r"an item must be two texts, got \['one', 1\]"),
+        (ITEM, '["one", "1", "I"],', "an item must be two texts"),
+        (ITEM, '"on",', "an item must be two texts, got on"),
+        ("{x} is", "That is", "cloze must have one {x}, and one {y} after it"),
+        ("{y}", "it", "cloze must have one {x}, and one {y} after it, got '{x} is it"),
+        ("{x} is {y}", "{y} is {x}", "cloze must have one {x}, and one {y} after it"),
+        ("{x} is", "{x} {x} is", "cloze must have one {x}, and one {y} after it"),
+        ('"one"', '""', "an x must be text without white space around it, got ''"),
+        ('"1"', '" "', "an answer must be text without white space around it, got ' '"),
+        ('"1"', '"1 "', "an answer must be text without white space .*, got '1 '"),
+        ('"one"', '"two"', "an x must stand there once, got 'two' 2 times"),
+        (
+            "items =",
+            'answers = ["1", "2", "2", "3"]\nitems =',
+            "an answer of answers must stand there once, got '2' 2 times",
+        ),
+        (
+            "items =",
+            'answers = ["1", "2"]\nitems =',
+            "the answer of 'three' must be one of answers, got '3'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file(of, old, new, wrong):
+    with pytest.raises(TaskError, match=wrong) as caught:
+        of(old, new)
+    assert str(caught.value).endswith(".")
+    assert "numbers.toml" in str(caught.value)
+
+
+def test_a_name_that_is_none(tmp_path):
+    for name in ("no-such-task", str(tmp_path)):
+        with pytest.raises(
+            TaskError, match=r"one of antonyms, capitals, .*, or a file"
+        ):
+            load_task(name)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_bytes(b'name = "\xff"')
+    with pytest.raises(TaskError, match=r"broken.toml cannot be read \(.*0xff"):
+        load_task(str(path))
+
+
+def test_candidates_are_the_right_answer_and_others(of, rng):
+    task = of()
+    for i, (_, right) in enumerate(task.items):
+        drawn = {tuple(candidates(task, i, count=2, generator=rng)) for _ in range(50)}
+        others = {"1", "2", "3"} - {right}
+        assert drawn == {(right, other) for other in others}
+        everything = candidates(task, i, count=3, generator=rng)
+        assert everything[0] == right
+        assert sorted(everything) == ["1", "2", "3"]
+
+
+def test_candidates_of_a_closed_set(of, rng):
+    task = of("items =", 'answers = ["3", "1", "2", "4"]\nitems =')
+    assert sorted(candidates(task, 0, count=4, generator=rng)) == ["1", "2", "3", "4"]
+
+
+def test_candidates_follow_their_generator():
+    task = load_task("capitals")
+    once, again, other = (
+        candidates(task, 7, count=5, generator=torch.Generator().manual_seed(number))
+        for number in (1, 1, 2)
+    )
+    assert once == again != other
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_how_many_candidates_there_may_be(of, rng, count):
+    rule = rf"count must be from 2 to the answers of numbers \(3\), got {count}"
+    with pytest.raises(ValueError, match=rule):
+        candidates(of(), 0, count=count, generator=rng)
+
+
+def test_answers_that_leave_no_token(of):
+    """A tokenizer of whole words, which drops those that it does not know."""
+    known = Tokenizer(models.BPE({"1": 0, "2": 1, "3": 2, " ": 3}, []))
+    known.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    require_tokens(of(), known)
+    with pytest.raises(TaskError, match="numbers: the answer 'I' must have a token"):
+        require_tokens(of('"1"', '"I"'), known)
+    closed = of("items =", 'answers = ["3", "1", "2", "I"]\nitems =')
+    with pytest.raises(TaskError, match="the answer 'I' must have a token, got 0"):
+        require_tokens(closed, known)
+
+
+def test_titles_differ():
+    titles = [tomllib.loads(p.read_text())["title"] for p in FOLDER.glob("*.toml")]
+    assert len(set(titles)) == len(titles) == len(TASKS)

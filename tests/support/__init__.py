@@ -1,0 +1,1 @@
+"""What tests share: guards, small notebooks and books, the built pages."""

@@ -1,0 +1,175 @@
+"""What every chapter must have: each guard takes a notebook and returns complaints."""
+
+import ast
+import re
+from pathlib import Path
+
+from nbformat import NotebookNode
+
+from fmkit.runs.parameters import RerunError, parameters_of, tags_of
+from fmkit.runs.stale import PACKAGE, is_stale
+
+CELLS, LINES, COLUMNS = 32, 25, 88  # where the house style says about 25, about 20, 88
+SIZE = 400_000  # bytes of a notebook with its outputs
+DRAWS = (
+    r"\bplt\.(?!rcParams|style|close)|\bplot\.(?!use_style)\w+\(|\bdiagrams\.\w+\("
+    r"|\.(imshow|plot|figure)\("
+)
+IMAGE_FILE = r"\.(png|svg|jpe?g|gif)\s*$"
+
+
+def parameters(notebook: NotebookNode) -> list[str]:
+    """One cell of annotated, commented literals, seed and device among them."""
+    try:
+        found = parameters_of(notebook)
+    except RerunError as error:
+        return [str(error)]
+    wrong = []
+    if "seed" not in found or found["seed"].kind != "int":
+        wrong.append("there is no parameter seed: int")
+    if "device" not in found or found["device"].default != "auto":
+        wrong.append('there is no parameter device: str = "auto"')
+    source = next(c.source for c in notebook.cells if "parameters" in tags_of(c))
+    for line in ast.parse(source).body:
+        text = source.splitlines()[line.lineno - 1 : line.end_lineno]
+        if not re.search(r"#\s*\w", "\n".join(text)):
+            wrong.append(f"no comment says what {line.target.id} is")
+    return wrong
+
+
+def executed(notebook: NotebookNode) -> list[str]:
+    """Every code cell ran, in order, without an error or a word on stderr."""
+    counts = [cell.execution_count for cell in _code(notebook)]
+    wrong = []
+    if counts != list(range(1, len(counts) + 1)):
+        wrong.append(f"cells did not run once in order: {counts}")
+    for cell, output in _outputs(notebook):
+        if output.output_type == "error":
+            wrong.append(f"cell {cell.execution_count} failed with {output.ename}")
+        if output.get("name") == "stderr":
+            wrong.append(f"cell {cell.execution_count} wrote to stderr")
+    return wrong
+
+
+def figures(notebook: NotebookNode) -> list[str]:
+    """A cell that draws shows one image, with a text for those who do not see it."""
+    wrong = []
+    for cell in _code(notebook):
+        shown = cell.metadata.get("mystnb", {})
+        alt = shown.get("image", {}).get("alt", "").strip()
+        images = [o for o in cell.outputs if _is_image(o)]
+        draws = re.search(DRAWS, cell.source) or alt
+        where = f"cell {cell.execution_count}"
+        if draws and len(images) != 1:
+            wrong.append(f"{where} draws, but shows {len(images)} images")
+        if images and (not alt or re.search(IMAGE_FILE, alt)):
+            wrong.append(f"{where} shows an image without alt text")
+        if images and not shown.get("figure", {}).get("caption", "").strip():
+            wrong.append(f"{where} shows an image without a caption")
+        if images and len(cell.outputs) > 1:  # each output would get the caption
+            wrong.append(f"{where} shows an image and something else")
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    if any(re.search(r"!\[\s*\]\(", text) for text in texts):
+        wrong.append("a Markdown cell shows an image without alt text")
+    return wrong
+
+
+def checks(notebook: NotebookNode) -> list[str]:
+    """Claims are made, and the text of some cells is compared on every change."""
+    tags = {tag for cell in _code(notebook) for tag in tags_of(cell)}
+    needed = ("claim", "nbval-check-output")
+    wrong = [f"no cell is tagged {tag}" for tag in needed if tag not in tags]
+    for cell in _code(notebook):
+        if "nbval-check-output" in tags_of(cell) and not cell.outputs:
+            wrong.append(f"cell {cell.execution_count} has no output to be compared")
+    return wrong
+
+
+def fresh(notebook: NotebookNode, *, package: Path = PACKAGE) -> list[str]:
+    """The outputs belong to the code of today."""
+    stale = is_stale(notebook, package=package)
+    return ["its outputs are stale: run make execute"] if stale else []
+
+
+def solved(notebook: NotebookNode) -> list[str]:
+    """Three exercises or more, each with a hint and a solution that ran, folded away.
+
+    One of them or more can be checked, and its solution is right.
+    """
+    parts = _exercises(notebook)
+    wrong = [f"it has {len(parts)} exercises"] if len(parts) < 3 else []
+    checked = set()
+    for title, cells in parts.items():
+        text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+        code = [cell for cell in cells if cell.cell_type == "code"]
+        solutions = [cell for cell in code if "hide-cell" in tags_of(cell)]
+        if ":::{dropdown} Hint" not in text:
+            wrong.append(f"{title} has no hint that is folded away")
+        if ":::{dropdown} Solution" not in text or not solutions:
+            wrong.append(f"{title} has no solution in words and code, folded away")
+        asked = {name for cell in code for name in checks_in(cell)}
+        answered = [cell for cell in solutions if checks_in(cell)]
+        if asked and not any("Right." in str(cell.outputs) for cell in answered):
+            wrong.append(f"{title} has a check that its solution does not pass")
+        checked |= asked
+    wrong += [] if checked else ["none of its exercises can be checked"]
+    return wrong
+
+
+def _exercises(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:
+    """The cells of each exercise by its heading, which begins with its number."""
+    found: dict[str, list[NotebookNode]] = {}
+    here: list[NotebookNode] = []
+    for cell in notebook.cells:
+        heading = re.match(r"## (.*)", cell.source)
+        if cell.cell_type == "markdown" and heading:
+            here = []
+            if re.match(r"\d", heading[1]):
+                found[heading[1]] = here
+        here.append(cell)
+    return found
+
+
+def checks_in(cell: NotebookNode) -> list[str]:
+    """The exercises that a cell checks an answer of, by their names."""
+    return re.findall(r'^check\("([^"]+)"', cell.source, re.MULTILINE)
+
+
+def readable(notebook: NotebookNode) -> list[str]:
+    """Few short cells, and nothing in them that belongs into the package."""
+    code = _code(notebook)
+    wrong = [f"it has {len(code)} code cells"] if len(code) > CELLS else []
+    for cell in code:
+        lines, where = cell.source.splitlines(), f"cell {cell.execution_count}"
+        if len(lines) > LINES:
+            wrong.append(f"{where} has {len(lines)} lines")
+        if any(len(line) > COLUMNS for line in lines):
+            wrong.append(f"{where} is wider than {COLUMNS} columns")
+        if re.search(r"^\s*class\s", cell.source, re.MULTILINE):
+            wrong.append(f"{where} defines a class")
+        if re.search(r"^\s*[!%]\s*(pip|conda)\b", cell.source, re.MULTILINE):
+            wrong.append(f"{where} installs something")
+    return wrong
+
+
+def small(path: Path) -> list[str]:
+    """Its file is one that a code host still shows."""
+    size = path.stat().st_size
+    return [f"it has {size} bytes, more than {SIZE}"] if size > SIZE else []
+
+
+EVERYWHERE = (parameters, executed, figures, fresh, readable)
+GUARDS = (*EVERYWHERE, checks)
+OF_EXERCISES = (*EVERYWHERE, solved)
+
+
+def _code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _outputs(notebook: NotebookNode) -> list[tuple[NotebookNode, NotebookNode]]:
+    return [(cell, output) for cell in _code(notebook) for output in cell.outputs]
+
+
+def _is_image(output: NotebookNode) -> bool:
+    return any(kind.startswith("image/") for kind in output.get("data", {}))

@@ -1,0 +1,62 @@
+"""The built pages, and what their HTML says."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from filelock import FileLock
+
+from fmkit.book import build as books
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST = ROOT / "_build" / "html" / "index.html"
+
+
+class Page(HTMLParser):
+    """The parts of a page that are looked at."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def of(self, *names):
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+def without_text(page):
+    """Images whose alternative text is missing or is the path of a file."""
+    texts = {a.get("src"): (a.get("alt") or "").strip() for a in page.of("img")}
+    path = re.compile(r"\S+\.(png|svg|jpe?g|gif)$")
+    return [src for src, alt in texts.items() if not alt or path.match(alt)]
+
+
+def read_by_people(site):
+    """Every page but the theme's templates, whatever is added later."""
+    return sorted(p for p in site.rglob("*.html") if "_static" not in p.parts)
+
+
+def is_current(page):
+    """Whether the pages were built after the last change of what they are made of."""
+    if not page.exists():
+        return False
+    made_of = (*books.CONFIGURATION, *books.PAGES, "fmkit", "results")
+    files = [
+        file for name in made_of for file in (ROOT / name, *(ROOT / name).rglob("*"))
+    ]
+    files = [f for f in files if f.is_file() and "__pycache__" not in f.parts]
+    times = [file.stat().st_mtime for file in files]
+    return page.stat().st_mtime > max(times)
+
+
+def built():
+    """The folder of the pages of the committed outputs, built if they are not current.
+
+    One process builds them, and those beside it wait.
+    """
+    FIRST.parent.parent.mkdir(exist_ok=True)
+    with FileLock(FIRST.parent.with_suffix(".lock")):
+        return FIRST.parent if is_current(FIRST) else books.html(ROOT).parent

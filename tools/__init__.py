@@ -1,0 +1,1 @@
+"""Programs that made what is committed, run by hand."""

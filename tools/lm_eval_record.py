@@ -1,0 +1,99 @@
+"""Our log-likelihoods beside those of lm-evaluation-harness, on the same weights.
+
+It is no part of ``make bench``: lm-eval brings some thirty packages (pyarrow, datasets,
+pandas, nltk and more) that nothing else here needs, so its run is a record:
+``python -m bench._harness results/zero_shot/harness.json`` where ``pip install
+lm-eval==0.4.13`` was done. Both are given SmolLM2's weights, the harness in
+transformers' Llama, both the same tokenizer, and prompt and answer as text; what they
+make of it is their own. Capitals, 4 examples in the bare format, 4 answers a query.
+"""
+
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedTokenizerFast
+
+from bench.decode import peer_of
+from fmkit import runtime
+from fmkit.assets import fetch
+from fmkit.models.pretrained import load_gguf
+from fmkit.prompt import BARE, draw_examples, score_answers
+from fmkit.runs.record import new_record, write_record
+from fmkit.tasks.questions import candidates, load_task
+
+TASK, EXAMPLES, ANSWERS, QUERIES, START, SEED = "capitals", 4, 4, 60, 0, 0
+TOLERANCE = 1e-3  # nats
+
+
+def of_harness(model, tokenizer, prompts, answers) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p of every answer, and whether it is greedy, as the harness finds them."""
+    bottom = tokenizer.id_to_token(START)
+    as_theirs = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=bottom,
+        eos_token=bottom,
+        pad_token=bottom,
+    )
+    harness = HFLM(
+        pretrained=peer_of(model), tokenizer=as_theirs, batch_size=8, max_length=2048
+    )
+    requests = [
+        Instance("loglikelihood", {}, (bottom + prompt, answer), i)
+        for i, (prompt, of) in enumerate(zip(prompts, answers, strict=True))
+        for answer in of
+    ]
+    found = harness.loglikelihood(requests)
+    log_p = torch.tensor([value for value, _ in found], dtype=torch.float64)
+    greedy = torch.tensor([said for _, said in found])
+    return log_p.view(len(prompts), -1), greedy.view(len(prompts), -1)
+
+
+def main() -> None:
+    begin = time.perf_counter()
+    parameters = {"task": TASK, "k": EXAMPLES, "answers": ANSWERS, "queries": QUERIES}
+    parameters |= {"seed": SEED, "device": "cpu"}
+    device = runtime.device_name(runtime.pick_device("cpu"))
+    record = new_record("zero_shot", parameters, device=device)
+    record["versions"] |= {name: version(name) for name in ("lm_eval", "transformers")}
+    model, tokenizer = load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"])
+    task, rng = load_task(TASK), torch.Generator().manual_seed(SEED)
+    pool = task.items[QUERIES:]
+    chosen = [pool[i] for i in draw_examples(pool, EXAMPLES, generator=rng)]
+    prompts = [BARE.prompt(chosen, x) for x, _ in task.items[:QUERIES]]
+    drawn = [candidates(task, i, count=ANSWERS, generator=rng) for i in range(QUERIES)]
+    answers = [[BARE.answer(y) for y in of] for of in drawn]
+    ours = score_answers(model, tokenizer, prompts, answers, start=START, label="ours")
+    log_p, greedy = of_harness(model, tokenizer, prompts, answers)
+    right = [(x.argmax(dim=1) == 0).double().mean().item() for x in (ours.log_p, log_p)]
+    record["metrics"] = {
+        "harness/requests/4/test": float(log_p.numel()),
+        "harness/largest-difference/4/test": (ours.log_p - log_p).abs().max().item(),
+        "harness/greedy-differs/4/test": (ours.greedy != greedy).double().sum().item(),
+        "harness/accuracy/4/test": right[1],
+        "fmkit/accuracy/4/test": right[0],
+    }
+    gap = record["metrics"]["harness/largest-difference/4/test"]
+    record["claims"] = {
+        "nats, ours and the harness's": {
+            "value": gap,
+            "at_least": None,
+            "at_most": TOLERANCE,
+            "holds": gap <= TOLERANCE,
+        }
+    }
+    record |= {
+        "status": "finished",
+        "seconds": round(time.perf_counter() - begin, 3),
+        "peak_memory_mb": runtime.peak_memory_mb(torch.device("cpu")),
+    }
+    print(record["metrics"])
+    write_record(Path(sys.argv[1]), record)
+
+
+if __name__ == "__main__":
+    main()

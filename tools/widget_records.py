@@ -1,0 +1,190 @@
+"""Records behind two of the pictures that answer the hand, and the book's cover.
+
+``python -m tools.widget_records``, run on a clean checkout, writes
+``results/widgets``: the cosines of eight pictures' views, before and after contrastive
+pretraining as in its chapter, with the views themselves, and what SmolLM2 takes for the
+next token after a few prompts. ``images/cover.png`` shows what the first run learned.
+It takes about three minutes on two cores.
+"""
+
+import contextlib
+import heapq
+import io
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageColor
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from sklearn.manifold import TSNE
+from torch import nn
+
+from fmkit import runtime
+from fmkit.assets import fetch
+from fmkit.augment import ViewConfig, random_views
+from fmkit.data.sets import load
+from fmkit.generate import packed
+from fmkit.losses import nt_xent_loss
+from fmkit.models.pretrained import load_gguf
+from fmkit.models.resnet import ResNet, ResNetConfig
+from fmkit.progress import progress
+from fmkit.runs.record import Run
+from fmkit.train import minibatches, train, warmup_cosine
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, IMAGES = ROOT / "results" / "widgets", ROOT / "images"
+CLASSES = ("bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "zebra")
+PROMPTS = (
+    "The capital of France is",
+    "The opposite of hot is",
+    "Once upon a time, there was a",
+    "Two plus two is",
+    "My favourite animal is the",
+    "The doctor said that",
+    "def add(a, b):\n    return",
+    "sea otter => loutre de mer, cheese =>",
+)
+# Ten classes, told apart with any colour vision (Okabe and Ito; Tol): none near white
+COVER = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+COVER += ("#882255", "#999933", "#6f5fc4")
+ASKED, KEPT = 60, 5  # places a prompt, in order of probability; tokens at each
+
+
+def similarities(run, train_set, *, steps, seed):
+    """The trained network and both views of the eight pictures.
+
+    Metrics ``trained/cat/dog``, ``untrained/…``: cosines of what the loss sees.
+    """
+    images, labels, classes = train_set.images, train_set.labels, [*train_set.classes]
+    config = ViewConfig(
+        **{"size": images.shape[-1], "area": (0.3, 1.0), "ratio": (3 / 4, 4 / 3)},
+        flip=0.5,
+    )
+    rng = torch.Generator().manual_seed(seed)
+    runtime.seed_weights(seed)
+    phi = ResNet(ResNetConfig(images.shape[1], (32, 64, 128), (1, 1, 1), 2))
+    head = nn.Sequential(nn.Linear(phi.m, phi.m), nn.ReLU(), nn.Linear(phi.m, phi.m))
+    whole = nn.Sequential(phi, head)
+    of = [int((labels == classes.index(name)).nonzero()[0]) for name in CLASSES]
+    views = [random_views(images[of], config, generator=rng) for _ in range(2)]
+    _measure(run, "untrained", whole, views)
+
+    def loss_of(batch):
+        pair = [random_views(images[batch], config, generator=rng) for _ in range(2)]
+        return nt_xent_loss(*whole(torch.cat(pair)).chunk(2), tau=0.1)
+
+    steppers = torch.optim.AdamW(whole.parameters(), lr=2e-3)
+    schedule = warmup_cosine(steps=steps, warmup_steps=steps // 10)
+    batches = minibatches(len(images), batch_size=128, generator=rng)
+    kept = {"steps": steps, "schedule": schedule, "buffers": whole.buffers()}
+    records = train(loss_of, batches, steppers, **kept)
+    for _ in progress(records, label="pretraining", total=steps):
+        pass
+    _measure(run, "trained", whole, views)
+    return phi.eval(), views
+
+
+def _measure(run, name, whole, views):
+    whole.eval()
+    with torch.no_grad():
+        z_hat, z_tilde = (F.normalize(whole(x), dim=1) for x in views)
+    whole.train()
+    for i, row in enumerate((z_hat @ z_tilde.T).tolist()):
+        for j, cosine in enumerate(row):
+            run.metric(f"{name}/{CLASSES[i]}/{CLASSES[j]}", cosine)
+
+
+def write_views(views, path):
+    """All views in one grey picture: a row of the first ones, a row of the second."""
+    rows = [torch.cat([*x[:, 0]], dim=1) for x in views]
+    pixels = (255 * torch.cat(rows)).round().byte().numpy()
+    Image.fromarray(pixels).quantize(16).save(path, optimize=True)
+
+
+def write_cover(phi, test_set, path, *, columns=36, rows=11, seed=0):
+    """Test pictures on a grid, those near to each other that phi takes for alike.
+
+    Their map is t-SNE's; each goes to one cell, so that the way is short in all. A
+    colour is a class, which the network was never told.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(test_set.images), generator=rng)[: rows * columns]
+    with torch.no_grad():
+        z = F.normalize(phi(test_set.images[some].float() / 255), dim=1)
+    places = TSNE(metric="cosine", init="pca", random_state=seed).fit_transform(z)
+    ranks = places.argsort(axis=0).argsort(axis=0) / len(places)
+    cells = torch.cartesian_prod(torch.arange(columns), torch.arange(rows))
+    centres = (cells + 0.5) / torch.tensor([columns, rows])
+    picture_of, cell_of = linear_sum_assignment(cdist(ranks, centres, "sqeuclidean"))
+    page = np.zeros((rows * 28, columns * 28, 4), dtype=np.uint8)
+    for i, cell in zip(picture_of, cell_of, strict=True):
+        x, y = (28 * cells[cell]).tolist()
+        page[y : y + 28, x : x + 28, :3] = ImageColor.getrgb(
+            COVER[test_set.labels[some[i]]]
+        )
+        page[y : y + 28, x : x + 28, 3] = test_set.images[some[i], 0].numpy()
+    Image.fromarray(page).quantize(128, method=Image.Quantize.FASTOCTREE).save(
+        path, optimize=True
+    )
+
+
+def next_words(run, model, tokenizer, prompt):
+    """Metrics ``prompt<tab>token<tab>…``: probabilities of the next token, each given
+    those before it, at the most probable places."""
+    start = tokenizer.encode(prompt).ids
+    queue = [(-1.0, (), (prompt,))]  # minus the probability, tokens, their texts
+    for _ in range(ASKED):
+        likely, path, names = heapq.heappop(queue)
+        with torch.no_grad():
+            u = model(torch.tensor([[*start, *path]]))[0, -1]
+        p = u.double().softmax(-1)
+        for share, token in zip(*map(torch.Tensor.tolist, p.topk(KEPT)), strict=True):
+            longer = (*names, tokenizer.decode([token], skip_special_tokens=False))
+            run.metric("\t".join(longer), share)
+            heapq.heappush(queue, (likely * share, (*path, token), longer))
+
+
+def main():
+    """Make both records and what belongs to them; then put all in its place."""
+    with (
+        tempfile.TemporaryDirectory() as made
+    ):  # a run looks whether the checkout is clean
+        made = Path(made)
+        _record(made / "similarities.json", _of_pictures, steps=660, seed=0)
+        _record(made / "next_words.json", _of_words, seed=0)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        for path in made.iterdir():
+            shutil.copy(path, IMAGES if path.name == "cover.png" else RESULTS)
+
+
+def _record(path, work, **parameters):
+    os.environ["FMKIT_RECORD"] = str(path)
+    parameters |= {"device": "cpu"}
+    kinds = {name: type(value) for name, value in parameters.items()}
+    run = Run("widgets", {**parameters, "__annotations__": kinds})
+    work(run, path.parent, **parameters)
+    with contextlib.redirect_stdout(io.StringIO()):  # it would print the card as HTML
+        run.card()
+
+
+def _of_pictures(run, folder, *, steps, seed, device):
+    train_set, test_set = load("animals", device=device)
+    phi, views = similarities(run, train_set, steps=steps, seed=seed)
+    write_views(views, folder / "views.png")
+    write_cover(phi, test_set, folder / "cover.png")
+
+
+def _of_words(run, folder, *, seed, device):
+    model, tokenizer = load_gguf(*fetch("smollm2-135m-instruct-q4").values())
+    model = packed(model.eval().to(device))
+    for prompt in progress(PROMPTS, label="next words", total=len(PROMPTS)):
+        next_words(run, model, tokenizer, prompt)
+
+
+if __name__ == "__main__":
+    main()
