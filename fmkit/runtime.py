@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 
@@ -58,6 +59,19 @@ def views_at_once(device: torch.device) -> int:
 def seed_weights(seed: int) -> None:
     """Seed the global generator, which is for initial weights and nothing else."""
     torch.manual_seed(seed)
+
+
+def generators(seed: int) -> Callable[..., torch.Generator]:
+    """Return ``rng(purpose, i=0)``: a new generator for each purpose and each draw.
+
+    Purposes and draws are small integers. Streams do not overlap, so a purpose that
+    draws more, or is left out, changes no other.
+    """
+
+    def rng(purpose: int, i: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(10_000 * seed + 100 * purpose + i)
+
+    return rng
 
 
 def peak_memory_mb(device: torch.device) -> float | None:

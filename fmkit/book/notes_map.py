@@ -88,7 +88,7 @@ def read(root: Path) -> Map:
     """The map of the repository in `root`."""
     package, tests = root / "fmkit", root / "tests"
     functions = [m for p in sorted(package.rglob("*.py")) for m in marks(p, package)]
-    of_tests = [m for p in sorted(tests.rglob("test_*.py")) for m in marks(p, tests)]
+    of_tests = [m for p in sorted(tests.rglob("test_*.py")) for m in marks(p, p.parent)]
     return Map(items_of(root / LIST), places_of(root), functions, of_tests)
 
 

@@ -147,7 +147,14 @@ def _start(point: Point, path: Path, threads: int) -> Child:
     point.folder.mkdir(parents=True, exist_ok=True)
     (point.folder / "record.json").unlink(missing_ok=True)
     # -P: what lies in the current folder is not taken for a module.
-    command = [sys.executable, "-P", "-m", "fmkit.sweep", str(path), str(point.folder)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "fmkit.runs.sweep",
+        str(path),
+        str(point.folder),
+    ]
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     variables["FMKIT_CLAIMS"] = "report"  # at the defaults too: as all other points
     with open(point.folder / LOG, "wb") as log:

@@ -132,7 +132,7 @@ def test_the_book_is_printed(here, capsys):
     """A4, a chapter on a page of its own, numbers below, formulas typeset."""
     if not any(map(shutil.which, printed.BROWSERS)):
         assert os.environ.get("CI") != "true", "CI needs the package chromium"
-        pytest.skip("no chromium here, so nothing is printed")
+        pytest.skip("no chromium here, so nothing is paper")
     figure = "import matplotlib.pyplot as plt\nplt.plot([steps, 2]);"
     write(notebook(code(figure)), here / "chapters" / "tiny.ipynb")
     book(here, page=FORMULA)
@@ -142,13 +142,13 @@ def test_the_book_is_printed(here, capsys):
     execute(here)
     assert main(["pdf"]) == 0
     assert str(here / "_build" / "book.pdf") in capsys.readouterr().out
-    printed = PdfReader(here / "_build" / "book.pdf")
-    pages = printed.pages
+    paper = PdfReader(here / "_build" / "book.pdf")
+    pages = paper.pages
     assert [round(float(side)) for side in pages[0].mediabox[2:]] == [595, 842]
     texts = [page.extract_text() for page in pages]
     assert [text.split()[0] for text in texts] == ["1", "2", "3"]
     assert [len(page.images) for page in pages] == [0, 1, 0]
-    assert "A tiny chapter" in titles_of(printed.outline)
+    assert "A tiny chapter" in titles_of(paper.outline)
     assert "(14.1)" in texts[2]
     assert "tag" not in texts[2]
     assert "frac" not in texts[2]

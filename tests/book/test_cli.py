@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmkit import cli
+from fmkit import assets
 from fmkit.assets import ASSETS
 from fmkit.cli import main
 
@@ -31,7 +31,7 @@ def test_info_names_versions_device_and_every_licence(capsys, monkeypatch, tmp_p
 
 def test_fetch_brings_what_is_optional_only_by_name(monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(cli, "fetch", lambda name: asked.append(name) or {})
+    monkeypatch.setattr(assets, "fetch", lambda name: asked.append(name) or {})
     assert main(["fetch"]) == 0
     needed = ["animals", "efficientnet-lite0", "smollm2-135m-instruct-q4", "minilm-l6"]
     assert asked == needed

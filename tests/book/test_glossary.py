@@ -233,7 +233,7 @@ def small_site(tmp_path):
     def build(builder, glossary=SMALL):
         (tmp_path / "chapters").mkdir()
         (tmp_path / "conf.py").write_text(
-            "extensions = ['myst_parser', 'fmkit.glossary']"
+            "extensions = ['myst_parser', 'fmkit.book.glossary']"
         )
         toc = "# B\n\nA linear probe.\n\n```{toctree}\nchapters/a\nchapters/b\n"
         files = {"index": f"{toc}{PAGE}\n```", PAGE: glossary}

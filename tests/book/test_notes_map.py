@@ -66,7 +66,7 @@ def small(root, old="", new=""):
     assert not old or sum(old in text for text in texts.values()) == 1
     texts = {name: text.replace(old or "\0", new) for name, text in texts.items()}
     for name in FILES:
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(texts[name])
     figure = code("plot()", mystnb={"figure": {"name": texts["figure"]}})
     whole = notebook(markdown(texts["text"]), figure)

@@ -254,12 +254,14 @@ def test_interrupted(tmp_path):
     assert (record["status"], record["error"]) == ("failed", "interrupted")
 
 
-def test_what_nobody_foresaw_is_named_in_the_record(tmp_path, monkeypatch):
+def test_a_bug_shows_its_traceback_and_is_named_in_the_record(
+    tmp_path, monkeypatch, capsys
+):
     def fails(*_, **__):
         raise KeyError("metadata")
 
     monkeypatch.setattr(papermill, "execute_notebook", fails)
-    with pytest.raises(KeyError):
-        run(tmp_path, code("1"))
+    assert run(tmp_path, code("1")) == 70
+    assert "Traceback" in capsys.readouterr().err
     record = read_record(tmp_path / "out" / "record.json")
     assert (record["status"], record["error"]) == ("failed", "KeyError: 'metadata'")

@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 
 from fmkit.assets import fetch, load_array
-from fmkit.data import images as module
 from fmkit.data.animals import ANIMALS, DROPPED, SPLIT_FILE, TEST, TRAIN, animals
 from fmkit.data.folders import read_folder
 from fmkit.data.images import ImageSet, few_labels, shifted
-from tools.split_animals import similar_pairs, split_animals
+from tools import split_animals
 
 
 def random_images(*shape, rng):
@@ -50,7 +49,7 @@ def published(asset_cache):
 
 @pytest.fixture(scope="module")
 def recomputed(published):
-    return split_animals(*published)
+    return split_animals.split_animals(*published)
 
 
 def test_the_split_on_disk_is_what_the_pictures_give(recomputed):
@@ -94,7 +93,7 @@ def test_what_links_and_what_is_dropped(rng):
     near = base[0].clone()
     near[0, 0, 9:] = 0  # cosine to base[0] between the two bounds
     images = torch.stack([base[0], base[1], base[0].flip(-1), near, base[2], base[3]])
-    pairs, cosine = similar_pairs(images, above=0.93)
+    pairs, cosine = split_animals.similar_pairs(images, above=0.93)
     assert pairs.tolist() == [[0, 2], [0, 3], [2, 3]]
     a, b = images[0].flatten().tolist(), near.flatten().tolist()
     dot = sum(p * q for p, q in zip(a, b, strict=True))
@@ -102,7 +101,7 @@ def test_what_links_and_what_is_dropped(rng):
     torch.testing.assert_close(cosine.tolist(), [1.0, by_hand, by_hand])
     assert 0.95 < by_hand < 0.98
 
-    marks = split_animals(images, torch.zeros(6, dtype=torch.int64))
+    marks = split_animals.split_animals(images, torch.zeros(6, dtype=torch.int64))
     assert marks[2] == DROPPED  # the mirror of an earlier picture
     assert marks.count(DROPPED) == 1
     assert marks[0] == marks[3]  # one group, one side
@@ -111,7 +110,7 @@ def test_what_links_and_what_is_dropped(rng):
 
 def test_groups_are_what_pairs_connect():
     pairs = torch.tensor([[4, 5], [1, 3], [0, 5], [3, 4]])
-    assert module._groups(7, pairs) == [[0, 1, 3, 4, 5], [2], [6]]
+    assert split_animals._groups(7, pairs) == [[0, 1, 3, 4, 5], [2], [6]]
 
 
 # Few labels

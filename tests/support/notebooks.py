@@ -14,7 +14,7 @@ shuffle: bool = True  # whether the order is drawn
 sizes: list[int] = [1, 2]  # n_task
 seed: int = 0  # of everything
 device: str = "auto"  # where it runs"""
-RUN = "from fmkit.records import Run\n\nrun = Run('tiny', globals())"
+RUN = "from fmkit.runs.record import Run\n\nrun = Run('tiny', globals())"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
