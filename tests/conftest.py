@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from fmkit._check import Refused
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -64,3 +66,21 @@ def closed_figures():
     with matplotlib.rc_context():
         yield
     plt.close("all")
+
+
+@pytest.fixture(autouse=True)
+def refusals(monkeypatch):
+    """Every refusal in any test is one sentence: one line that ends in a full stop.
+
+    So other tests match an argument and its value, and words can be improved freely.
+    """
+    sentences = []
+
+    def refuse(self, *arguments):
+        ValueError.__init__(self, *arguments)
+        sentences.append(str(self))
+
+    monkeypatch.setattr(Refused, "__init__", refuse)
+    yield
+    wrong = [x for x in sentences if "\n" in x or not x.endswith(".") or x != x.strip()]
+    assert wrong == []
