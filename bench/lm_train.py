@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from bench import side_by_side
 from bench.decode import peer_of
 from fmkit import runtime
-from fmkit.data.text import corpus
+from fmkit.data.text import load_corpus
 from fmkit.data.tokens import Characters, consecutive, pack, windows
 from fmkit.evaluate import token_nats
 from fmkit.losses import next_token_loss
@@ -102,7 +102,9 @@ def seconds_to_target(
 
 
 def main() -> None:
-    texts = [document.text for part in corpus("tinyshakespeare") for document in part]
+    texts = [
+        document.text for part in load_corpus("tinyshakespeare") for document in part
+    ]
     tokenizer = Characters.of(texts)
     V = tokenizer.vocabulary
     pairs = zip(("train", "test"), texts, strict=True)

@@ -27,7 +27,7 @@ from torch import nn
 from fmkit import runtime
 from fmkit.assets import fetch
 from fmkit.augment import ViewConfig, random_views
-from fmkit.data.sets import load
+from fmkit.data.load import load_images
 from fmkit.generate import packed
 from fmkit.losses import nt_xent_loss
 from fmkit.models.pretrained import load_gguf
@@ -173,7 +173,7 @@ def _record(path, work, **parameters):
 
 
 def _of_pictures(run, folder, *, steps, seed, device):
-    train_set, test_set = load("animals", device=device)
+    train_set, test_set = load_images("animals", device=device)
     phi, views = similarities(run, train_set, steps=steps, seed=seed)
     write_views(views, folder / "views.png")
     write_cover(phi, test_set, folder / "cover.png")

@@ -1,7 +1,4 @@
-"""CIFAR-10 as its authors published it, and re-encoded as JPEG.
-
-Axes: n pictures, c channels, H by W pixels.
-"""
+"""CIFAR-10 as its authors published it, and re-encoded as JPEG."""
 
 import tarfile
 import zlib
@@ -20,45 +17,45 @@ CIFAR10 += ("dog", "frog", "horse", "ship", "truck")
 FOLDER = "cifar-10-batches-py"
 TRAIN = tuple(f"{FOLDER}/data_batch_{i}" for i in range(1, 6))
 TEST = (f"{FOLDER}/test_batch",)
-BATCH = 10_000  # pictures in each of these files
-NUMBERS = set(range(len(CIFAR10)))  # what a label may be
+BATCH = 10_000  # images in each of these files
+LABELS = set(range(len(CIFAR10)))
 
 
-def cifar10(*, device: torch.device | str = "cpu") -> tuple[ImageSet, ImageSet]:
-    """The train and the test set of CIFAR-10: 50,000 and 10,000 photographs.
+def load_cifar10() -> tuple[ImageSet, ImageSet]:
+    """Load the train set and the test set of CIFAR-10: 50,000 and 10,000 photographs.
 
-    32 by 32 in colour; 5,000 and 1,000 of each class, in the order of the files. Read
-    out of the archive of 170 MB, which is not unpacked. Raises ``AssetError`` where it
-    cannot be had. Krizhevsky 2009, Learning Multiple Layers of Features from Tiny
-    Images.
+    32 by 32 in colour; 5,000 and 1,000 of each class, in the order of the files. They
+    are read from the archive of 170 MB, which is not unpacked. Raises ``AssetError`` if
+    the archive cannot be obtained. Krizhevsky 2009, Learning Multiple Layers of
+    Features from Tiny Images.
 
-    Unlike in :func:`~fmkit.data.images.animals`, near duplicates straddle the split,
-    which is kept as it was published so that numbers are comparable: 3.3 % of the test
-    pictures by the count of Barz & Denzler 2020, Do We Train on Test Data? (ciFAIR).
-    None is exact. Measured on :func:`cifar10_jpeg`, by the cosine of the pixels less
-    their mean to the nearest picture for training or its mirror, 149 of the test
-    pictures are above .93, nearly all of them the same photograph by eye, and 328 above
-    .90, where many no longer are.
+    Unlike in :func:`fmkit.data.animals.load_animals`, near duplicates straddle the
+    split, which is kept as published so that numbers are comparable: 3.3 % of the test
+    images by the count of Barz & Denzler 2020, Do We Train on Test Data? (ciFAIR).
+    No duplicate is exact. In the JPEG version (:func:`load_cifar10_jpeg`), measured by
+    the cosine of the mean-subtracted pixels to the nearest train image or its mirror
+    image, 149 test images are above .93, nearly all of them the same photograph by eye.
+    328 are above .90, where many are different photographs.
     """
-    train, test = read_batches(fetch("cifar10")["cifar-10-python.tar.gz"])
-    return train.to(device), test.to(device)
+    return read_batches(fetch("cifar10")["cifar-10-python.tar.gz"])
 
 
-def cifar10_jpeg(*, device: torch.device | str = "cpu") -> tuple[ImageSet, ImageSet]:
-    """CIFAR-10 re-encoded as JPEG: the sets of :func:`cifar10` with some detail lost.
+def load_cifar10_jpeg() -> tuple[ImageSet, ImageSet]:
+    """Load CIFAR-10 re-encoded as JPEG, which loses some detail.
 
-    Unlike those they are in the order of the classes. Near duplicates straddle their
-    split just as much. Raises ``AssetError`` where the file cannot be had.
+    Unlike the sets of :func:`load_cifar10`, these are in the order of the classes. Near
+    duplicates straddle their split just as much. Raises ``AssetError`` if the file
+    cannot be obtained.
     """
     splits = read_folder(fetch("cifar10-jpeg")["cifar10-jpeg.zip"])
-    return splits["train"].to(device), splits["test"].to(device)
+    return splits["train"], splits["test"]
 
 
 def read_batches(path: Path) -> tuple[ImageSet, ImageSet]:
-    """The train and the test set in an archive of the form of CIFAR-10 for Python.
+    """Read the train set and the test set from an archive laid out like CIFAR-10.
 
-    Raises ``AssetError`` where the archive is damaged, lacks a file, or holds a pickle
-    of something else; a pickle may name nothing but what an array is made of.
+    Raises ``AssetError`` if the archive is damaged, lacks a file, or holds a pickle of
+    something else. A pickle may name only the parts of an array.
     """
     rows = {name: i * BATCH for i, name in enumerate(TRAIN + TEST)}
     images = np.empty((len(rows) * BATCH, 3, 32, 32), dtype=np.uint8)
@@ -77,20 +74,18 @@ def read_batches(path: Path) -> tuple[ImageSet, ImageSet]:
     if missing:
         raise AssetError(f"{path.name} has no member {min(missing)}.")
     end = len(TRAIN) * BATCH
-    pictures, classes = torch.from_numpy(images), torch.from_numpy(labels)
-    return (
-        ImageSet(pictures[:end], classes[:end], CIFAR10),
-        ImageSet(pictures[end:], classes[end:], CIFAR10),
-    )
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    train = ImageSet(x[:end], y[:end], CIFAR10)
+    return train, ImageSet(x[end:], y[end:], CIFAR10)
 
 
 def _batch(raw: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and labels in one pickle, which Python 2 wrote: its texts are bytes."""
+    """Return the images and labels of one pickle of Python 2, whose texts are bytes."""
     batch = unpickle(raw, name=name, encoding="bytes")
     batch = batch if isinstance(batch, dict) else {}
     images, labels = (np.asarray(batch.get(key)) for key in (b"data", b"labels"))
-    right = images.dtype == np.uint8 and images.shape == (BATCH, 3 * 32 * 32)
-    right &= labels.dtype == np.int64 and labels.shape == (BATCH,)
-    if not right or not NUMBERS.issuperset(labels.tolist()):
-        raise AssetError(f"{name} must hold {BATCH} pictures and their labels.")
+    fits = images.dtype == np.uint8 and images.shape == (BATCH, 3 * 32 * 32)
+    fits &= labels.dtype == np.int64 and labels.shape == (BATCH,)
+    if not fits or not LABELS.issuperset(labels.tolist()):
+        raise AssetError(f"{name} must hold {BATCH} images and their labels.")
     return images.reshape(BATCH, 3, 32, 32), labels

@@ -1,4 +1,4 @@
-"""Text that every reader of this book has: docstrings of installed libraries."""
+"""Docstrings of installed libraries: a corpus that every reader already has."""
 
 import ast
 import gc
@@ -13,27 +13,27 @@ from fmkit._check import require
 from fmkit.progress import progress
 
 LIBRARIES = ("numpy", "scipy", "sklearn", "matplotlib", "torch")
-TESTS = {"test", "tests", "testing"}  # folders that are left out
-FEWEST_WORDS = 20  # of a docstring; below it says little more than a name does
+TESTS = {"test", "tests", "testing"}  # folders that are skipped
+FEWEST_WORDS = 20  # a shorter docstring says little more than the name does
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text, what it is labelled with, and what it must not be parted from."""
+    """A text, its label, and the group that must stay on one side of a split."""
 
     text: str
     label: str  # its library; empty for a file
     group: str  # its module, or its file
 
 
-def docstrings(libraries: Sequence[str] = LIBRARIES) -> list[Document]:
-    """Docstrings of modules, classes and functions, each with its library and module.
+def load_docstrings(libraries: Sequence[str] = LIBRARIES) -> list[Document]:
+    """Load docstrings of modules, classes and functions with their library and module.
 
-    They are read from the source files of the installed libraries, which are parsed
-    and never imported, in the order of the files and of their lines. Left out are
-    folders of tests, texts of fewer than 20 words, and those that are not plain ASCII
-    (1 in 60), so that an alphabet of characters is small. Duplicates are left in.
-    Raises ``ValueError`` for a library that is not installed.
+    They are read from the source files of the installed libraries, in the order of the
+    files and of their lines. The files are parsed and never imported. Folders of tests
+    and texts of fewer than 20 words are skipped, and so are texts that are not plain
+    ASCII (1 in 60), because an alphabet of characters should be small. Duplicates are
+    kept. Raises ValueError if a library is not installed.
     """
     files = [
         (library, folder, path)
@@ -54,7 +54,10 @@ def docstrings(libraries: Sequence[str] = LIBRARIES) -> list[Document]:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A syntax tree has no cycles, yet to look for them takes half of the time."""
+    """Stop garbage collection, because looking for cycles takes half of the time.
+
+    A syntax tree has none.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -65,7 +68,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _folder(library: str) -> Path:
-    """Where `library` lies. Looking for a package at the top does not import it."""
+    """Return the folder of `library`, which is found without importing it."""
     spec = importlib.util.find_spec(library)
     rule = "be installed (`pip install scikit-learn` gives sklearn)"
     require(spec is not None and spec.origin is not None, "libraries", rule, library)
@@ -73,15 +76,16 @@ def _folder(library: str) -> Path:
 
 
 def _docstrings_in(path: Path) -> Iterator[str]:
+    """Yield the docstrings in a source file that are ASCII and long enough."""
     source = path.read_bytes()
     if b'"""' not in source and b"'''" not in source:
-        return  # nothing of 20 words is there; to parse is what takes time
+        return  # no docstring of 20 words; parsing is what takes time
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a library's own "\d" in plain strings
             tree = ast.parse(source)
     except SyntaxError:
-        return  # written for a newer Python; the library does not import it here
+        return  # written for a newer Python; this one cannot import it either
     for node in _definitions(tree):
         text = ast.get_docstring(node) or ""
         if text.isascii() and len(text.split()) >= FEWEST_WORDS:
@@ -91,7 +95,7 @@ def _docstrings_in(path: Path) -> Iterator[str]:
 def _definitions(
     node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
 ) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
-    """`node` and what is defined in it, in the order of lines."""
+    """Yield `node` and the definitions in it, in the order of lines."""
     yield node
     for child in node.body:
         if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):

@@ -1,6 +1,6 @@
-"""Pictures with labels: the animals, their split, few labels, shifted pictures.
+"""Sets of images, with labels or without; shifted images; sets split by class.
 
-Axes: n pictures, c channels, H by W pixels, p pairs, k chosen pictures.
+Axes: n images, c channels, H by W pixels, k chosen images.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,58 +18,41 @@ ROTATION = 30  # degrees, counterclockwise
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures of 8 bits, their labels, and the classes that the labels number."""
+    """Images of 8 bits a channel, their labels, and the names of the classes.
+
+    Label i means ``classes[i]``. Without labels, `labels` is None and `classes` is
+    empty: ``ImageSet(images)``.
+    """
 
     images: UInt8[Tensor, "n c H W"]
-    labels: Int64[Tensor, " n"]
-    classes: tuple[str, ...]
+    labels: Int64[Tensor, " n"] | None = None
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
 
     def subset(self, index: Int64[Tensor, " k"] | Bool[Tensor, " n"]) -> "ImageSet":
-        """The pictures that `index` numbers or marks, in its order."""
-        return ImageSet(self.images[index], self.labels[index], self.classes)
+        """Return the images that `index` numbers or marks, in the order of `index`."""
+        labels = None if self.labels is None else self.labels[index]
+        return ImageSet(self.images[index], labels, self.classes)
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
-
-
-def few_labels(
-    labels: Int64[Tensor, " n"], *, per_class: int, generator: torch.Generator
-) -> Int64[Tensor, " k"]:
-    """Positions of `per_class` pictures of each class, drawn at random.
-
-    One of each class, then the second of each, and so on. Nested: under the same seed
-    the positions for fewer a class are the beginning of those for more. Raises
-    ``ValueError`` below one a class and above what the smallest class has.
-
-    In the notes: few-shot learning.
-    """
-    names, counts = labels.unique(return_counts=True)
-    rule = f"be at least 1, so n_task at least {len(names)}"
-    require(per_class >= 1, "per_class", rule, per_class)
-    fewest = int(counts.min())
-    rule = f"be at most {fewest}, the pictures of the smallest class"
-    require(per_class <= fewest, "per_class", rule, per_class)
-    # The whole order is drawn, so that its beginning does not depend on per_class.
-    order = torch.randperm(len(labels), generator=generator, device=generator.device)
-    order = order.to(labels.device)
-    drawn = [order[labels[order] == name][:per_class] for name in names]
-    return torch.stack(drawn, dim=1).flatten()
+        """Return the set with images and labels on `device`."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return ImageSet(self.images.to(device), labels, self.classes)
 
 
 def thicken(images: UInt8[Tensor, "n c H W"]) -> UInt8[Tensor, "n c H W"]:
-    """The bright figure grown by a pixel on every side: the maximum of 3 by 3."""
+    """Grow the bright figure by one pixel in every direction: the maximum of 3 by 3."""
     return F.max_pool2d(images.float(), 3, stride=1, padding=1).byte()
 
 
 def rotate(images: UInt8[Tensor, "n c H W"]) -> UInt8[Tensor, "n c H W"]:
-    """Turned by 30 degrees counterclockwise about the centre; black comes in."""
+    """Rotate images by 30 degrees counterclockwise; corners become black."""
     angle = torch.deg2rad(torch.tensor(float(ROTATION)))
     cos, sin = float(angle.cos()), float(angle.sin())
     H, W = images.shape[-2:]
-    # affine_grid's axes run from -1 to 1 whatever the sides: H/W keeps angles right.
+    # affine_grid's axes run from -1 to 1 whatever H and W are: H/W keeps angles true.
     turn = [[cos, -sin * H / W, 0.0], [sin * W / H, cos, 0.0]]
     theta = torch.tensor([turn], device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
@@ -78,7 +61,7 @@ def rotate(images: UInt8[Tensor, "n c H W"]) -> UInt8[Tensor, "n c H W"]:
 
 
 def invert(images: UInt8[Tensor, "n c H W"]) -> UInt8[Tensor, "n c H W"]:
-    """Dark for bright."""
+    """Exchange dark and bright."""
     return 255 - images
 
 
@@ -90,31 +73,36 @@ SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def shifted(images: UInt8[Tensor, "n c H W"], kind: str) -> UInt8[Tensor, "n c H W"]:
-    """The shift called `kind`. Raises ``ValueError`` for an unknown name."""
+    """Apply the shift called `kind`. Raises ValueError if the name is unknown."""
     require(kind in SHIFTS, "kind", f"be one of {', '.join(SHIFTS)}", kind)
     return SHIFTS[kind](images)
 
 
-def split_classes(data: ImageSet, held_out: Sequence[str]) -> tuple[ImageSet, ImageSet]:
-    """The pictures of all other classes, and those of the classes `held_out`.
+def split_classes(
+    data: ImageSet, task_classes: Sequence[str]
+) -> tuple[ImageSet, ImageSet]:
+    """Split a set by class: all other classes, for pretraining, and `task_classes`.
 
     Each part numbers its own classes from 0, in the order in which `data` has them.
-    Raises ``ValueError`` for a class that is not there, for one named twice, and where
-    a part would have fewer than 2 classes.
+    Raises ValueError if `data` has no labels, if a class is unknown or named twice, and
+    if a part would have fewer than 2 classes.
     """
-    for name in held_out:
+    require(data.labels is not None, "data", "have labels", data.labels)
+    for name in task_classes:
         rule = f"name classes of the data ({', '.join(data.classes)})"
-        require(name in data.classes, "held_out", rule, name)
-    once = len(set(held_out)) == len(held_out)
-    require(once, "held_out", "name each class once", list(held_out))
-    others = [name for name in data.classes if name not in held_out]
-    rule = f"leave 2 of the {len(data.classes)} classes or more on either side"
-    require(min(len(held_out), len(others)) >= 2, "held_out", rule, list(held_out))
-    chosen = [name for name in data.classes if name in held_out]
+        require(name in data.classes, "task_classes", rule, name)
+    once = len(set(task_classes)) == len(task_classes)
+    require(once, "task_classes", "name each class once", list(task_classes))
+    others = [name for name in data.classes if name not in task_classes]
+    rule = f"leave at least 2 of the {len(data.classes)} classes in each part"
+    enough = min(len(task_classes), len(others)) >= 2
+    require(enough, "task_classes", rule, list(task_classes))
+    chosen = [name for name in data.classes if name in task_classes]
     return _of_classes(data, others), _of_classes(data, chosen)
 
 
 def _of_classes(data: ImageSet, names: list[str]) -> ImageSet:
+    """Return the images of the classes `names`, numbered from 0 in that order."""
     numbers = [data.classes.index(name) for name in names]
     renumbered = torch.full((len(data.classes),), -1, device=data.labels.device)
     renumbered[numbers] = torch.arange(len(names), device=data.labels.device)

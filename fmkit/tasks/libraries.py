@@ -1,6 +1,7 @@
 """A labelled task without a download: from which library does a docstring come?
 
-n texts; a label is the place of its library in ``LIBRARIES``.
+Axes: n texts, V words of a vocabulary. A label is the position of a library in
+``LIBRARIES``.
 """
 
 import re
@@ -13,8 +14,8 @@ from torch import Tensor
 from fmkit._check import require
 from fmkit.data.docstrings import LIBRARIES, Document
 
-HIDDEN = "_"  # stands for a word that would give the library away
-# The libraries, their usual short names, and the types that each is known by
+HIDDEN = "_"  # replaces a word that would give the library away
+# The libraries, their usual short names, and the types that each is known for
 NAMES = {
     *("numpy", "np", "scipy", "sp", "sklearn", "scikit", "matplotlib", "mpl", "plt"),
     *("pyplot", "pylab", "torch", "pytorch", "ndarray", "ndarrays", "tensor"),
@@ -26,11 +27,11 @@ WORD = re.compile(r"[A-Za-z_](?:[\w.]*\w)?")
 def library_task(
     documents: Iterable[Document], *, words: int
 ) -> tuple[list[str], Int64[Tensor, " n"]]:
-    """Beginnings of `documents` with telling names hidden, and their labels.
+    """Return the beginnings of `documents`, without telling names, and their labels.
 
-    Each has at most `words` words and ends where its last one does. Of beginnings that
-    are equal only the first is kept. Raises ``ValueError`` for fewer than 1 word and
-    for a document of another library.
+    Each beginning has at most `words` words and ends with its last word. Of equal
+    beginnings only the first is kept. Raises ValueError if `words` is less than 1 and
+    if a document is of another library.
     """
     require(words >= 1, "words", "be at least 1", words)
     labels: dict[str, int] = {}
@@ -44,36 +45,26 @@ def library_task(
 
 
 def without_names(text: str) -> str:
-    """`text` with ``HIDDEN`` in place of words that tell the library by themselves.
+    """Replace words of `text` that identify the library on their own with ``HIDDEN``.
 
-    Those are words that are code (a dot or an underscore inside, a capital after a
-    small letter: `stats.norm`, `n_samples`, `DataFrame`), and ``NAMES`` however they
-    are written. Everything else stays, the words that a library merely likes too: a bag
-    of words says how much they tell.
+    These are words of code (a dot or an underscore inside, a capital after a small
+    letter: ``stats.norm``, ``n_samples``, ``DataFrame``), and ``NAMES`` in capitals or
+    small letters. All other words stay, even those that one library uses more often: a
+    bag of words measures how much they reveal.
     """
-    return WORD.sub(lambda found: _shown(found[0]), text)
+    return WORD.sub(lambda match: _hidden(match[0]), text)
 
 
 def beginning(text: str, *, words: int) -> str:
-    """The first words of `text` as they are laid out, without what comes after them."""
-    found = [match.end() for match in re.finditer(r"\S+", text)]
-    return text[: found[min(words, len(found)) - 1]] if found else ""
-
-
-def at_most(
-    labels: Int64[Tensor, " n"], *, per_class: int, generator: torch.Generator
-) -> Int64[Tensor, " k"]:
-    """Places of `per_class` texts of each library, drawn; all of one that has fewer."""
-    require(per_class >= 1, "per_class", "be at least 1", per_class)
-    order = torch.randperm(len(labels), generator=generator)
-    drawn = [order[labels[order] == name][:per_class] for name in labels.unique()]
-    return torch.cat(drawn)
+    """Return the first `words` words of `text`, with the white space between them."""
+    ends = [match.end() for match in re.finditer(r"\S+", text)]
+    return text[: ends[min(words, len(ends)) - 1]] if ends else ""
 
 
 def bag_of_words(
     texts: Sequence[str], *, vocabulary: Sequence[str]
 ) -> Int64[Tensor, "n V"]:
-    """How often each of `vocabulary` occurs in each text, in small letters."""
+    """Count each word of `vocabulary` in each text, in small letters."""
     number = {word: i for i, word in enumerate(vocabulary)}
     counts = torch.zeros(len(texts), len(vocabulary), dtype=torch.int64)
     for row, text in zip(counts, texts, strict=True):
@@ -84,11 +75,12 @@ def bag_of_words(
 
 
 def words_of(text: str) -> list[str]:
-    """The words of `text`: runs of letters, made small."""
+    """Return the words of `text`: runs of letters, in small letters."""
     return re.findall(r"[a-z]+", text.lower())
 
 
-def _shown(word: str) -> str:
+def _hidden(word: str) -> str:
+    """Return `word`, or ``HIDDEN`` if it is code or one of ``NAMES``."""
     inner = word.strip("_.")
     code = re.search(r"[._]|[a-z][A-Z]", inner)
     return HIDDEN if code or inner.lower() in NAMES else word

@@ -1,11 +1,16 @@
-"""Examples of an operator under a symbol, as in 14.3.1: ``2 ~ 3 = 5, 6 ~ 7 = 13``.
+"""In-context learning of an operator, as in 14.3.1: ``2 ~ 3 = 5, 6 ~ 7 = 13``.
 
-What a symbol stands for differs from document to document, so the examples before a
-question are all that tells. Pairs of a symbol and an operator, pairs of operands, and
-one operator are held out of training. A number is one token: of digits as tokens a
-small model learned far less in the same time.
+The module holds the task's documents and their tokens, its loss and score
+(:func:`answer_loss`, :func:`answer_scores`), and the best possible predictor
+(:func:`ideal_observer`).
 
-B documents, K examples in each, T = 5K tokens, V vocabulary, o operators, p pairs.
+The meaning of a symbol differs from document to document, so only the examples before
+a question reveal it. Some pairs of a symbol and an operator, some pairs of operands,
+and one operator never occur in training. A number is one token, because with digits as
+tokens a small model learned far less in the same time.
+
+Axes: B documents, K examples in each, T = 5K tokens, V vocabulary, o operators, p pairs
+of a symbol and an operator, q pairs of operands.
 """
 
 from collections.abc import Callable
@@ -27,17 +32,17 @@ OPERATORS: dict[str, Callable[[int, int], int]] = {
     "19 - a": lambda a, b: 19 - a,
     "19 - larger": lambda a, b: 19 - max(a, b),
     "38 - a - b": lambda a, b: 38 - a - b,
-    "a + b + 1": lambda a, b: a + b + 1,  # the last one is never seen in training
+    "a + b + 1": lambda a, b: a + b + 1,  # never occurs in training
 }
-KNOWN = len(OPERATORS) - 1
-NEVER = KNOWN  # the number of the operator that is never seen
+KNOWN = len(OPERATORS) - 1  # operators that occur in training
+NEVER = KNOWN  # the number of the operator that does not
 SYMBOLS = "~!\"#$%&'()*+-./:;<>?@[\\]^_`{|}"
 OPERANDS = torch.cartesian_prod(torch.arange(20), torch.arange(20))  # all (a, b)
 ANSWERS = torch.tensor(  # (o, a, b)
     [[[f(a, b) for b in range(20)] for a in range(20)] for f in OPERATORS.values()]
 )
-HELD_OUT = 0.1  # of the pairs of operands
-SPLIT_SEED = 465  # the first that holds out the three pairs of the notes' prompt
+UNSEEN_SHARE = 0.1  # of the pairs of operands: these never occur in training
+SPLIT_SEED = 465  # the first for which the three pairs of the notes' prompt are unseen
 
 # Tokens: the numbers themselves, then the symbols, then =
 NUMBERS = 40
@@ -47,19 +52,20 @@ VOCABULARY = EQUALS + 1
 
 @dataclass(frozen=True)
 class Documents:
-    """Examples drawn by :func:`draw_documents`, as numbers."""
+    """Documents drawn by :func:`draw_documents`, as numbers."""
 
-    symbols: Int64[Tensor, " B"]  # places in SYMBOLS
-    operators: Int64[Tensor, " B"]  # places in OPERATORS
+    symbols: Int64[Tensor, " B"]  # positions in SYMBOLS
+    operators: Int64[Tensor, " B"]  # positions in OPERATORS
     operands: Int64[Tensor, "B K 2"]
 
     @property
     def answers(self) -> Int64[Tensor, "B K"]:
+        """The correct answer of each example."""
         a, b = self.operands.unbind(dim=2)
         return ANSWERS[self.operators[:, None], a, b]
 
     def texts(self) -> list[str]:
-        """``2 ~ 3 = 5, 6 ~ 7 = 13`` of each document, for readers."""
+        """Write each document as a reader sees it: ``2 ~ 3 = 5, 6 ~ 7 = 13``."""
         examples = torch.cat([self.operands, self.answers[..., None]], dim=2)
         symbols = [SYMBOLS[s] for s in self.symbols.tolist()]
         return [
@@ -69,9 +75,10 @@ class Documents:
 
 
 def symbol_pairs(*, seen: bool) -> Int64[Tensor, "p 2"]:
-    """Symbols with known operators that occur in training, or the eighth that does not.
+    """Return the pairs (symbol, operator) seen in training, or the eighth that is not.
 
-    Each symbol lacks one operator, the next symbol the next one: ``~`` is never a + b.
+    Each symbol lacks one operator, and the next symbol lacks the next operator: ``~``
+    is never a + b.
     """
     pairs = torch.cartesian_prod(torch.arange(len(SYMBOLS)), torch.arange(KNOWN))
     lacking = pairs[:, 0] % KNOWN == pairs[:, 1]
@@ -79,14 +86,14 @@ def symbol_pairs(*, seen: bool) -> Int64[Tensor, "p 2"]:
 
 
 def operand_pairs(*, seen: bool) -> Int64[Tensor, "p 2"]:
-    """Operands (a, b) that occur in training, or the tenth that does not.
+    """Return the operands (a, b) seen in training, or the tenth that is not.
 
-    The same at every call, whatever the seed of a run. Most (b, a) of those held out
-    do occur in training, and most operators answer them alike.
+    They are the same at every call and for every seed of a run. For most unseen (a, b),
+    (b, a) does occur in training, and most operators give both the same answer.
     """
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     order = torch.randperm(len(OPERANDS), generator=generator)
-    cut = round(HELD_OUT * len(OPERANDS))
+    cut = round(UNSEEN_SHARE * len(OPERANDS))
     return OPERANDS[order[cut:] if seen else order[:cut]]
 
 
@@ -98,10 +105,10 @@ def draw_documents(
     examples: int,
     generator: torch.Generator,
 ) -> Documents:
-    """Documents of `examples` examples each, of a pair out of `symbols` for each.
+    """Draw `count` documents of `examples` examples, each with one pair of `symbols`.
 
-    No two examples of a document have the same operands (a, b). Raises
-    ``ValueError`` for more examples than pairs of operands.
+    No two examples of a document have the same operands (a, b). Raises ValueError if
+    `examples` is less than 1 or more than there are pairs of operands.
     """
     rule = f"be from 1 to the pairs of operands ({len(operands)})"
     require(1 <= examples <= len(operands), "examples", rule, examples)
@@ -111,9 +118,9 @@ def draw_documents(
 
 
 def to_tokens(documents: Documents) -> Int64[Tensor, "B T"]:
-    """Five tokens an example: a, the symbol, b, ``=`` and the answer.
+    """Encode each example as five tokens: a, the symbol, b, ``=`` and the answer.
 
-    No start symbol: the first token is drawn, and nobody is asked to predict it.
+    There is no start symbol, because the first token is random and never predicted.
     """
     a, b = documents.operands.unbind(dim=2)
     symbol = (NUMBERS + documents.symbols)[:, None].expand_as(a)
@@ -125,10 +132,11 @@ def to_tokens(documents: Documents) -> Int64[Tensor, "B T"]:
 def answer_scores(
     u: Float[Tensor, "B T V"], x: Int64[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """log p of each answer, in nats, and whether it is the likeliest token of all.
+    """Return log p of each answer, in nats, and whether it is the most probable token.
 
-    ``u[:, t]`` are logits of the token *after* x_t, as a causal model gives them, so
-    those at the ``=`` are of the answer, given k true examples at entry k.
+    ``u[:, t]`` are the logits of the token *after* x_t, as a causal model returns them.
+    The logits at each ``=`` therefore predict the answer. Entry k is given k correct
+    examples.
     """
     at, y = u[:, 3::5], x[:, 4::5]
     return -F.cross_entropy(at.mT, y, reduction="none"), at.argmax(dim=2) == y
@@ -137,10 +145,10 @@ def answer_scores(
 def answer_loss(
     u: Float[Tensor, "B T V"], x: Int64[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    """The mean of (14.8) over answers, in nats an answer; log V for equal logits.
+    """Compute the mean of (14.8) over answers, in nats; log V for equal logits.
 
-    Unlike the loss of a whole text it leaves out the questions, which are drawn: nobody
-    can predict those.
+    Unlike the loss of a whole text it leaves out the questions, because they are random
+    and cannot be predicted.
     """
     return -answer_scores(u, x)[0].mean()
 
@@ -148,27 +156,28 @@ def answer_loss(
 def ideal_observer(
     documents: Documents,
 ) -> tuple[Float64[Tensor, "B K"], Float64[Tensor, "B K"]]:
-    r"""What one can know of each answer who knows the operators: p and right.
+    r"""Predict each answer as well as is possible if one knows the operators.
 
     .. math:: p(y \mid x, (x_i, y_i)_{i \le k}) =
         \sum_o p(o \mid (x_i, y_i)_{i \le k}) \, 1[o(x) = y]
 
-    Beforehand every operator is as likely under every symbol; afterwards, all that
-    agree with the k examples still are. `p` is that of the true answer; `right` is the
-    chance to be right with the likeliest one, equally likely ones drawn. Both are 0
-    where no operator is left that agrees. No predictor of the same knowledge is more
-    often right. Unlike a model, it does not know which pairs training leaves out.
+    Returns the probability of the correct answer, and the chance that the most probable
+    answer is correct, with ties broken at random. At first every operator is equally
+    probable under every symbol; after k examples all operators that agree with them
+    still are. Both values are 0 if no operator agrees. No predictor with the same
+    knowledge is correct more often. Unlike a trained model, the observer does not know
+    which pairs never occur in training.
     """
     a, b = documents.operands.unbind(dim=2)
-    known = ANSWERS[:KNOWN, a, b]  # (o, B, K): what each would answer
+    known = ANSWERS[:KNOWN, a, b]  # (o, B, K): the answer of each operator
     agrees = (known == documents.answers).long()
     agreed = torch.cat([torch.ones_like(agrees[..., :1]), agrees[..., :-1]], dim=2)
-    left = agreed.cumprod(dim=2)  # agrees with all examples before
+    left = agreed.cumprod(dim=2)  # agrees with all earlier examples
     same = (known[:, None] == known[None]).long()  # (o, o, B, K)
-    votes = (same * left).sum(dim=1) * left  # for the answer of each that is left
+    votes = (same * left).sum(dim=1) * left  # for the answer of each that agrees
     best = votes.amax(dim=0)
-    of_truth = (agrees * left).sum(dim=0)
-    likeliest = (votes == best).sum(dim=0).double() / best.clamp(min=1)  # answers
-    right = (of_truth == best) & (best > 0)
-    p = of_truth.double() / left.sum(dim=0).clamp(min=1)
-    return p, right / likeliest
+    correct = (agrees * left).sum(dim=0)  # votes for the correct answer
+    tied = (votes == best).sum(dim=0).double() / best.clamp(min=1)  # answers
+    is_best = (correct == best) & (best > 0)
+    p = correct.double() / left.sum(dim=0).clamp(min=1)
+    return p, is_best / tied

@@ -1,10 +1,11 @@
-"""Tasks of question and answer, as files one can read: what a prompt is made of.
+"""Tasks of question and answer: pairs (x, y), from a readable file or one's own.
 
 Each file of ``TASKS`` was written for this book: no item is copied from a benchmark.
 """
 
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,119 +19,134 @@ TASKS = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
 class TaskError(Refused):
-    """A file of a task cannot be used: one sentence that says why."""
+    """A task cannot be used: one sentence that says why."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Pairs of (x, y), and the words in which a model can be asked for y."""
+    """Pairs (x, y), and the words in which a model can be asked for y.
 
-    name: str
-    title: str
-    origin: str
-    licence: str
-    instruction: str  # one sentence that says what to do with x
-    cloze: str  # "The capital of {x} is {y}."
-    items: tuple[tuple[str, str], ...]
-    answers: tuple[str, ...] = ()  # all there are; () where each item has its own
-
-
-def load_task(name: str) -> Task:
-    """The task called `name`, one of ``TASKS``, or the one in the file at that path.
-
-    Raises ``TaskError`` for what is neither, for a file that cannot be read, lacks a
-    field or has an unknown one, for a cloze without {x} and then {y}, for fewer than 2
-    items, for an x or y that is empty or begins or ends with white space, for an x that
-    comes twice, and for a y that is none of `answers`.
+    Only the pairs are needed: ``Task([("one", "1"), ("two", "2")])``. Raises
+    ``TaskError`` if there are fewer than 2 items, if an item is not two texts, if an x
+    or y is empty or begins or ends with white space, if an x occurs twice, if a y is
+    not one of `answers`, and if the cloze does not have one {x} and then one {y}.
     """
-    path = FOLDER / f"{name}.toml" if name in TASKS else Path(name).expanduser()
+
+    items: Sequence[Sequence]  # pairs (x, y) of texts
+    answers: Sequence[str] = ()  # all possible answers; empty if each item has its own
+    name: str = "own"
+    title: str = ""  # the name, if it is empty
+    origin: str = "origin not stated"
+    licence: str = "licence not stated"
+    instruction: str = ""  # one sentence that says what to do with x
+    cloze: str = "{x} {y}"  # or "The capital of {x} is {y}."
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", self.name)
+        object.__setattr__(self, "items", tuple(map(_pair, self.items)))
+        object.__setattr__(self, "answers", tuple(self.answers))
+        _check_items(self)
+
+
+def load_task(task: str | Path) -> Task:
+    """Load one of ``TASKS`` by its name, or the task in the TOML file at a path.
+
+    The fields of such a file are those of :class:`Task`, and `items` alone must be
+    there; the task's name is that of the file if it gives no other. Raises
+    ``TaskError`` if `task` is neither a name nor a file, if the file cannot be read or
+    has an unknown field, and if :class:`Task` refuses what it holds.
+    """
+    path = FOLDER / f"{task}.toml" if task in TASKS else Path(task).expanduser()
     if not path.is_file():
         known = ", ".join(TASKS)
-        raise TaskError(f"name must be one of {known}, or a file, got {name!r}.")
+        raise TaskError(f"task must be one of {known}, or a file, got {str(task)!r}.")
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TaskError(f"{path} cannot be read ({error}).") from error
-    _check_fields(path, said)
-    items = tuple((x, y) for x, y in said.pop("items"))
-    answers = tuple(said.pop("answers", ()))
-    task = Task(**said, items=items, answers=answers)
-    _check_items(path, task)
-    return task
+    names = [field.name for field in fields(Task)]
+    for name in content:
+        if name not in names:
+            rule = f"have no field except {', '.join(names)}"
+            raise TaskError(f"{path} must {rule}, got {name}.")
+    try:
+        _check_types(content)
+        return Task(**{"items": (), "name": path.stem} | content)
+    except TaskError as error:
+        raise TaskError(f"{path}: {error}") from error
 
 
 def candidates(
     task: Task, i: int, *, count: int, generator: torch.Generator
 ) -> list[str]:
-    """`count` different answers to item `i`: the right one first, others at random.
+    """Return `count` different answers to item `i`: the correct one, then random ones.
 
-    The others are answers of the task. As the right one is first, a choice that takes
-    the first of equals would be right too often. Raises ``ValueError`` for fewer than 2
-    and for more than there are.
+    The others are answers of the task. Because the correct answer is first, a choice
+    that takes the first of equal scores would be correct too often. Raises ValueError
+    if `count` is less than 2 or more than there are answers.
     """
-    right = task.items[i][1]
+    correct = task.items[i][1]
     pool = task.answers or dict.fromkeys(y for _, y in task.items)
-    others = [y for y in pool if y != right]
+    others = [y for y in pool if y != correct]
     rule = f"be from 2 to the answers of {task.name} ({len(others) + 1})"
     require(2 <= count <= len(others) + 1, "count", rule, count)
     drawn = torch.randperm(len(others), generator=generator)[: count - 1]
-    return [right, *(others[j] for j in drawn.tolist())]
+    return [correct, *(others[j] for j in drawn.tolist())]
 
 
 def require_tokens(task: Task, tokenizer: Tokenizer) -> None:
-    """Raise ``TaskError`` for an answer of which `tokenizer` leaves nothing.
+    """Raise ``TaskError`` if `tokenizer` encodes an answer of `task` as no token.
 
-    Its probability would be that of no tokens, which is 1.
+    The probability of no tokens is 1, so such an answer would always win.
     """
     for y in dict.fromkeys((*task.answers, *(y for _, y in task.items))):
         if not tokenizer.encode(f" {y}", add_special_tokens=False).ids:
             raise TaskError(f"{task.name}: the answer {y!r} must have a token, got 0.")
 
 
-def _check_fields(path: Path, said: dict) -> None:
-    names = [field.name for field in fields(Task)]
-    for name in said:
-        if name not in names:
-            known = ", ".join(names)
-            raise TaskError(f"{path} must have no field but {known}, got {name}.")
-    for name in names:
-        value = said.get(name)
+def _check_types(content: dict) -> None:
+    """Raise ``TaskError`` if a field of a file has the wrong type or is blank."""
+    for name, value in content.items():
         if name in ("items", "answers"):
-            continue
-        if not isinstance(value, str) or not value.strip():
-            rule = f"{path}: {name} must be text that is not empty"
-            raise TaskError(f"{rule}, got {value!r}.")
-    items, answers = said.get("items"), said.get("answers", [])
-    if not isinstance(items, list) or len(items) < 2:
-        got = len(items) if isinstance(items, list) else repr(items)
-        raise TaskError(f"{path}: items must be at least 2 pairs, got {got}.")
-    for item in items:
-        texts = isinstance(item, list) and all(isinstance(t, str) for t in item)
-        if not texts or len(item) != 2:
-            raise TaskError(f"{path}: an item must be two texts, got {item}.")
-    if not isinstance(answers, list) or not all(isinstance(y, str) for y in answers):
-        raise TaskError(f"{path}: answers must be texts, got {answers}.")
+            what = {"items": "pairs", "answers": "texts"}[name]
+            texts = isinstance(value, list) and all(isinstance(y, str) for y in value)
+            if not (texts or (name == "items" and isinstance(value, list))):
+                raise TaskError(f"{name} must be {what}, got {value!r}.")
+        elif not isinstance(value, str) or not value.strip():
+            raise TaskError(f"{name} must be text that is not empty, got {value!r}.")
 
 
-def _check_items(path: Path, task: Task) -> None:
+def _pair(item: Sequence) -> tuple[str, str]:
+    """Return an item as a tuple. Raises ``TaskError`` if it is not two texts."""
+    texts = not isinstance(item, str) and all(isinstance(text, str) for text in item)
+    if not texts or len(item) != 2:
+        raise TaskError(f"an item must be two texts, got {item!r}.")
+    return tuple(item)
+
+
+def _check_items(task: Task) -> None:
+    """Raise ``TaskError`` if the cloze, the items or the answers break a rule."""
+    if len(task.items) < 2:
+        raise TaskError(f"items must be at least 2 pairs, got {len(task.items)}.")
     cloze = task.cloze
     one_each = cloze.count("{x}") == cloze.count("{y}") == 1
     if not one_each or cloze.index("{x}") > cloze.index("{y}"):
-        rule = f"{path}: cloze must have one {{x}}, and one {{y}} after it"
+        rule = "cloze must have one {x}, and one {y} after it"
         raise TaskError(f"{rule}, got {cloze!r}.")
     xs = [x for x, _ in task.items]
     for what, texts in {"x": xs, "answer": [y for _, y in task.items]}.items():
         for text in texts:
             if not text or text != text.strip():
                 rule = "must be text without white space around it"
-                raise TaskError(f"{path}: an {what} {rule}, got {text!r}.")
+                raise TaskError(f"an {what} {rule}, got {text!r}.")
     for what, texts in {"x": xs, "answer of answers": task.answers}.items():
         for text, times in Counter(texts).items():
             if times > 1:
-                rule = f"an {what} must stand there once"
-                raise TaskError(f"{path}: {rule}, got {text!r} {times} times.")
+                rule = f"an {what} must occur once"
+                raise TaskError(f"{rule}, got {text!r} {times} times.")
     if task.answers:
         for x, y in task.items:
             if y not in task.answers:
                 rule = f"the answer of {x!r} must be one of answers"
-                raise TaskError(f"{path}: {rule}, got {y!r}.")
+                raise TaskError(f"{rule}, got {y!r}.")

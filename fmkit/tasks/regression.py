@@ -1,8 +1,11 @@
-"""Linear regression in a context: pairs (x_i, y_i), then an x without its y.
+"""In-context linear regression: pairs (x_i, y_i), then an x without its y.
 
-Each sequence has a weight vector of its own, so a model that predicts y at every place
-must learn it from the pairs before. B sequences, n examples in each, d numbers in an x.
-Source: Garg et al. 2022.
+The module holds the sequences, the optimal predictor (:func:`ridge_predictions`), and
+the way in which a Transformer reads a sequence (:func:`transformer_predictions`). Each
+sequence has its own weight vector, so a model that predicts y at every position must
+infer the weights from the earlier pairs. Source: Garg et al. 2022.
+
+Axes: B sequences, n examples in each, d coordinates of an x.
 """
 
 from dataclasses import dataclass
@@ -13,21 +16,21 @@ from torch import Tensor, nn
 
 from fmkit._check import require
 
-SINGULAR = 1e-10  # of the largest eigenvalue: directions in which no x has shown itself
+SINGULAR = 1e-10  # of the largest eigenvalue; below, no x has varied in that direction
 
 
 @dataclass(frozen=True)
 class Regressions:
-    """Sequences drawn by :func:`draw_regressions`; y is w^T x and noise."""
+    """Sequences drawn by :func:`draw_regressions`; y is w^T x plus noise."""
 
     x: Float[Tensor, "B n d"]
     y: Float[Tensor, "B n"]
     w: Float[Tensor, "B d"]
 
     def excess(self, y_hat: Float[Tensor, "B n"]) -> Float[Tensor, "B n"]:
-        """(y_hat - w^T x)^2: by how much an error exceeds sigma^2, in expectation.
+        """Return (y_hat - w^T x)^2: the expected squared error in excess of sigma^2.
 
-        Entry k (from 0) is of the prediction after k examples.
+        Entry k, counted from 0, is for the prediction after k examples.
         """
         return (y_hat - _apply(self.x, self.w)).square()
 
@@ -40,10 +43,11 @@ def draw_regressions(
     sigma: float,
     generator: torch.Generator,
 ) -> Regressions:
-    """w ~ N(0, I), x_j ~ N(0, scales_j^2), y ~ N(w^T x, sigma^2), all independent.
+    """Draw w ~ N(0, I), x_j ~ N(0, scales_j^2), y ~ N(w^T x, sigma^2), independently.
 
-    `scales` are ones in training. Unlike in the paper, axes of other scales are those
-    of the coordinates. Raises ``ValueError`` below 1 example and for a negative sigma.
+    All `scales` are 1 in training. Unlike in the paper, the axes of other scales are
+    the coordinate axes. Raises ValueError if `examples` is less than 1 and if `sigma`
+    is negative.
     """
     require(examples >= 1, "examples", "be at least 1", examples)
     require(sigma >= 0, "sigma", "be at least 0", sigma)
@@ -55,7 +59,9 @@ def draw_regressions(
 
 
 def skewed_scales(d: int) -> Float[Tensor, " d"]:
-    """Scales with variances in proportion to 1/j^2 that sum to d, as of N(0, I).
+    """Return scales whose variances are proportional to 1/j^2 and sum to d.
+
+    The variances of N(0, I) sum to d too.
 
     Source: the skewed covariance of Garg et al. 2022, section 4.
     """
@@ -66,14 +72,15 @@ def skewed_scales(d: int) -> Float[Tensor, " d"]:
 def ridge_predictions(
     x: Float[Tensor, "B n d"], y: Float[Tensor, "B n"], *, lambda_: float
 ) -> Float[Tensor, "B n"]:
-    r"""w_k^T x_{k+1} at entry k, from 0 to n - 1, with w_k from the first k pairs.
+    r"""Predict w_k^T x_{k+1} at entry k < n, with w_k from the first k pairs.
 
     .. math:: w_k = \arg\min_w \sum_{i=1}^{k} (y_i - w^\top x_i)^2 + \lambda \|w\|^2
 
-    The squares are summed, not averaged, so that lambda = sigma^2 makes it the mean of
-    w given the pairs where w ~ N(0, I): no predictor has a lower expected square error.
-    Lambda 0 is least squares; where pairs are fewer than d, its solution of least norm.
-    In float64. Raises ``ValueError`` for a lambda below 0.
+    The squares are summed, not averaged. With lambda = sigma^2 and w ~ N(0, I), w_k is
+    therefore the mean of w given the pairs, and no predictor has a lower expected
+    squared error. Lambda 0 is least squares, with the solution of least norm if there
+    are fewer than d pairs. Computed in float64. Raises ValueError if lambda is
+    negative.
     """
     require(lambda_ >= 0, "lambda_", "be at least 0", lambda_)
     x, y = x.double(), y.double()
@@ -87,13 +94,13 @@ def ridge_predictions(
 def transformer_predictions(
     model: nn.Module, x: Float[Tensor, "B n d"], y: Float[Tensor, "B n"]
 ) -> Float[Tensor, "B n"]:
-    r"""What a Transformer of 14.3 predicts from the first k pairs and x_{k+1}, at k.
+    r"""Predict y with a Transformer of 14.3; entry k uses k pairs and x_{k+1}.
 
-    Its token k is the vector :math:`\sum_v z_v e_v` of the 2d + 1 numbers of z_k =
-    (x_k, y_k, x_{k+1}), with x_0 and y_0 zero, and an embedding e_v for each of them.
-    Of its logits the one of y is the prediction. Unlike in the paper, where an x and a
-    y are a token each, it need not find out which y belongs to which x. Raises
-    ``ValueError`` for a model with another vocabulary.
+    Token k is the vector :math:`\sum_v z_v e_v` of the 2d + 1 coordinates of z_k =
+    (x_k, y_k, x_{k+1}), with x_0 and y_0 zero, and one embedding e_v per coordinate.
+    The logit of coordinate y is the prediction. Unlike in the paper, where an x and a y
+    are separate tokens, the model need not learn which y belongs to which x. Raises
+    ValueError if the vocabulary of the model is not 2d + 1.
     """
     d = x.shape[2]
     rule = f"have a vocabulary of 2d + 1 ({2 * d + 1})"
@@ -111,5 +118,5 @@ def _apply(x: Float[Tensor, "B n d"], w: Float[Tensor, "B d"]) -> Float[Tensor, 
 
 
 def _of_earlier(terms: Float[Tensor, "B n *_"]) -> Float[Tensor, "B n *_"]:
-    """Sums over the entries before each."""
+    """Sum the entries before each entry."""
     return terms.cumsum(dim=1) - terms

@@ -1,4 +1,4 @@
-"""CIFAR-10 in both forms, and sets by name."""
+"""CIFAR-10 in both forms, and sets of images by name or path."""
 
 import gzip
 import io
@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from fmkit.assets import ASSETS, AssetError
-from fmkit.data import cifar, sets
-from fmkit.data.cifar import CIFAR10, cifar10_jpeg, read_batches
+from fmkit.data import cifar
+from fmkit.data.cifar import CIFAR10, load_cifar10_jpeg, read_batches
 from fmkit.data.folders import read_folder
-from fmkit.data.sets import load
+from fmkit.data.load import SETS, load_images
 
 # The published form: pickles as Python 2 and numpy 1 wrote them, opcode by opcode
 
@@ -188,7 +188,7 @@ def test_no_archive(path):
 )
 def test_a_pickle_of_something_else(batches, path, content):
     batches["data_batch_3"] = content
-    reads(as_tar(path, batches), "/data_batch_3 must hold 4 pictures and their labels")
+    reads(as_tar(path, batches), "/data_batch_3 must hold 4 images and their labels")
 
 
 def test_a_pickle_that_breaks_off(batches, path):
@@ -200,7 +200,7 @@ def test_a_pickle_that_breaks_off(batches, path):
 
 
 def test_cifar10_as_jpeg_is_whole(mirror, asset_cache):
-    train, test = cifar10_jpeg()
+    train, test = load_cifar10_jpeg()
     assert train.classes == test.classes == CIFAR10
     assert (train.images.shape, test.images.shape) == (
         (50_000, 3, 32, 32),
@@ -230,16 +230,16 @@ def write_pictures(path, splits=("train", "test"), *, side=12):
 
 
 def test_a_set_is_loaded_by_name(asset_cache):
-    train, test = load("animals")
+    train, test = load_images("animals")
     assert (len(train), len(test)) == (7711, 1926)
     assert train.images.shape[1:] == (1, 28, 28)
 
 
 def test_each_name_leads_to_its_own_set(monkeypatch, pictures, batches, path):
-    assert sets.SETS["cifar10-jpeg"] is cifar10_jpeg
+    assert SETS["cifar10-jpeg"] is load_cifar10_jpeg
     files = {"cifar-10-python.tar.gz": as_tar(path, batches)}
     monkeypatch.setattr(cifar, "fetch", {"cifar10": files}.get)
-    train, test = load("cifar10", device="cpu")
+    train, test = load_images("cifar10", device="cpu")
     assert (len(train), len(test)) == (20, 4)
     assert test.labels.tolist() == pictures["test_batch"][1]
 
@@ -257,7 +257,7 @@ def test_a_path_is_loaded(tmp_path, monkeypatch, form):
         monkeypatch.setenv("HOME", str(tmp_path))
         name = "~/own"
     splits = read_folder(folder, size=8)
-    for part, split in zip(load(name, size=8), ("train", "test"), strict=True):
+    for part, split in zip(load_images(name, size=8), ("train", "test"), strict=True):
         assert torch.equal(part.images, splits[split].images)
         assert part.images.shape == (4, 3, 8, 8)
         assert part.labels.tolist() == [0, 0, 1, 1]
@@ -267,26 +267,26 @@ def test_a_path_is_loaded(tmp_path, monkeypatch, form):
 def test_a_named_set_is_scaled_as_a_path_is(tmp_path, monkeypatch, size):
     splits = read_folder(write_pictures(tmp_path / "own", side=16))
     named = lambda: (splits["train"], splits["test"])  # noqa: E731
-    monkeypatch.setitem(sets.SETS, "animals", named)
+    monkeypatch.setitem(SETS, "animals", named)
     expected = read_folder(tmp_path / "own", size=size)["test"].images
-    scaled = load("animals", size=size)[1].images
+    scaled = load_images("animals", size=size)[1].images
     assert scaled.dtype == torch.uint8
     assert (scaled.int() - expected.int()).abs().max() <= 1  # rounded elsewhere
-    assert load("animals", size=16)[1].images is splits["test"].images  # no copy
+    assert load_images("animals", size=16)[1].images is splits["test"].images  # no copy
 
 
 def test_what_is_loaded_goes_to_the_device(tmp_path):
     path = str(write_pictures(tmp_path / "own"))
-    for part in load(path, device="meta"):
+    for part in load_images(path, device="meta"):
         assert (part.images.device.type, part.labels.device.type) == ("meta", "meta")
 
 
 def test_what_is_no_set_is_one_sentence(tmp_path):
-    rule = "name must be one of animals, cifar10, cifar10-jpeg, or a folder or a zip"
+    rule = "data must be one of animals, cifar10, cifar10-jpeg, or a folder or a zip"
     with pytest.raises(ValueError, match=rf"{rule} that exists, got 'animal'\.$"):
-        load("animal")
+        load_images("animal")
     path = write_pictures(tmp_path / "own", ("train", "val"))
     with pytest.raises(ValueError, match=r"splits train and test, got \('train', 'va"):
-        load(str(path))
+        load_images(str(path))
     with pytest.raises(ValueError, match="size must be at least 1 pixel, got 0"):
-        load("animals", size=0)
+        load_images("animals", size=0)

@@ -7,12 +7,10 @@ draw that is not nested; words counted with capitals.
 """
 
 import pytest
-import torch
 
-from fmkit.data.docstrings import LIBRARIES, Document, docstrings
+from fmkit.data.docstrings import LIBRARIES, Document, load_docstrings
 from fmkit.tasks.libraries import (
     NAMES,
-    at_most,
     bag_of_words,
     beginning,
     library_task,
@@ -41,7 +39,7 @@ def test_names_are_hidden(text, left):
 
 def test_no_name_of_a_library_is_left():
     """In real texts, by other means: no run of letters is one of the names."""
-    for document in docstrings(("numpy",))[::20]:
+    for document in load_docstrings(("numpy",))[::20]:
         text = without_names(document.text)
         assert not NAMES & set(words_of(text.replace("_", ""))) - {"sp"}, text
 
@@ -71,20 +69,6 @@ def test_what_is_wrong():
     message = "documents must be labelled with one of numpy, .* torch, got 'pandas'"
     with pytest.raises(ValueError, match=message):
         library_task([Document("a", "pandas", "m")], words=3)
-    with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
-        at_most(torch.zeros(2).long(), per_class=0, generator=torch.Generator())
-
-
-def test_at_most(rng):
-    labels = torch.tensor([0] * 50 + [1] * 3 + [4] * 20)
-    drawn = at_most(labels, per_class=5, generator=rng)
-    assert labels[drawn].bincount().tolist() == [5, 3, 0, 0, 5]
-    assert len(drawn.unique()) == 13
-    assert sorted(drawn[:5].tolist()) != [0, 1, 2, 3, 4]
-    again = at_most(labels, per_class=5, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(again, drawn)  # the seed of rng
-    more = at_most(labels, per_class=8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(more[:5], drawn[:5])
 
 
 def test_a_bag_of_words():

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from fmkit.tasks.questions import (
     FOLDER,
     TASKS,
+    Task,
     TaskError,
     candidates,
     load_task,
@@ -41,7 +42,7 @@ def of(tmp_path):
         assert old in GOOD
         path = tmp_path / "numbers.toml"
         path.write_text(GOOD.replace(old, new, 1), encoding="utf-8")
-        return load_task(str(path))
+        return load_task(path)
 
     return load
 
@@ -116,13 +117,12 @@ ITEM = '    ["one", "1"],\n'
     ("old", "new", "wrong"),
     [
         ('name = "numbers"', "name = numbers", r"cannot be read \("),
-        ('title = "Numbers"', "", "title must be text that is not empty, got None"),
         ('"Numbers"', '" "', "title must be text that is not empty, got ' '"),
         ('"Numbers"', "3", "title must be text that is not empty, got 3"),
-        ("title", "titel", "must have no field but name, title, .*, got titel"),
+        ("title", "titel", "must have no field except items, answers, .*, got titel"),
         ("items =", "answers = 2\nitems =", "answers must be texts, got 2"),
         ("items =", "answers = [2]\nitems =", r"answers must be texts, got \[2\]"),
-        (GOOD[GOOD.index("items") :], "", "items must be at least 2 pairs, got None"),
+        (GOOD[GOOD.index("items") :], "", "items must be at least 2 pairs, got 0"),
         (
             GOOD[GOOD.index('    ["two') :],
             "]",
@@ -131,7 +131,7 @@ ITEM = '    ["one", "1"],\n'
         (ITEM, '["one"],', r"an item must be two texts, got \['one'\]"),
         (ITEM, '["one", 1],', r"an item must be two texts, got \['one', 1\]"),
         (ITEM, '["one", "1", "I"],', "an item must be two texts"),
-        (ITEM, '"on",', "an item must be two texts, got on"),
+        (ITEM, '"on",', "an item must be two texts, got 'on'"),
         ("{x} is", "That is", "cloze must have one {x}, and one {y} after it"),
         ("{y}", "it", "cloze must have one {x}, and one {y} after it, got '{x} is it"),
         ("{x} is {y}", "{y} is {x}", "cloze must have one {x}, and one {y} after it"),
@@ -139,11 +139,11 @@ ITEM = '    ["one", "1"],\n'
         ('"one"', '""', "an x must be text without white space around it, got ''"),
         ('"1"', '" "', "an answer must be text without white space around it, got ' '"),
         ('"1"', '"1 "', "an answer must be text without white space .*, got '1 '"),
-        ('"one"', '"two"', "an x must stand there once, got 'two' 2 times"),
+        ('"one"', '"two"', "an x must occur once, got 'two' 2 times"),
         (
             "items =",
             'answers = ["1", "2", "2", "3"]\nitems =',
-            "an answer of answers must stand there once, got '2' 2 times",
+            "an answer of answers must occur once, got '2' 2 times",
         ),
         (
             "items =",
@@ -159,8 +159,26 @@ def test_what_is_wrong_with_a_file(of, old, new, wrong):
     assert "numbers.toml" in str(caught.value)
 
 
+def test_pairs_are_enough(tmp_path):
+    """In Python and in a file, and a file gives its name to its task."""
+    pairs = [("one", "1"), ("two", "2")]
+    task = Task(pairs)
+    assert task.items == tuple(pairs)
+    assert (task.name, task.title, task.answers) == ("own", "own", ())
+    assert (task.instruction, task.cloze) == ("", "{x} {y}")
+    path = tmp_path / "counting.toml"
+    path.write_text('items = [["one", "1"], ["two", "2"]]', encoding="utf-8")
+    loaded = load_task(path)
+    assert loaded == Task(pairs, name="counting")
+    assert loaded.title == "counting"
+    with pytest.raises(TaskError, match=r"^items must be at least 2 pairs, got 1\.$"):
+        Task(pairs[:1])
+    with pytest.raises(TaskError, match=r"^an x must occur once, got 'one' 2 times"):
+        Task([*pairs, ("one", "I")])
+
+
 def test_a_name_that_is_none(tmp_path):
-    for name in ("no-such-task", str(tmp_path)):
+    for name in ("no-such-task", str(tmp_path), tmp_path):
         with pytest.raises(
             TaskError, match=r"one of antonyms, capitals, .*, or a file"
         ):

@@ -1,4 +1,4 @@
-"""Sets parted by classes, and what ImageNet's classes are called."""
+"""Sets split by classes, and the names of ImageNet's classes."""
 
 import re
 
@@ -29,17 +29,25 @@ def test_every_picture_is_on_one_side_under_its_own_name(data):
 
 
 @pytest.mark.parametrize(
-    ("held_out", "message"),
+    ("names", "message"),
     [
-        (["ant", "ox"], "held_out must name classes of the data (ant, bee, cow, dog"),
-        (["ant", "ant"], "held_out must name each class once, got ['ant', 'ant']."),
-        (["ant"], "held_out must leave 2 of the 5 classes or more on either side"),
-        (["ant", "bee", "cow", "dog"], "held_out must leave 2 of the 5 classes or"),
+        (
+            ["ant", "ox"],
+            "task_classes must name classes of the data (ant, bee, ",
+        ),
+        (["ant", "ant"], "task_classes must name each class once, got ['ant', 'ant']."),
+        (["ant"], "task_classes must leave at least 2 of the 5 classes in each part"),
+        (["ant", "bee", "cow", "dog"], "task_classes must leave at least 2 of the 5"),
     ],
 )
-def test_wrong_classes(data, held_out, message):
+def test_wrong_classes(data, names, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        split_classes(data, held_out)
+        split_classes(data, names)
+
+
+def test_without_labels_there_are_no_classes_to_split(data):
+    with pytest.raises(ValueError, match="data must have labels, got None"):
+        split_classes(ImageSet(data.images), ["ant", "bee"])
 
 
 def test_imagenet_s_classes():

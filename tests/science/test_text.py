@@ -25,10 +25,10 @@ from reference import text as reference_text
 from fmkit.assets import ASSETS
 from fmkit.data import docstrings as docstrings_module
 from fmkit.data import text as text_module
-from fmkit.data.docstrings import Document, docstrings
+from fmkit.data.docstrings import Document, load_docstrings
 from fmkit.data.text import (
-    corpus,
     leakage,
+    load_corpus,
     shingles,
     split_by_group,
     without_near_duplicates,
@@ -107,7 +107,7 @@ def library(tmp_path, monkeypatch):
 
 
 def test_docstrings_of_a_library(library):
-    documents = docstrings(["made_up"])
+    documents = load_docstrings(["made_up"])
     assert gc.isenabled()
     long = " ".join(["word"] * 18)
     whose = ("the module.", "A.", "f.\n\nPlain.\n    Indented.", "inside.", "g")
@@ -120,14 +120,14 @@ def test_docstrings_of_a_library(library):
 
 def test_a_library_that_is_not_installed_is_named():
     with pytest.raises(ValueError, match=r"be installed .*, got 'no_such_library'"):
-        docstrings(["numpy", "no_such_library"])
+        load_docstrings(["numpy", "no_such_library"])
 
 
 def test_docstrings_of_scikit_learn_are_read_and_not_imported():
     script = (
-        "import sys; from fmkit.data.docstrings import docstrings;"
-        "a = docstrings(['sklearn']); assert 'sklearn' not in sys.modules;"
-        "assert a == docstrings(['sklearn']); print(len(a), {d.label for d in a})"
+        "import sys; from fmkit.data.docstrings import load_docstrings as read;"
+        "a = read(['sklearn']); assert 'sklearn' not in sys.modules;"
+        "assert a == read(['sklearn']); print(len(a), {d.label for d in a})"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.stderr == ""
@@ -223,7 +223,7 @@ def test_where_no_group_fits_the_smallest_is_held_out():
     train, held_out = split_by_group(grouped([50, 40, 60]))
     assert {d.group for d in held_out} == {"module1"}
     assert {d.group for d in train} == {"module0", "module2"}
-    with pytest.raises(ValueError, match="be of 2 groups or more, got 1"):
+    with pytest.raises(ValueError, match="be of at least 2 groups, got 1"):
         split_by_group(grouped([50]))
 
 
@@ -233,7 +233,7 @@ def test_where_no_group_fits_the_smallest_is_held_out():
 def test_a_file_is_cut_at_nine_tenths(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_bytes("\ufeff0123456789é\r\nabcdefgh".encode())
-    train, held_out = corpus(str(path))
+    train, held_out = load_corpus(str(path))
     assert texts_of(train) == ["0123456789é\nabcdef"]  # 18 of 20
     assert texts_of(held_out) == ["gh"]
 
@@ -247,7 +247,7 @@ def test_a_folder_gives_a_document_a_file(tmp_path):
     (tmp_path / "copy.rst").write_text("text 3 " + prose(3), encoding="utf-8")
     (tmp_path / "empty.py").write_text("\n")
     (tmp_path / "picture.png").write_bytes(b"\xff\xfe\xfd")
-    train, held_out = corpus(str(tmp_path))
+    train, held_out = load_corpus(str(tmp_path))
     assert len(held_out) == 1
     groups = {d.group for d in (*train, *held_out)}
     expected = {f"deep/{i}.md" if i % 2 else f"{i}.txt" for i in numbers}
@@ -259,28 +259,29 @@ def test_corpora_that_are_refused(tmp_path):
         path = tmp_path / "mine.txt"
         path.write_bytes(content)
         with pytest.raises(ValueError, match="must") as raised:
-            corpus(str(path))
+            load_corpus(str(path))
         assert "\n" not in str(raised.value)
         return str(raised.value)
 
-    assert "lead to a text that is not empty, got '" in message(b" \n ")
+    assert "text must name a text that is not empty, got '" in message(b" \n ")
     assert "mine.txt must be UTF-8 text, got byte 0xff at 2." in message(b"ab\xff")
     rule = "docstrings, tinyshakespeare, or a file or a folder that exists, got 'gone'"
     with pytest.raises(ValueError, match=rule):
-        corpus("gone")
+        load_corpus("gone")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ValueError, match=r"2 different texts or more, .*\.py, got 0"):
-        corpus(str(empty))
+    with pytest.raises(ValueError, match=r"at least 2 different texts, .*\.py, got 0"):
+        load_corpus(str(empty))
 
 
 def test_the_corpus_of_docstrings(library, monkeypatch):
-    monkeypatch.setattr(text_module, "docstrings", lambda: docstrings(["made_up"]))
-    with pytest.raises(ValueError, match="2 groups or more"):
-        corpus("docstrings")  # as made_up.b says what made_up.a said
+    made_up = load_docstrings(["made_up"])
+    monkeypatch.setattr(text_module, "load_docstrings", lambda: made_up)
+    with pytest.raises(ValueError, match="at least 2 groups"):
+        load_corpus("docstrings")  # as made_up.b says what made_up.a said
     made = [Document(prose(i), "", str(i)) for i in range(20)]
-    monkeypatch.setattr(text_module, "docstrings", lambda: [*made, *made])
-    train, held_out = corpus("docstrings")
+    monkeypatch.setattr(text_module, "load_docstrings", lambda: [*made, *made])
+    train, held_out = load_corpus("docstrings")
     assert sorted(texts_of(train + held_out)) == sorted(texts_of(made))
     assert len(docstrings_module.LIBRARIES) == 5
 
@@ -288,7 +289,7 @@ def test_the_corpus_of_docstrings(library, monkeypatch):
 def test_shakespeare_is_cut_as_nanogpt_cuts_it(mirror, asset_cache):
     if "tinyshakespeare" not in ASSETS:
         pytest.skip("the catalogue has no tinyshakespeare")
-    [train], [held_out] = corpus("tinyshakespeare")
+    [train], [held_out] = load_corpus("tinyshakespeare")
     assert (len(train.text), len(held_out.text)) == (1_003_854, 111_540)
     assert train.text.startswith("First Citizen:\nBefore we proceed")
     whole = (mirror / "tinyshakespeare.txt").read_text(encoding="utf-8")
