@@ -5,6 +5,7 @@ import itertools
 import math
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,10 @@ from fmkit.data.folders import read_folder, read_unlabelled
 from fmkit.data.images import ImageSet, shifted
 from fmkit.data.labels import few_labels
 from fmkit.data.load import load_images
+from fmkit.runs.rerun import rerun
 from tools import split_animals
+
+CHAPTER = Path(__file__).parents[2] / "chapters" / "contrastive_learning.ipynb"
 
 
 def random_images(*shape, rng):
@@ -320,6 +324,23 @@ def test_a_split_without_classes_is_kept(make):
     path = make(SPLIT | {"test/a.png": encoded((90, 0, 0)), "cover.png": b"no image"})
     train, test = load_images(path)
     assert (reds(train.images), reds(test.images)) == ([*range(12)], [90])
+
+
+def test_a_chapter_pretrains_without_labels(tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(40):
+        pixels = generator.integers(0, 256, (20, 24, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i:02}.png")
+    given = {"data": str(tmp_path / "photos"), "steps": 2, "batch_size": 8}
+    record = rerun(CHAPTER, tmp_path / "out", given=given | {"picture_size": 16})
+    assert record["status"] == "finished"
+    measured = {name.split("/")[1] for name in record["metrics"]}
+    assert {"loss", "uniformity"} <= measured
+    assert not {"probe", "knn", "finetune"} & measured  # these need labels
+    text = (tmp_path / "out" / CHAPTER.name).read_text(encoding="utf-8")
+    assert text.count("No labels: each image is its own class; probes and") == 2
+    # one line in the code, and one in its output
 
 
 def test_a_single_image_cannot_be_split(make):
