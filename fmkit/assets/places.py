@@ -1,4 +1,4 @@
-"""Where assets lie: the cache, the mirror; whether a file is what it should be."""
+"""The cache and the mirror of assets, and the check of a file against its hash."""
 
 import hashlib
 import os
@@ -11,17 +11,17 @@ from fmkit.assets.catalogue import Asset
 
 
 class AssetError(Refused):
-    """An asset cannot be had: one sentence that says why and what to do."""
+    """An asset cannot be obtained: one sentence that says why and what to do."""
 
 
 def cache_folder() -> Path:
-    """Where assets are kept: ``FMKIT_CACHE``, else the user's cache directory."""
+    """Return the cache's folder: ``FMKIT_CACHE``, else the user's cache directory."""
     chosen = os.environ.get("FMKIT_CACHE")
     return Path(chosen or platformdirs.user_cache_dir("fmkit")).expanduser()
 
 
 def from_mirror(asset: Asset) -> Path | None:
-    """The published file in the folder ``FMKIT_MIRROR``, if there is one, checked."""
+    """Return the published file in the folder ``FMKIT_MIRROR``, checked, or None."""
     mirror = os.environ.get("FMKIT_MIRROR")
     if not mirror:
         return None
@@ -33,7 +33,7 @@ def from_mirror(asset: Asset) -> Path | None:
 
 
 def checked(path: Path, asset: Asset) -> Path:
-    """`path` again, if it has the hash of the published file."""
+    """Return `path` if it has the hash of the published file, else raise AssetError."""
     got = sha256_of(path)
     if got != asset.sha256:
         raise wrong_hash(asset.file, asset.sha256, got)
@@ -41,15 +41,18 @@ def checked(path: Path, asset: Asset) -> Path:
 
 
 def sha256_of(path: Path) -> str:
+    """Compute the SHA-256 of a file, as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wrong_hash(what: str, expected: str, got: str) -> AssetError:
+    """Return the error for a file with another hash than the published one."""
     return AssetError(f"{what} must have sha256 {expected}, got {got}; nothing kept.")
 
 
 def not_arrived(asset: Asset, what: str) -> AssetError:
+    """Return the error for a file that was not obtained, and say what to do."""
     return AssetError(
         f"{what}; without a network, place {asset.file} in a folder and set "
         "FMKIT_MIRROR to that folder."

