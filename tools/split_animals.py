@@ -1,4 +1,7 @@
-"""How ``fmkit/data/animals_split.txt`` was made, from the animals alone."""
+"""Compute ``fmkit/data/animals_split.txt`` from the images of Animal-MNIST alone.
+
+Axes: n images, H by W pixels, p pairs.
+"""
 
 import hashlib
 from collections import Counter
@@ -10,20 +13,19 @@ from torch import Tensor
 
 from fmkit.data.animals import DROPPED, TEST, TRAIN
 
-SAME_DRAWING = 0.98  # cosine above which, by eye, two pictures are one drawing
-
-
-SAME_POSE = 0.95  # and above which they may be: one animal in one pose
+SAME_DRAWING = 0.98  # cosine above which two images show, by eye, the same drawing
+SAME_POSE = 0.95  # and above which they may show the same animal in the same pose
 
 
 def split_animals(images: UInt8[Tensor, "n 1 H W"], labels: Int64[Tensor, " n"]) -> str:
-    """Each picture's place in the split: one character of train, test or dropped.
+    """Assign each image to train, test or dropped; return one character for each.
 
-    Pictures are linked where their cosine exceeds a bound; a group is what links
-    connect. Of a group at the bound of one drawing the first picture is kept. Groups
-    of what is kept, at the bound of one pose, go to test in the order of the SHA-256
-    of their first picture (as good as random, and the same everywhere) where no class
-    then exceeds a fifth of its pictures, and to train otherwise.
+    Two images are linked if their cosine exceeds a bound, and linked images form a
+    group. Of each group at the bound of one drawing, the first image is kept. The kept
+    images are then grouped at the bound of one pose. These groups are taken in the
+    order of the SHA-256 of their first image, which is as good as random and the same
+    everywhere. A group goes to test if no class then exceeds a fifth of its images, and
+    to train otherwise.
     """
     pairs, cosine = similar_pairs(images, above=SAME_POSE)
     drawings = _groups(len(images), pairs[cosine > SAME_DRAWING])
@@ -32,7 +34,7 @@ def split_animals(images: UInt8[Tensor, "n 1 H W"], labels: Int64[Tensor, " n"])
     poses = [
         group
         for group in _groups(len(images), pairs[kept[pairs].all(dim=1)])
-        if kept[group[0]]  # a dropped picture is linked to nothing here
+        if kept[group[0]]  # a dropped image is linked to nothing at this point
     ]
     poses.sort(key=lambda group: hashlib.sha256(images[group[0]].numpy()).digest())
 
@@ -51,10 +53,11 @@ def split_animals(images: UInt8[Tensor, "n 1 H W"], labels: Int64[Tensor, " n"])
 def similar_pairs(
     images: UInt8[Tensor, "n 1 H W"], *, above: float
 ) -> tuple[Int64[Tensor, "p 2"], Tensor]:
-    """Pairs i < j whose cosine exceeds `above`, and it: the larger with j and mirrored.
+    """Return the pairs i < j whose cosine exceeds `above`, and that cosine.
 
-    float32 proposes the pairs; float64 decides. There the products are integers below
-    2^53, hence exact in whatever order a machine adds them up.
+    It is the larger of the cosines with image j and with the mirror image of j. float32
+    proposes the pairs, and float64 decides, because there the products are integers
+    below 2^53 and therefore exact in any order of addition.
     """
     flat, mirrored = (x.flatten(1).double() for x in (images, images.flip(-1)))
     unit, turned = (F.normalize(x.float()) for x in (flat, mirrored))
@@ -63,7 +66,7 @@ def similar_pairs(
     for start in range(0, len(unit), rows):
         block, rest = unit[start : start + rows], slice(start, None)
         cosine = torch.maximum(block @ unit[rest].T, block @ turned[rest].T)
-        # float32 is off by less than H W 2^-24, which is 5e-5 at 28 by 28.
+        # The error of float32 is less than H W 2^-24, which is 5e-5 at 28 by 28.
         proposed.append((cosine.triu(diagonal=1) > above - 1e-3).nonzero() + start)
     i, j = torch.cat(proposed).T
     dot = torch.maximum((flat[i] * flat[j]).sum(1), (flat[i] * mirrored[j]).sum(1))
@@ -74,7 +77,7 @@ def similar_pairs(
 
 
 def _groups(n: int, pairs: Int64[Tensor, "p 2"]) -> list[list[int]]:
-    """What `pairs` connect among 0 … n-1; each group ascends, its first is its root."""
+    """Group 0 … n-1 by the links `pairs`; groups ascend, and so do their members."""
     root = list(range(n))
 
     def find(i: int) -> int:

@@ -1,4 +1,4 @@
-"""Pictures: no duplicate straddles the split, and bad folders are named."""
+"""Images: no duplicate straddles the split; folders are read or refused."""
 
 import io
 import itertools
