@@ -57,11 +57,24 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
-def only_cpu() -> bool:
-    """Tell whether the installed torch has no GPU to offer, without importing torch."""
+def default_device() -> str:
+    """Return the name of the device "auto"; imports torch only if a GPU is possible.
+
+    Raises ValueError if ``FMKIT_DEVICE`` names a device that this machine lacks.
+    """
+    chosen = os.environ.get("FMKIT_DEVICE") or "auto"
+    if chosen == "cpu" or (chosen == "auto" and not _knows_gpus()):
+        return f"cpu ({platform.machine()})"
+    from fmkit.runtime import device_name, pick_device
+
+    return device_name(pick_device())
+
+
+def _knows_gpus() -> bool:
+    """Tell whether torch was built for GPUs, without importing it."""
     [folder] = find_spec("torch").submodule_search_locations
     build = runpy.run_path(str(Path(folder) / "version.py"))
-    return build["cuda"] is None and build["hip"] is None
+    return build["cuda"] is not None or build["hip"] is not None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The environment of processes that compute, set before torch is loaded."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from support.notebooks import code, notebook, write
 
 from fmkit.runs import machine
 from fmkit.runs.rerun import rerun
+from fmkit.runtime import device_name, pick_device
 
 NAMES = [
     "OMP_NUM_THREADS",
@@ -86,24 +88,42 @@ def test_versions():
     assert set(machine.versions()) == {"python", "torch", "numpy", "fmkit"}
 
 
-@pytest.mark.parametrize(
-    ("cuda", "hip", "only"),
-    [(None, None, True), ("13.0", None, False), (None, "7", False)],
-)
-def test_a_build_of_torch_says_whether_it_knows_gpus(
-    monkeypatch, tmp_path, cuda, hip, only
-):
-    assert machine.only_cpu() is (
-        torch.version.cuda is None and torch.version.hip is None
-    )
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("1 / 0", encoding="utf-8")
+def pretended(folder, *, cuda, hip):
+    """An installation of torch that can be asked for its build, but not imported."""
+    (folder / "torch").mkdir()
+    (folder / "torch" / "__init__.py").write_text("1 / 0", encoding="utf-8")
     text = f"cuda = {cuda!r}\nhip = {hip!r}\n"
-    (tmp_path / "torch" / "version.py").write_text(text, encoding="utf-8")
-    command = "from fmkit.runs.machine import only_cpu; print(only_cpu())"
+    (folder / "torch" / "version.py").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hip", "device", "loaded"),
+    [
+        (None, None, "", False),
+        (None, None, "cpu", False),
+        (None, None, "mps", True),
+        ("13.0", None, "cpu", False),
+        ("13.0", None, "auto", True),
+        (None, "7.0", "", True),
+    ],
+)
+def test_torch_is_loaded_only_where_there_may_be_a_gpu(
+    monkeypatch, tmp_path, cuda, hip, device, loaded
+):
+    pretended(tmp_path, cuda=cuda, hip=hip)
+    monkeypatch.setenv("FMKIT_DEVICE", device)
+    command = "from fmkit.runs.machine import default_device; print(default_device())"
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     monkeypatch.setenv("PYTHONPATH", paths)
     run = subprocess.run(
-        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+        [sys.executable, "-c", command], capture_output=True, text=True
     )
-    assert run.stdout == f"{only}\n"
+    assert ("ZeroDivisionError" in run.stderr) is loaded
+    assert loaded or run.stdout == f"cpu ({platform.machine()})\n"
+
+
+def test_the_default_device_is_that_of_the_chapters(monkeypatch):
+    monkeypatch.setenv("FMKIT_DEVICE", "cpu")
+    assert machine.default_device() == device_name(torch.device("cpu"))
+    monkeypatch.delenv("FMKIT_DEVICE")
+    assert machine.default_device() == device_name(pick_device())
