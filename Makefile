@@ -2,7 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.complete
+PYTHON :=
 PROFILE :=
 
 # It would empty every figure of an executed notebook, without an error.
@@ -12,40 +12,51 @@ unexport MPLBACKEND
 NBVAL_ENV := FMKIT_DEVICE=cpu OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist loadscope
 
-.PHONY: help env fetch lab execute book html pdf test bench clean
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help env fetch lab execute book html pdf clean
+.PHONY: test lint unit nbval smoke test-python mutants bench
 
 help:
 	@echo "make book      execute every chapter and build the pages (PROFILE=smoke: tiny)"
-	@echo "make html      build the pages from the outputs that the notebooks carry"
-	@echo "make pdf       print them as _build/book.pdf (needs Chromium)"
+	@echo "make html      build the pages from the outputs stored in the notebooks"
+	@echo "make pdf       print the pages as _build/book.pdf (needs Chromium)"
 	@echo "make lab       open JupyterLab on the chapters"
 	@echo "make execute   execute the chapters whose outputs are stale, in place"
-	@echo "make test      all that continuous integration checks"
-	@echo "make bench     every benchmark, side by side with its peer"
 	@echo "make fetch     fetch data and weights"
-	@echo "make env       set up $(VENV)"
+	@echo "make env       set up $(VENV) for reading and running"
 	@echo "make clean     remove all that was made here, $(VENV) too"
+	@echo
+	@echo "make test      all that continuous integration checks, in four stages:"
+	@echo "               make lint, make unit, make nbval, make smoke"
+	@echo "make test-python PYTHON=3.12   unit and smoke, with that Python"
+	@echo "make mutants   plant every known bug and see that a test catches it"
+	@echo "make bench     every benchmark, side by side with its peer"
 
-env: $(STAMP)
-
-$(STAMP): pyproject.toml constraints.txt
-	@for python in python3 python3.13 python3.12 python3.11 python; do \
-	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
-	    2>/dev/null; then found=$$python; break; fi; \
-	done; \
-	if [ -z "$$found" ]; then \
-	  echo "Python 3.11, 3.12 or 3.13 is needed, and none is on the PATH." >&2; exit 1; \
-	fi; \
-	echo "Setting up $(VENV) with $$found: some minutes" && $$found -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet -c constraints.txt --upgrade pip
-	@$(BIN)/python -m pip install -c constraints.txt -e '.[book,lab,test,bench]'
+$(VENV)/.python:
+	@sh tools/venv.sh $(VENV) $(PYTHON)
+	@$(PIP) install -c constraints.txt --upgrade pip
 	@touch $@
+
+# A stamp for each set of extras; pip adds a set to those that are there.
+READ := $(VENV)/.read
+TEST := $(VENV)/.test
+BENCH := $(VENV)/.bench
+$(READ): extras := book,lab
+$(TEST): extras := book,lab,test
+$(BENCH): extras := runs,bench
+$(READ) $(TEST) $(BENCH): pyproject.toml constraints.txt | $(VENV)/.python
+	@echo "Installing fmkit[$(extras)] into $(VENV): some minutes"
+	@$(PIP) install -c constraints.txt -e '.[$(extras)]'
+	@touch $@
+
+env: $(READ)
 
 fetch: env
 	@$(BIN)/fmkit fetch
 
 lab: env
-	@$(BIN)/jupyter lab chapters
+	@env $$($(BIN)/python -m fmkit.runs.machine) $(BIN)/jupyter lab chapters
 
 execute: fetch
 	@$(BIN)/fmkit execute
@@ -59,22 +70,37 @@ html: env
 pdf: env
 	@$(BIN)/fmkit pdf
 
-test: fetch html
+test: lint unit nbval smoke
+
+lint: $(TEST)
 	@echo "Lint"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+unit: $(TEST) fetch html
 	@echo "Unit tests and guards of the chapters"
 	@$(BIN)/pytest tests -n 2 --dist loadscope
+
+nbval: $(TEST) fetch
 	@echo "Every chapter again, compared with its stored outputs"
 	@$(NBVAL_ENV) $(BIN)/pytest $(NBVAL) chapters
+
+smoke: fetch
 	@echo "The book at its smallest"
 	@$(MAKE) --no-print-directory book PROFILE=smoke
 
-bench: fetch
+test-python:
+	@test -n "$(PYTHON)" || { echo "Say which: make test-python PYTHON=3.12" >&2; exit 1; }
+	@$(MAKE) --no-print-directory VENV=.venv-$(PYTHON) unit smoke
+
+mutants: $(TEST) fetch
+	@$(BIN)/python -m tools.mutants
+
+bench: $(BENCH) fetch
 	@for file in bench/[!_]*.py; do \
 	  $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; \
 	done
 
 clean:
-	rm -rf $(VENV) _build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* _build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

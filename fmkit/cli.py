@@ -1,6 +1,8 @@
-"""The command ``fmkit``: what is here, fetch, rerun, sweep, make the book."""
+"""The command ``fmkit``: show what is installed, fetch, rerun, sweep, make the book."""
 
 import argparse
+import contextlib
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -8,25 +10,27 @@ from pathlib import Path
 from fmkit._check import Refused
 from fmkit.assets.catalogue import ASSETS
 
-# Each command imports what it needs: --help is not to wait for torch.
+# Each command imports what it needs, because --help should not wait for torch.
 BUG = 70  # EX_SOFTWARE of sysexits.h: an error inside the program
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 SWEEP_HELP = """\
-example: six runs of a chapter, in the folders runs/sweep/seed=0,tau=0.1 and so on
+example: run a chapter six times, in the folders runs/sweep/seed=0,tau=0.1 and so on
 
   fmkit sweep chapters/NAME.ipynb -p tau=0.1,0.5 -p seed=0,1,2 -o runs/sweep
 
-The values of a list are lists: -p "n_task=[10],[10, 100]". Ctrl-C stops a sweep; the
-same command goes on with it, without the points that have finished, unless the chapter
-or what it imports of fmkit has changed. A point that fails does not stop the rest.
+If a parameter is a list, its values are lists: -p "n_task=[10],[10, 100]". Ctrl-C stops
+a sweep. The same command resumes it: finished points are not run again, unless the
+chapter or the code that it imports from fmkit has changed. A point that fails does not
+stop the others.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    What fmkit refuses is one sentence on stderr and status 1. Any other error is a bug:
-    it shows its traceback, and the status is 70.
+    A refusal is printed to stderr as one sentence, and the status is 1; so is a missing
+    package of an extra. Any other error is a bug: its traceback is shown, and the
+    status is 70.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -34,40 +38,63 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as refused:
         print(f"fmkit: {' '.join(str(refused).split())}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        name = (error.name or "fmkit").partition(".")[0]
+        if name == "fmkit" or options.extra is None:
+            return _bug()
+        print(
+            f"fmkit: this command needs {name}, which is not installed; install it "
+            f'with: pip install "fmkit[{options.extra}]".',
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("fmkit: interrupted.", file=sys.stderr)
         return INTERRUPTED
     except Exception:
-        traceback.print_exc()
-        print("fmkit: this is a bug; please report what stands above.", file=sys.stderr)
-        return BUG
+        return _bug()
     return 0
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    print("fmkit: this is a bug; please report the lines above.", file=sys.stderr)
+    return BUG
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fmkit", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, function: object, text: str, *, extra: str | None = None
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(command=function)
+        command.set_defaults(command=function, extra=extra)
         return command
 
     add("info", _info, "show versions, the device, and every asset with its licence")
-    command = add(
-        "fetch", _fetch, "fetch data and weights, by default all that chapters need"
-    )
-    command.add_argument("names", nargs="*", help=f"of {', '.join(ASSETS)}")
-    _add_rerun(add("rerun", _rerun, "execute one chapter with other parameters"))
-    _add_sweep(add("sweep", _sweep, "execute one chapter at every point of a grid"))
-    text = "execute every chapter afresh and build the pages from that"
-    command = add("book", _book, text)
+    text = "fetch data and weights, by default all that the chapters need"
+    command = add("fetch", _fetch, text)
+    names = ", ".join(ASSETS)
+    command.add_argument("names", nargs="*", help=f"which assets: {names}")
+    text = "execute one chapter with other parameters"
+    _add_rerun(add("rerun", _rerun, text, extra="runs"))
+    text = "execute one chapter at every point of a grid"
+    _add_sweep(add("sweep", _sweep, text, extra="runs"))
+    text = "execute every chapter afresh and build the pages from the results"
+    command = add("book", _book, text, extra="book")
     command.add_argument(
-        "-f", "--profile", type=Path, help="a file of parameters, one section a chapter"
+        "-f",
+        "--profile",
+        type=Path,
+        help="a file of parameters, with one section for each chapter",
     )
-    add("html", _html, "build the pages from the outputs that the notebooks carry")
-    add("pdf", _pdf, "print them as one document, with Chromium")
-    add("execute", _execute, "execute the chapters whose outputs are stale, in place")
+    text = "build the pages from the outputs stored in the notebooks"
+    add("html", _html, text, extra="book")
+    add("pdf", _pdf, "print the pages as one document, with Chromium", extra="book")
+    text = "execute the chapters whose outputs are stale, in place"
+    add("execute", _execute, text, extra="book")
     return parser
 
 
@@ -79,14 +106,14 @@ def _add_rerun(command: argparse.ArgumentParser) -> None:
         metavar="name=value",
         action="append",
         default=[],
-        help="one parameter; may be repeated",
+        help="the value of one parameter; may be repeated",
     )
     command.add_argument(
         "-o",
         "--out",
         type=Path,
         required=True,
-        help="the folder that gets the executed notebook and record.json",
+        help="the folder for the executed notebook and record.json",
     )
 
 
@@ -107,14 +134,14 @@ def _add_sweep(command: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="the folder that gets table.csv, index.html and a folder for each point",
+        help="the folder for table.csv, index.html and a folder of each point",
     )
     command.add_argument(
         "-j",
         "--jobs",
         type=int,
-        help="how many points run at a time, the cores divided among them; default: "
-        "as many as there are cores. Take fewer where they share a GPU",
+        help="how many points run at a time, with the cores divided among them; "
+        "default: the number of cores. Use fewer if the points share a GPU",
     )
 
 
@@ -124,24 +151,26 @@ def _add_chapter(command: argparse.ArgumentParser) -> None:
         "-f",
         "--profile",
         type=Path,
-        help="a file of parameters; its section of the chapter counts, -p wins over it",
+        help="a file of parameters, of which the chapter's section is used; "
+        "-p overrides it",
     )
 
 
 def _info(options: argparse.Namespace) -> None:
-    import torch
-
     from fmkit.assets import cache_folder, inventory
-    from fmkit.runtime import device_name, pick_device, versions
+    from fmkit.runs import machine
 
-    device = pick_device()
-    print(", ".join(f"{name} {version}" for name, version in versions().items()))
-    print(f"device {device_name(device)}, {torch.get_num_threads()} threads")
+    versions = machine.versions().items()
+    print(", ".join(f"{name} {version}" for name, version in versions))
+    print(f"device {machine.default_device()}")
+    with contextlib.suppress(ModuleNotFoundError):  # joblib is of the extra "runs"
+        variables = os.environ | machine.variables()
+        print(f"chapters run with {variables['OMP_NUM_THREADS']} threads")
     print(f"assets are kept in {cache_folder()}")
     for row in inventory():
-        here = "fetched" if row["cached"] else "not fetched"
-        here += ", optional" if row["optional"] else ""
-        print(f"\n{row['name']}: {row['what']}, {row['bytes'] / 1e6:.1f} MB, {here}")
+        cached = "fetched" if row["cached"] else "not fetched"
+        cached += ", optional" if row["optional"] else ""
+        print(f"\n{row['name']}: {row['what']}, {row['bytes'] / 1e6:.1f} MB, {cached}")
         print(f"  licence {row['licence']}; {row['source']}")
 
 

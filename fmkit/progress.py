@@ -1,8 +1,8 @@
-"""A progress bar that is live in a terminal and in JupyterLab and leaves nothing."""
+"""Progress bars that are live in a terminal and in JupyterLab and leave no trace."""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -14,13 +14,13 @@ REDRAW_SECONDS = 0.2  # often enough to look alive, rare enough to cost nothing
 def progress(
     items: Iterable[T], *, label: str, total: int | None = None
 ) -> Iterator[T]:
-    """Yield `items`, showing how many are done; `total` where `items` has no length.
+    """Yield `items` and show how many are done; `total` if they have no length.
 
-    In a notebook the bar is text in the output of its cell. At the end it is erased,
-    and with it whatever the cell printed earlier, so that a stored notebook keeps no
-    trace of it. In a terminal it is on stderr; where stderr is a file there is none.
+    In a notebook the bar is an output of its own, so what the cell prints stays. At the
+    end this output has no data, and :func:`fmkit.book.execute.strip` removes it. In a
+    terminal the bar is on stderr; if stderr is a file, no bar is shown.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if _in_notebook():
         yield from _text_bar(items, total, label)
@@ -35,17 +35,21 @@ def _in_notebook() -> bool:
 
 
 def _text_bar(items: Iterable[T], total: int | None, label: str) -> Iterator[T]:
-    clear_output = sys.modules["IPython"].display.clear_output
+    display = sys.modules["IPython"].display.display
     start = drawn = time.monotonic()
+    output = None
     try:
         for done, item in enumerate(items):
             now = time.monotonic()
             if now - drawn > REDRAW_SECONDS:
-                clear_output(wait=True)
-                meter = tqdm.format_meter
-                print(meter(done, total, now - start, prefix=label, ncols=72))
+                # Empty at first, too, because nbval compares it and sees no update.
+                output = output or display({}, raw=True, display_id=True)
+                bar = tqdm.format_meter(
+                    done, total, now - start, prefix=label, ncols=72
+                )
+                output.update({"text/plain": bar}, raw=True)
                 drawn = now
             yield item
     finally:
-        if drawn != start:
-            clear_output()
+        if output:
+            output.update({}, raw=True)

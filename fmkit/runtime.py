@@ -1,58 +1,109 @@
 """Device, precision, layout, seeding: the only module that asks about CUDA or MPS."""
 
+import contextlib
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from importlib.metadata import version
+from contextvars import ContextVar
 
 import torch
 
 from fmkit._check import require
 
-# Measured with EfficientNet-Lite0 at 96 px on two cores: 542 pictures a second at
-# batch 32 in channels-last, 240 at batch 64 in the default layout.
+# Measured with EfficientNet-Lite0 at 96 px on two cores: 542 images a second at batch
+# 32 in channels-last, 240 at batch 64 in the default layout.
 MEMORY_FORMAT = torch.channels_last
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_EXACT = ContextVar("exact", default=False)  # whether `exact` is active
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is the first there is of CUDA, MPS and the CPU.
+    """Return the device called `name`; "auto" is CUDA if there is one, else the CPU.
 
-    The environment variable ``FMKIT_DEVICE`` says what "auto" means: stored outputs
-    are made on the CPU whatever else the machine has. Raises ``ValueError`` for an
-    unknown name and for a device that this machine lacks.
+    "auto" never picks MPS, because MPS has no float64: ask for it by name. The
+    environment variable ``FMKIT_DEVICE`` replaces "auto": stored outputs are made on
+    the CPU, whatever else the machine has. Raises ValueError if the name is unknown or
+    if this machine lacks the device.
     """
     known = f"be one of {', '.join(DEVICES)}"
     require(name in DEVICES, "device", known, name)
     if name == "auto":
         name = os.environ.get("FMKIT_DEVICE") or "auto"
         require(name in DEVICES, "FMKIT_DEVICE", known, name)
-    there = {
+    available = {
+        "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
-        "cpu": True,
     }
     if name == "auto":
-        name = next(kind for kind, present in there.items() if present)
-    present = [kind for kind in there if there[kind]]
-    require(there[name], "device", f"be on this machine ({', '.join(present)})", name)
+        name = "cuda" if available["cuda"] else "cpu"
+    present = ", ".join(kind for kind in available if available[kind])
+    require(available[name], "device", f"be on this machine ({present})", name)
     return torch.device(name)
 
 
 def autocast(device: torch.device) -> AbstractContextManager:
-    """Mixed precision where it pays: bfloat16 on CUDA; float32 on the CPU and MPS."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    """Return a context of mixed precision: bfloat16 on CUDA, float32 on CPU and MPS.
+
+    float32 also on GPUs that only emulate bfloat16 (T4, V100, P100), because emulation
+    is slower than float32, and inside :func:`fmkit.runtime.exact`.
+    """
+    pays = device.type == "cuda" and computes_bfloat16(device) and not _EXACT.get()
+    return torch.autocast(device.type, torch.bfloat16, enabled=pays)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Tell whether the hardware multiplies bfloat16 matrices, without emulation."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(
+            capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
+        )
+    return False
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """Compute in the precision of the tensors: no autocast, no TF32, on any device.
+
+    For code that compares two ways to compute the same thing: a difference is then one
+    of arithmetic, not of bfloat16 or TF32 (8 and 11 bits in place of 24). All settings
+    are restored at the end.
+    """
+    products = (
+        torch.backends.cuda.matmul,
+        torch.backends.cudnn.conv,
+        torch.backends.cudnn.rnn,
+    )
+    before = [product.fp32_precision for product in products]
+    token = _EXACT.set(True)
+    try:
+        for product in products:
+            product.fp32_precision = "ieee"
+        with contextlib.ExitStack() as stack:
+            for kind in ("cpu", "cuda"):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
+        _EXACT.reset(token)
 
 
 def batch_size_for_inference(device: torch.device) -> int:
-    """Pictures a forward pass without gradients: small enough for a CPU's cache."""
+    """Return how many images a forward pass without gradients takes at a time.
+
+    On a CPU so few that their features stay in its cache.
+    """
     return 32 if device.type == "cpu" else 512
 
 
 def views_at_once(device: torch.device) -> int:
-    """Random views made in one go: on a CPU as many as stay in its cache."""
+    """Return how many random views to make at a time; few enough for a CPU's cache."""
     return 128 if device.type == "cpu" else 4096
 
 
@@ -62,10 +113,10 @@ def seed_weights(seed: int) -> None:
 
 
 def generators(seed: int) -> Callable[..., torch.Generator]:
-    """Return ``rng(purpose, i=0)``: a new generator for each purpose and each draw.
+    """Return ``rng(purpose, i=0)``, which makes a new generator for each purpose and i.
 
     Purposes and draws are small integers. Streams do not overlap, so a purpose that
-    draws more, or is left out, changes no other.
+    draws more numbers, or none, changes no other purpose.
     """
 
     def rng(purpose: int, i: int = 0) -> torch.Generator:
@@ -75,9 +126,10 @@ def generators(seed: int) -> Callable[..., torch.Generator]:
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Most memory held so far, in MB: the GPU's on CUDA, else this process's resident.
+    """Return the most memory used so far, in MB: of the GPU, else of this process.
 
-    None where the system does not say (Windows).
+    For a process it is resident memory; None if the system does not report it
+    (Windows).
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
@@ -86,19 +138,16 @@ def peak_memory_mb(device: torch.device) -> float | None:
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, KiB here
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # macOS reports bytes, Linux KiB
     return peak / unit
 
 
 def device_name(device: torch.device) -> str:
-    """What a record calls the device: the GPU's own name, or the processor's kind."""
+    """Return the device's name for a record: the GPU's model or the processor's kind.
+
+    For example "NVIDIA H200" or "cpu (x86_64)".
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     kind = platform.machine()
-    return f"mps ({kind})" if device.type == "mps" else f"cpu ({kind})"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a number can depend on: Python, torch, numpy and fmkit."""
-    packages = {name: version(name) for name in ("torch", "numpy", "fmkit")}
-    return {"python": platform.python_version(), **packages}
+    return f"{device.type} ({kind})"

@@ -2,9 +2,11 @@
 
 import ast
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
-from importlib.metadata import requires
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -211,31 +213,219 @@ def test_the_lock_is_whole(lock):
     assert {name for name, _ in seen} - set(lock) - {"fmkit"} == set()
 
 
-def test_conda_takes_the_same_requirements(project):
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+def test_conda_takes_what_a_reader_needs(project):
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, nested = environment["dependencies"]
     assert (python, pip) == ("python=3.11", "pip")
-    assert nested == {"pip": ["-c constraints.txt", "-e .[book,lab,test]"]}
+    assert nested == {"pip": ["-c constraints.txt", "-e .[book,lab]"]}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    sets = re.findall(r"^\$\((\w+)\): extras := (.*)$", makefile, re.MULTILINE)
+    assert dict(sets) == {
+        "READ": "book,lab",
+        "TEST": "book,lab,test",
+        "BENCH": "runs,bench",
+    }
     assert set(EXTRAS) == set(project["optional-dependencies"])
+
+
+# What is imported is declared
+
+OUTSIDE = "import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n"
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def test_science_needs_none_of_the_notebook_s_libraries():
+    """Every module of science and of common; only yaml is there, which gguf brings."""
+    blocked = {*OF_NOTEBOOKS, "ipykernel", "jupyter_client", *OF_PAGES} - {"yaml"}
+    modules = [
+        module_of(path)
+        for path in MODULES
+        if room_of(path.relative_to(ROOT / "fmkit").with_suffix("").parts[0])
+        in ("common", "science")
+    ]
+    assert {"fmkit.losses", "fmkit.models.transformer", "fmkit.assets"} < set(modules)
+    lines = [f"import {module}" for module in modules]
+    text = OUTSIDE.format(blocked=blocked) + "\n".join(lines)
+    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def third_party(path):
+    """The first parts of the names that a file imports from elsewhere."""
+    first = {name.partition(".")[0] for name in imports(path.read_text("utf-8"))}
+    ours = {"fmkit", "bench", "tools", "tests", "support", "reference"}
+    ours |= {other.stem for other in (ROOT / "tests").rglob("*.py")}
+    return first - ours - set(sys.stdlib_module_names)
+
+
+def undeclared(files, extras, project):
+    """What files import and no requirement of the core or of these extras brings."""
+    optional = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(x for e in extras for x in optional[e])]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    brought = packages_distributions()
+    wanted = set().union(*map(third_party, files))
+    return {
+        name
+        for name in wanted
+        if not declared & {canonicalize_name(d) for d in brought.get(name, ["?"])}
+    }
+
+
+@pytest.mark.parametrize(
+    ("rooms", "extras"),
+    [
+        (("common", "science"), ()),
+        (("runs",), ("runs",)),
+        (("book", "cli"), ("runs", "book")),
+    ],
+)
+def test_what_fmkit_imports_is_declared(project, rooms, extras):
+    files = [
+        path
+        for path in MODULES
+        if room_of(path.relative_to(ROOT / "fmkit").with_suffix("").parts[0]) in rooms
+    ]
+    assert undeclared(files, extras, project) == set()
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [
+        ("tests", ("runs", "book", "test")),
+        ("bench", ("runs", "bench")),
+        ("tools", ("runs", "bench")),
+    ],
+)
+def test_what_others_import_is_declared(project, folder, extras):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert undeclared(files, extras, project) - OPTIONAL == set()
+
+
+OPTIONAL = {"lm_eval"}  # its tool says how to install it
+
+
+def test_what_is_not_declared_is_seen(project, tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text("import os\nimport papermill\nimport torch.nn\n", encoding="utf-8")
+    assert undeclared([file], (), project) == {"papermill"}
+    assert undeclared([file], ("runs",), project) == set()
+
+
+# Pythons
 
 
 def test_versions_of_python_agree(project):
     supported = SpecifierSet(project["requires-python"])
     versions = ("3.10", "3.11", "3.12", "3.13", "3.14")
-    assert [*supported.filter(versions)] == ["3.11", "3.12", "3.13"]
-    makefile = (ROOT / "Makefile").read_text()
-    assert "(3, 11) <= sys.version_info < (3, 14)" in makefile
+    assert [*supported.filter(versions)] == PYTHONS
+    script = (ROOT / "tools" / "venv.sh").read_text(encoding="utf-8")
+    assert "(3, 11) <= sys.version_info < (3, 14)" in script
+    assert "3.11, 3.12 or 3.13" in script
+
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+FAKE = """\
+#!/bin/sh
+if [ "$1" = -c ]; then
+  exec {python} -c "import sys; sys.version_info = ({version}, 0, 'final', 0)
+$2"
+fi
+echo "{name} $*"
+"""
+
+
+@pytest.fixture
+def set_up(tmp_path):
+    """What tools/venv.sh does where there are only these programs, by name."""
+
+    def run(version="", **programs):
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        for name, its_version in programs.items():
+            text = FAKE.format(
+                python=sys.executable,
+                name=name,
+                version=its_version.replace(".", ", "),
+            )
+            (folder / name.replace("_", ".")).write_text(text, encoding="utf-8")
+            (folder / name.replace("_", ".")).chmod(0o755)
+        command = [shutil.which("sh"), ROOT / "tools" / "venv.sh", "there", version]
+        options = {"capture_output": True, "text": True, "env": {"PATH": str(folder)}}
+        return subprocess.run(command, **options)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("version", "programs", "chosen"),
+    [
+        ("", {"python3": "3.12", "python3_11": "3.11"}, "python3"),
+        ("", {"python3": "3.14", "python3_13": "3.13"}, "python3_13"),
+        ("", {"python3": "3.10", "python": "3.11"}, "python"),
+        ("3.12", {"python3": "3.11", "python3_12": "3.12"}, "python3_12"),
+        ("3.12", {"python3": "3.12"}, "python3"),
+    ],
+)
+def test_a_suitable_python_is_taken(set_up, version, programs, chosen):
+    run = set_up(version, **programs)
+    assert run.returncode == 0
+    assert run.stdout.endswith(f"\n{chosen} -m venv there\n")
+
+
+@pytest.mark.parametrize(("version", "brought"), [("", "3.13"), ("3.12", "3.12")])
+def test_uv_brings_a_python(set_up, version, brought):
+    run = set_up(version, python3="3.14", uv="")
+    assert run.returncode == 0
+    _, install, venv = run.stdout.splitlines()
+    assert install == f"uv python install --quiet {brought}"
+    assert venv.startswith("uv venv")
+    assert venv.endswith(f"--python {brought} there")
+
+
+@pytest.mark.parametrize("programs", [{}, {"python3": "3.14"}, {"python3": "3.10"}])
+def test_one_sentence_says_how_to_get_a_python(set_up, programs):
+    run = set_up(**programs)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.count("\n") == 1
+    assert "uv python install 3.13" in run.stderr
+    assert run.stderr.endswith(".\n")
+
+
+# Workflows
+
+
+def targets():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    lines = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    return {name for line in lines for name in line.split()}
+
+
+def test_make_test_is_its_stages():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "\ntest: lint unit nbval smoke\n" in makefile
+    assert {"lint", "unit", "nbval", "smoke", "test-python", "mutants"} < targets()
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert 'make "${@:-test}" </dev/null' in script
 
 
 def test_workflows_run_what_a_reader_runs(project):
-    """A target of the Makefile or .ci/run, in a supported Python."""
-    supported = SpecifierSet(project["requires-python"])
-    ran = set()
+    """Targets of the Makefile, by make or by .ci/run; every Python on every change."""
+    pythons, change = {}, "test.yml"
     for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
-        for job in yaml.safe_load(path.read_text())["jobs"].values():
-            ran |= {step["run"] for step in job["steps"] if "run" in step}
-            given = [step.get("with", {}) for step in job["steps"]]
-            versions = [w["python-version"] for w in given if "python-version" in w]
-            assert versions
-            assert all(supported.contains(version) for version in versions)
-    assert ran == {".ci/run", "make book"}
+        workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for job in workflow["jobs"].values():
+            matrix = job.get("strategy", {}).get("matrix", {}).get("python", [])
+            for step in job["steps"]:
+                version = step.get("with", {}).get("python-version")
+                versions = matrix if "matrix" in str(version) else [version]
+                pythons.setdefault(path.name, set()).update(filter(None, versions))
+                if "run" in step:
+                    program, *words = step["run"].split()
+                    assert program in ("make", ".ci/run")
+                    assert set(words[:1]) <= targets()
+    assert pythons == {change: set(PYTHONS), "site.yml": {"3.11"}}

@@ -53,11 +53,28 @@ def strip(notebook: NotebookNode) -> NotebookNode:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = "injected-parameters"
     for cell in notebook.cells:
+        if "outputs" in cell:
+            cell["outputs"] = _without_bars(cell.outputs)
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = _with_palette(output.data["image/png"])
     notebook.metadata.get("language_info", {}).pop("version", None)
     return notebook
+
+
+def _without_bars(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Remove outputs without data and join the text that was printed around them.
+
+    A bar leaves such an output, but only where a loop took long enough to show one.
+    """
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        stream = output.get("name")
+        if stream and kept and kept[-1].get("name") == stream:
+            kept[-1]["text"] += output.text
+        elif output.get("data") != {}:
+            kept.append(output)
+    return kept
 
 
 def _with_palette(png: str) -> str:

@@ -14,7 +14,8 @@ import torch
 from IPython.display import display
 
 from fmkit._check import Refused, require
-from fmkit.runtime import device_name, peak_memory_mb, pick_device, versions
+from fmkit.runs.machine import versions
+from fmkit.runtime import device_name, peak_memory_mb, pick_device
 
 SCHEMA = 1
 STATUSES = ("running", "finished", "failed")

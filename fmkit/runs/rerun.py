@@ -16,6 +16,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
+from fmkit.runs import machine
 from fmkit.runs.parameters import RerunError, checked, parameters_of, read_notebook
 from fmkit.runs.record import new_record, read_record, write_record
 
@@ -42,8 +43,8 @@ def rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, objec
     values |= checked(parameters, given)
     changed = {n: v for n, v in values.items() if v != parameters[n].default}
     notebook, record = _empty_places(path, out)
-    variables = {"FMKIT_RECORD": str(record), "MPLBACKEND": None}
     # MPLBACKEND would empty every figure, without an error.
+    variables = {"FMKIT_RECORD": str(record), "MPLBACKEND": None, **machine.variables()}
     if changed:
         variables["FMKIT_CLAIMS"] = "report"
     error = "interrupted"

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from fmkit._check import require
 from fmkit.runs.gallery import Result, count, read_result, write_page, write_table
+from fmkit.runs.machine import usable_cores
 from fmkit.runs.parameters import (
     Point,
     RerunError,
@@ -66,12 +67,12 @@ def sweep(
     require(jobs is None or jobs >= 1, "jobs", "be at least 1", jobs)
     points = points_of(grid, checked(parameters_of(read_notebook(path)), base), out)
     # Not of what is left to run: numbers can depend on how many threads add them up.
-    jobs = min(jobs or _usable_cores(), len(points))
-    threads = max(_usable_cores() // jobs, 1)
+    jobs = min(jobs or usable_cores(), len(points))
+    threads = max(usable_cores() // jobs, 1)
     results = _results_before(points, path)
     waiting = [p for p in points if results[p.folder].status != "finished"]
     _write(path, out, [*results.values()])
-    cores = f"{threads} of {_usable_cores()} cores each"
+    cores = f"{threads} of {usable_cores()} cores each"
     ready = f"{count([*results.values()])}; {jobs} at a time with {cores}"
     print(f"{path.stem}, {ready}", flush=True)
     with (
@@ -85,12 +86,6 @@ def sweep(
                 said = _how(result, child.start)
                 print(f"{said}; {len(waiting) - number} remain", flush=True)
         _conclude(out, [*results.values()], interrupted=bool(told))
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _write(path: Path, out: Path, results: list[Result]) -> None:

@@ -16,12 +16,12 @@ from fmkit.cli import main
 def test_info_names_versions_device_and_every_licence(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("FMKIT_CACHE", str(tmp_path))
     monkeypatch.setenv("FMKIT_DEVICE", "cpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert f"torch {torch.__version__}" in out
-    assert (
-        f"device cpu ({platform.machine()}), {torch.get_num_threads()} threads" in out
-    )
+    assert f"device cpu ({platform.machine()})\n" in out
+    assert "chapters run with 3 threads\n" in out
     assert f"assets are kept in {tmp_path}" in out
     for asset in ASSETS.values():
         assert asset.name in out
@@ -44,6 +44,84 @@ def test_fetch_of_an_unknown_name(capsys):
     said = capsys.readouterr().err
     assert said.startswith("fmkit: no asset is named 'aminals'; there are animals,")
     assert said.count("\n") == 1
+
+
+LAZY = """\
+import sys
+from fmkit.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+assert not {"torch", "nbformat", "matplotlib"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["info"], ["sing"], ["rerun"]])
+def test_no_answer_waits_for_torch(monkeypatch, arguments):
+    monkeypatch.setenv("FMKIT_DEVICE", "cpu")
+    subprocess.run(
+        [sys.executable, "-c", LAZY, *arguments], capture_output=True, check=True
+    )
+
+
+BARE = """\
+import sys
+for name in {blocked}:
+    sys.modules[name] = None
+from fmkit.cli import main
+sys.exit(main({arguments}))
+"""
+OF_RUNS = [
+    "papermill",
+    "nbformat",
+    "nbclient",
+    "IPython",
+    "ipykernel",
+    "yaml",
+    "joblib",
+]
+OF_BOOK = ["jupyter_book", "sphinx", "docutils", "sklearn"]
+
+
+def bare(*arguments):
+    """The command where none of the extras is installed."""
+    code = BARE.format(blocked=OF_RUNS + OF_BOOK, arguments=[*arguments])
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["rerun", "a.ipynb", "-o", "out"], "runs"),
+        (["sweep", "a.ipynb", "-p", "seed=1", "-o", "out"], "runs"),
+        (["book"], "book"),
+        (["html"], "book"),
+        (["pdf"], "book"),
+        (["execute"], "book"),
+    ],
+)
+def test_a_missing_extra_is_named(arguments, extra):
+    run = bare(*arguments)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.count("\n") == 1
+    assert run.stderr.endswith(f'pip install "fmkit[{extra}]".\n')
+
+
+def test_info_needs_no_extra():
+    run = bare("info")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "threads" not in run.stdout
+
+
+@pytest.mark.parametrize("name", ["fmkit.losess", None])
+def test_a_module_of_ours_that_is_missing_is_a_bug(monkeypatch, capsys, name):
+    def broken():
+        raise ModuleNotFoundError("no module", name=name)
+
+    monkeypatch.setattr(assets, "inventory", broken)
+    assert main(["info"]) == 70
+    assert "this is a bug" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_here(capsys, monkeypatch):

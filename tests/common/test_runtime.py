@@ -29,9 +29,19 @@ def test_a_name_wins_over_the_environment(monkeypatch):
     assert runtime.pick_device("cpu") == torch.device("cpu")
 
 
-def test_an_empty_variable_says_nothing(monkeypatch):
-    monkeypatch.setenv("FMKIT_DEVICE", "")
-    assert runtime.pick_device().type in ("cpu", "cuda", "mps")
+@pytest.mark.parametrize(
+    ("present", "auto"),
+    [((), "cpu"), (("mps",), "cpu"), (("cuda",), "cuda"), (("cuda", "mps"), "cuda")],
+)
+@pytest.mark.parametrize("variable", [None, "", "auto"])
+def test_auto_is_cuda_or_the_cpu(monkeypatch, present, auto, variable):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in present)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in present)
+    if variable is not None:
+        monkeypatch.setenv("FMKIT_DEVICE", variable)
+    assert runtime.pick_device() == torch.device(auto)
+    for name in present:
+        assert runtime.pick_device(name) == torch.device(name)
 
 
 def test_unknown_devices(monkeypatch):
@@ -63,12 +73,71 @@ def test_the_cpu_computes_in_float32():
         assert (a @ a).dtype == torch.float32
 
 
+def pretend_cuda(monkeypatch, *, native):
+    """A card that computes bfloat16, or only emulates it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: native or including_emulation,
+    )
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_cuda_computes_in_bfloat16_where_the_card_has_it(monkeypatch, native):
+    pretend_cuda(monkeypatch, native=native)
+    on = torch.device("cuda")
+    assert runtime.computes_bfloat16(on) is native
+    with runtime.autocast(on):
+        assert torch.is_autocast_enabled("cuda") is native
+        with runtime.exact(), runtime.autocast(on):  # as inside frozen_outputs
+            assert not torch.is_autocast_enabled("cuda")
+        assert torch.is_autocast_enabled("cuda") is native
+    assert not torch.is_autocast_enabled("cuda")
+
+
 def test_cuda_computes_in_bfloat16():
     if HERE != "cuda":
         pytest.skip("no CUDA here")
     a = torch.ones(2, 2, device="cuda")
     with runtime.autocast(a.device):
+        native = runtime.computes_bfloat16(a.device)
+        assert (a @ a).dtype == (torch.bfloat16 if native else torch.float32)
+
+
+def precisions():
+    return [
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,
+        torch.backends.cudnn.rnn.fp32_precision,
+    ]
+
+
+def test_exact_leaves_nothing_to_autocast_and_tf32_and_restores_both():
+    a, before = torch.ones(2, 2), precisions()
+    assert "tf32" in before  # torch's default for convolutions
+    with torch.autocast("cpu", torch.bfloat16):
         assert (a @ a).dtype == torch.bfloat16
+        with runtime.exact():
+            assert (a @ a).dtype == torch.float32
+            assert precisions() == ["ieee"] * 3
+            with runtime.exact():
+                pass
+            assert precisions() == ["ieee"] * 3
+        assert (a @ a).dtype == torch.bfloat16
+        with pytest.raises(KeyError), runtime.exact():
+            raise KeyError
+        assert (a @ a).dtype == torch.bfloat16
+    assert precisions() == before
+
+
+@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "bf16", None])
+def test_a_processor_says_whether_it_computes_bfloat16(monkeypatch, name):
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"avx2": True, name: True}
+    )
+    assert runtime.computes_bfloat16(torch.device("cpu")) is (name is not None)
+    assert not runtime.computes_bfloat16(torch.device("mps"))
 
 
 def test_seeded_weights():
@@ -90,7 +159,6 @@ def test_peak_memory_grows_with_what_is_held():
     assert before < 1e5  # MB, not bytes or KiB
 
 
-def test_names_and_versions():
+def test_names_of_devices():
     assert runtime.device_name(torch.device("cpu")).startswith("cpu (")
-    assert runtime.versions()["torch"] == torch.__version__
-    assert set(runtime.versions()) == {"python", "torch", "numpy", "fmkit"}
+    assert runtime.device_name(torch.device("mps")).startswith("mps (")

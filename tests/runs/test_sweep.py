@@ -21,6 +21,7 @@ from support.notebooks import PARAMETERS, code, notebook, write
 
 from fmkit.cli import main
 from fmkit.runs.gallery import Figure, Result, extract_figures, write_page, write_table
+from fmkit.runs.machine import usable_cores
 from fmkit.runs.parameters import (
     grid_of,
     name_of,
@@ -29,7 +30,7 @@ from fmkit.runs.parameters import (
     read_notebook,
 )
 from fmkit.runs.record import new_record
-from fmkit.runs.sweep import _results_before, _usable_cores
+from fmkit.runs.sweep import _results_before
 
 PNG = (  # 2 by 1 pixels
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwQAD"
@@ -181,7 +182,7 @@ def test_a_failing_point_does_not_stop_the_rest(mixed):
     assert status == 1
     assert error == "fmkit: 2 of 3 points failed.\n"
     first, *ended, _, _, last = said.splitlines()
-    cores = f"{max(_usable_cores() // 2, 1)} of {_usable_cores()} cores each"
+    cores = f"{max(usable_cores() // 2, 1)} of {usable_cores()} cores each"
     assert first == f"tiny, 3 points: 3 not run; 2 at a time with {cores}"
     assert len(ended) == 3
     assert [line.rpartition("; ")[2] for line in ended] == [
@@ -214,7 +215,7 @@ def test_a_kernel_that_is_not_here(tmp_path, capsys):
 
 def test_each_point_has_its_parameters_and_its_threads(mixed):
     folder, *_ = mixed
-    threads = str(max(_usable_cores() // 2, 1))
+    threads = str(max(usable_cores() // 2, 1))
     point = folder / "out" / "steps=4,tau=0.5"
     record = json.loads((point / "record.json").read_text())
     assert record["parameters"]["steps"] == 4

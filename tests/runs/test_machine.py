@@ -1,0 +1,129 @@
+"""The environment of processes that compute, set before torch is loaded."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import joblib
+import pytest
+import torch
+from support.notebooks import code, notebook, write
+
+from fmkit.runs import machine
+from fmkit.runs.rerun import rerun
+from fmkit.runtime import device_name, pick_device
+
+NAMES = [
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_threads_are_the_cores_that_the_process_may_use(monkeypatch):
+    counted = {True: 3, False: 6}  # a quota, or physical cores of two threads each
+    monkeypatch.setattr(
+        joblib,
+        "cpu_count",
+        lambda only_physical_cores=False: counted[only_physical_cores],
+    )
+    chosen = machine.variables()
+    assert [*chosen] == NAMES
+    assert (chosen["OMP_NUM_THREADS"], chosen["MKL_NUM_THREADS"]) == ("3", "3")
+    assert chosen["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_threads_respect_affinity():
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system has no affinity")
+    command = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    command += "from fmkit.runs.machine import usable_cores; print(usable_cores())"
+    run = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "1\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_user_has_set_wins(monkeypatch, name):
+    monkeypatch.setenv(name, "7")
+    assert [*machine.variables()] == [other for other in NAMES if other != name]
+
+
+def test_a_kernel_sees_them_and_this_process_is_as_before(monkeypatch, tmp_path):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    expected = machine.variables() | {"OMP_WAIT_POLICY": "active"}
+    before = dict(os.environ)
+    cell = "import os, torch\nfound = {name: os.environ.get(name) for name in %r}\n"
+    check = f"assert found == {expected!r}\n"
+    check += f"assert torch.get_num_threads() == {expected['OMP_NUM_THREADS']}"
+    path = write(notebook(code(cell % NAMES + check)), tmp_path / "chapter.ipynb")
+    rerun(path, tmp_path / "out", given={})
+    assert dict(os.environ) == before
+
+
+def test_the_module_prints_what_env_takes_and_does_not_wait_for_torch(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    command = "import runpy, sys; runpy.run_module('fmkit.runs.machine', "
+    command += "run_name='__main__'); assert 'torch' not in sys.modules"
+    run = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+    )
+    lines = [f"{name}={value}" for name, value in machine.variables().items()]
+    assert run.stdout.splitlines() == lines
+    assert "OMP_NUM_THREADS" not in run.stdout
+
+
+def test_versions():
+    assert machine.versions()["torch"] == torch.__version__
+    assert set(machine.versions()) == {"python", "torch", "numpy", "fmkit"}
+
+
+def pretended(folder, *, cuda, hip):
+    """An installation of torch that can be asked for its build, but not imported."""
+    (folder / "torch").mkdir()
+    (folder / "torch" / "__init__.py").write_text("1 / 0", encoding="utf-8")
+    text = f"cuda = {cuda!r}\nhip = {hip!r}\n"
+    (folder / "torch" / "version.py").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hip", "device", "loaded"),
+    [
+        (None, None, "", False),
+        (None, None, "cpu", False),
+        (None, None, "mps", True),
+        ("13.0", None, "cpu", False),
+        ("13.0", None, "auto", True),
+        (None, "7.0", "", True),
+    ],
+)
+def test_torch_is_loaded_only_where_there_may_be_a_gpu(
+    monkeypatch, tmp_path, cuda, hip, device, loaded
+):
+    pretended(tmp_path, cuda=cuda, hip=hip)
+    monkeypatch.setenv("FMKIT_DEVICE", device)
+    command = "from fmkit.runs.machine import default_device; print(default_device())"
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    monkeypatch.setenv("PYTHONPATH", paths)
+    run = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True
+    )
+    assert ("ZeroDivisionError" in run.stderr) is loaded
+    assert loaded or run.stdout == f"cpu ({platform.machine()})\n"
+
+
+def test_the_default_device_is_that_of_the_chapters(monkeypatch):
+    monkeypatch.setenv("FMKIT_DEVICE", "cpu")
+    assert machine.default_device() == device_name(torch.device("cpu"))
+    monkeypatch.delenv("FMKIT_DEVICE")
+    assert machine.default_device() == device_name(pick_device())
