@@ -21,13 +21,13 @@ from bench import report, side_by_side, timed
 from bench.decode import peer_of
 from fmkit import runtime
 from fmkit.assets import fetch
-from fmkit.generate import packed
+from fmkit.models.language_model import LanguageModel
 from fmkit.models.pretrained import load_gguf
 from fmkit.prompt import BARE, draw_examples, score_answers
 from fmkit.tasks.questions import candidates, load_task
 
 TASK, EXAMPLES, ANSWERS, QUERIES, BATCH = "capitals", 8, 4, 100, 16
-ROUNDS, THREADS, START, TOLERANCE = 3, 2, 0, 1e-3
+ROUNDS, THREADS, TOLERANCE = 3, 2, 1e-3
 
 
 def questions(*, queries: int, shared: bool) -> tuple[list[str], list[list[str]]]:
@@ -48,13 +48,18 @@ def questions(*, queries: int, shared: bool) -> tuple[list[str], list[list[str]]
 
 @torch.inference_mode()
 def peer_log_p(
-    peer: LlamaForCausalLM, tokenizer, prompts: list[str], answers: list[list[str]]
+    peer: LlamaForCausalLM,
+    lm: LanguageModel,
+    prompts: list[str],
+    answers: list[list[str]],
 ) -> Tensor:
     """log p of every answer, each of prompt and answer as one row."""
     rows = [(p, p + y) for p, of in zip(prompts, answers, strict=True) for y in of]
-    heads, wholes = (tokenizer.encode_batch([r[part] for r in rows]) for part in (0, 1))
+    heads, wholes = (
+        lm.tokenizer.encode_batch([r[part] for r in rows]) for part in (0, 1)
+    )
     first = [1 + len(head.ids) for head in heads]
-    ids = [[START, *whole.ids] for whole in wholes]
+    ids = [[lm.start, *whole.ids] for whole in wholes]
     log_p = torch.zeros(len(rows), dtype=torch.float64)
     order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
     for begin in range(0, len(order), BATCH):
@@ -83,9 +88,9 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(options.threads)
     print(f"load before: {os.getloadavg()[0]:.1f}")
-    model, tokenizer = load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"])
-    model, peer = model.to(device), peer_of(model).to(device)
-    seconds, fast = timed(lambda: packed(model))
+    lm = load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"]).to(device)
+    peer = peer_of(lm.model).to(device)
+    seconds, fast = timed(lm.packed)
     print(f"packed in {seconds:.1f} s")
     equal, cases = True, []
     for name in ("the same examples", "others each time"):
@@ -93,12 +98,10 @@ def main() -> None:
         prompts, answers = questions(queries=options.queries, shared=shared)
 
         def ours(prompts=prompts, answers=answers) -> Tensor:
-            return score_answers(
-                fast, tokenizer, prompts, answers, start=START, label=""
-            ).log_p
+            return score_answers(fast, prompts, answers, bar="").log_p
 
         def theirs(prompts=prompts, answers=answers) -> Tensor:
-            return peer_log_p(peer, tokenizer, prompts, answers)
+            return peer_log_p(peer, lm, prompts, answers)
 
         gap = (ours() - theirs()).abs().max().item()
         right = (ours().argmax(dim=1) == 0).double().mean().item()

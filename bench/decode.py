@@ -22,7 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench import report, side_by_side, timed
 from fmkit import runtime
 from fmkit.assets import fetch
-from fmkit.generate import generate, packed
+from fmkit.generate import generate
+from fmkit.models.packed import packed
 from fmkit.models.pretrained import llama_parts, load_gguf
 from fmkit.models.transformer import Transformer
 
@@ -117,9 +118,9 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(THREADS)
     print(f"load before: {os.getloadavg()[0]:.1f}")
-    model, tokenizer = load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"])
-    model, peer = model.to(device), peer_of(model).to(device)
-    ids = tokenizer.encode(TEXT.read_text()).ids[: max(BATCHES) * PROMPT]
+    lm = load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"]).to(device)
+    model, peer = lm.model, peer_of(lm.model).to(device)
+    ids = lm.tokenizer.encode(TEXT.read_text()).ids[: max(BATCHES) * PROMPT]
     prompts = torch.tensor(ids, device=device).view(-1, PROMPT)
 
     equal, cases, exact, tokens = True, [], None, None

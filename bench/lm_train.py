@@ -21,7 +21,7 @@ from bench import side_by_side
 from bench.decode import peer_of
 from fmkit import runtime
 from fmkit.data.text import load_corpus
-from fmkit.data.tokens import Characters, consecutive, pack, windows
+from fmkit.data.tokens import characters, consecutive, encode, pack, windows
 from fmkit.evaluate import token_nats
 from fmkit.losses import next_token_loss
 from fmkit.models.transformer import Transformer, TransformerConfig
@@ -105,10 +105,10 @@ def main() -> None:
     texts = [
         document.text for part in load_corpus("tinyshakespeare") for document in part
     ]
-    tokenizer = Characters.of(texts)
-    V = tokenizer.vocabulary
+    tokenizer = characters(texts)
+    V = tokenizer.get_vocab_size()
     pairs = zip(("train", "test"), texts, strict=True)
-    text = {name: pack([tokenizer.encode(t)], start=0)[1:] for name, t in pairs}
+    text = {name: pack([encode(tokenizer, t)], start=0)[1:] for name, t in pairs}
     generator = torch.Generator().manual_seed(0)
     options = {"context": CONTEXT, "batch_size": BATCH, "generator": generator}
     batches = windows(text["train"], **options)

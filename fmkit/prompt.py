@@ -1,55 +1,55 @@
-"""Prompts for zero, one or some examples, and the likelihood of given answers.
+"""Build prompts from zero or more examples, and compute the likelihood of answers.
 
-A :class:`Format` says how pairs (x, y) are written down, :func:`draw_examples` which of
-them come before a query, :func:`score_answers` how likely a model finds each answer.
-q queries, a answers to each, B rows, T tokens, V vocabulary.
+A :class:`Format` writes pairs (x, y) as text, :func:`draw_examples` draws the pairs
+that precede a query, and :func:`score_answers` computes the likelihood that a model
+gives to each answer. q queries, a answers to each, B rows, T tokens, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
+from fmkit import runtime
 from fmkit._check import require
+from fmkit.data.tokens import check_ids
+from fmkit.models.language_model import LanguageModel
+from fmkit.models.transformer import Cache, Transformer
 from fmkit.progress import progress
 
 Pair = tuple[str, str]
-AT_ONCE = 2**28  # bytes of a batch: keys and values of all its rows, and logits
 
 
 @dataclass(frozen=True)
 class Format:
-    """How examples and a query become one document: the prompt of 14.3.1.
+    """The format in which examples and a query form one document: the prompt of 14.3.1.
 
     In the notes: question or cloze.
     """
 
-    example: str  # with {x} and, after it, {y}; what follows {y} ends an example
+    example: str  # with {x} and, after it, {y}; the text after {y} ends an example
     instruction: str = ""  # stands once, before all examples
     between: str = "\n\n"  # between the instruction, the examples and the query
 
     def __post_init__(self) -> None:
         marks = [self.example.count(mark) for mark in ("{x}", "{y}")]
-        right = marks == [1, 1] and self.example.index("{x}") < self.example.index(
-            "{y}"
-        )
-        require(right, "example", "hold {x} and then {y}, once each", self.example)
+        once = marks == [1, 1]
+        ordered = once and self.example.index("{x}") < self.example.index("{y}")
+        require(ordered, "example", "hold {x} and then {y}, once each", self.example)
 
     def _parts(self) -> tuple[str, str, str]:
-        """What stands before x, between x and y, and after y."""
+        """Split the example: the text before x, between x and y, and after y."""
         before, rest = self.example.split("{x}")
         middle, after = rest.split("{y}")
         return before, middle, after
 
     def prompt(self, examples: Sequence[Pair], x: str) -> str:
-        """The document up to the answer to x, without the white space before that.
+        """Return the document up to the answer to x, without white space at its end.
 
-        Raises ``ValueError`` for an empty x, and for an example with an empty part.
+        Raises ``ValueError`` if x is empty, or an example has an empty part.
 
         In the notes: prompt, invented operator.
         """
@@ -63,7 +63,7 @@ class Format:
         return self.between.join([*head, *shown, before + x + middle.rstrip()])
 
     def answer(self, y: str) -> str:
-        """What makes the prompt an example: the white space that it left out, and y."""
+        """Return y after the white space that :meth:`prompt` left out."""
         require(bool(y.strip()), "an answer", "be a text", y)
         middle = self._parts()[1]
         return middle[len(middle.rstrip()) :] + y
@@ -75,71 +75,85 @@ BARE = Format("Input: {x}\nOutput: {y}")
 def draw_examples(
     items: Sequence[Pair], k: int, *, generator: torch.Generator
 ) -> list[int]:
-    """Which k of `items` are shown, in the order in which they are.
+    """Draw the k of `items` to show, in the order in which to show them.
 
-    Balanced: where answers repeat, none comes once more before each other one that is
-    left has come as often. Nested: from a generator in the same state, fewer examples
-    are the first of more. Raises ``ValueError`` for more than there are.
+    Balanced: if answers repeat, examples are dealt in rounds, one of each answer that
+    still has any. Nested: from a generator in the same state, fewer examples are the
+    first of more. Raises ``ValueError`` if k exceeds the number of items.
 
     In the notes: in-context learning.
     """
     rule = f"be from 0 to the number of items ({len(items)})"
     require(0 <= k <= len(items), "k", rule, k)
     order = torch.randperm(len(items), generator=generator).tolist()
-    came: dict[str, int] = {}
-    rounds = {}  # of each item: how often its answer has come before
+    counts: dict[str, int] = {}
+    rounds = {}  # for each item, how many earlier items have the same answer
     for i in order:
         answer = items[i][1]
-        rounds[i] = came.get(answer, 0)
-        came[answer] = rounds[i] + 1
+        rounds[i] = counts.get(answer, 0)
+        counts[answer] = rounds[i] + 1
     return sorted(order, key=rounds.__getitem__)[:k]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What :func:`score_answers` found for each answer to each query, on the CPU."""
+    """The scores of each answer to each query, on the CPU."""
 
     log_p: Float[Tensor, "q a"]  # log p(answer | prompt), nats, in float64
     tokens: Int[Tensor, "q a"]  # of the answer
-    bytes: Int[Tensor, "q a"]  # of the answer in UTF-8, its white space too
+    bytes: Int[Tensor, "q a"]  # of the answer in UTF-8, with its white space
     greedy: Bool[Tensor, "q a"]  # whether each of its tokens is the most probable one
+
+
+def choice_accuracy(scores: Float[Tensor, "q a"]) -> Float[Tensor, " q"]:
+    """Return the accuracy of each choice, if answer 0 of each query is the correct one.
+
+    The answer with the highest score is chosen, and one is drawn if k answers share it,
+    so a tie that includes the correct answer gives 1/k. ``argmax(dim=1) == 0`` gives 1,
+    because argmax takes the first of a tie. Equal scores everywhere give 1/a, which is
+    chance.
+    """
+    best = scores == scores.max(dim=1, keepdim=True).values
+    return best[:, 0].double() / best.sum(dim=1)
 
 
 @torch.inference_mode()
 def score_answers(
-    model: nn.Module,
-    tokenizer: Tokenizer,
+    lm: LanguageModel,
     prompts: Sequence[str],
     answers: Sequence[Sequence[str]],
     *,
-    start: int,
-    label: str,
+    bar: str = "scoring answers",
 ) -> Scored:
-    r"""log p of each answer after its prompt, token by token.
+    r"""Compute log p of each answer after its prompt, token by token.
 
     .. math:: \log p(y \mid x) = \sum_t \log p(y_t \mid \perp, x, y_1, \dots, y_{t-1})
 
-    `start` is the id of the start symbol, which stands before every prompt. Prompt and
-    answer are cut into tokens as one text, so an answer begins with the white space
-    that parts them. Unlike scoring each whole text, what all prompts begin with is
-    computed once, and each prompt once for all its answers. Nothing is cut off. Device
-    and precision are the model's. `label` names the progress bar.
+    The start symbol of `lm` precedes every prompt. Prompt and answer are encoded as one
+    text, so an answer begins with the white space that separates them. Unlike scoring
+    each whole text, the common beginning of all prompts is computed once, and each
+    prompt once for all its answers. Nothing is cut off. Device and precision are the
+    model's. `bar` names the progress bar.
 
-    Raises ``ValueError``, before anything is computed, for a model that is not in eval
-    mode; for queries that differ in their number of answers; for an answer without a
-    token; where prompt and answer exceed the context; and where the tokens of a prompt
-    are not the beginning of those of prompt and answer.
+    Raises ``ValueError``, before anything is computed, if the model is not in eval
+    mode; if queries differ in their number of answers; if an answer has no token; if
+    prompt and answer exceed the context; if a token has no vector in the model; or if
+    the tokens of a prompt are not the first tokens of prompt and answer.
 
     In the notes: zero-shot adaptation, (14.5).
     """
+    model = lm.model
     require(not model.training, "model.training", "be False: call model.eval()", True)
-    heads, tails = _tokens(tokenizer, prompts, answers, start)
-    most = model.config.context
-    for head, of in zip(heads, tails, strict=True):
-        length = len(head) + max(map(len, of))
-        rule = f"be at most the context ({most})"
-        require(length <= most, "the tokens of prompt and answer", rule, length)
-    # A token is left of each prompt at least: what follows it is the answer's first
+    heads, tails = _tokens(lm, prompts, answers)
+    context = model.config.context
+    for head, row in zip(heads, tails, strict=True):
+        length = len(head) + max(map(len, row))
+        rule = f"be at most the context ({context})"
+        require(length <= context, "the tokens of prompt and answer", rule, length)
+        ids = torch.tensor([*head, *(i for tail in row for i in tail)])
+        check_ids(ids, vocabulary=model.config.vocabulary)
+    # At least the last token of each prompt is left out, because the logits after it
+    # predict the first token of an answer
     columns = zip(*(head[:-1] for head in heads), strict=False)
     shared = sum(1 for _ in takewhile(lambda column: len({*column}) == 1, columns))
     prefix = model.cache(padding=[0], room=max(shared, 1))
@@ -148,108 +162,102 @@ def score_answers(
     log_p = torch.zeros(len(heads), len(tails[0]), dtype=torch.float64)
     greedy = torch.ones_like(log_p, dtype=torch.bool)
     batches = [*_batches(model, heads, tails)]
-    for rows in progress(batches, label=label):
+    for rows in progress(batches, label=bar):
         cache = prefix.fork([0] * len(rows), room=len(heads[rows[0]]))
         last = _read(model, [heads[i][shared:] for i in rows], cache)[:, -1]
-        found = _score(model, last, cache, [tails[i] for i in rows])
-        log_p[rows], greedy[rows] = found
+        some = [tails[i] for i in rows]
+        log_p[rows], greedy[rows] = _score(model, last, cache, some)
     return Scored(
         log_p,
-        torch.tensor([[len(tail) for tail in of] for of in tails]),
-        torch.tensor([[len(answer.encode()) for answer in of] for of in answers]),
+        torch.tensor([[len(tail) for tail in row] for row in tails]),
+        torch.tensor([[len(answer.encode()) for answer in row] for row in answers]),
         greedy,
     )
 
 
 def _tokens(
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    answers: Sequence[Sequence[str]],
-    start: int,
+    lm: LanguageModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]
 ) -> tuple[list[list[int]], list[list[list[int]]]]:
-    """Ids of every prompt, `start` before them, and of every answer to it."""
+    """Return the ids of every prompt, after the start symbol, and of its answers."""
     require(len(prompts) >= 1, "prompts", "be at least one", prompts)
     same = len(answers) == len(prompts)
-    require(same, "answers", f"be for each prompt ({len(prompts)})", len(answers))
-    counts = sorted({len(of) for of in answers})
-    rule = "be as many for every prompt, and at least one"
+    require(same, "answers", f"be given for each prompt ({len(prompts)})", len(answers))
+    counts = sorted({len(row) for row in answers})
+    rule = "be equally many for each prompt, at least one"
     require(len(counts) == 1 and counts[0] >= 1, "answers", rule, counts)
 
     def encoded(texts: Sequence[str]) -> list[list[int]]:
-        found = tokenizer.encode_batch([*texts], add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        encodings = lm.tokenizer.encode_batch([*texts], add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     heads, tails = encoded(prompts), []
-    for prompt, head, of in zip(prompts, heads, answers, strict=True):
+    for prompt, head, row in zip(prompts, heads, answers, strict=True):
         tails.append([])
-        for answer, ids in zip(of, encoded([prompt + y for y in of]), strict=True):
+        for answer, ids in zip(row, encoded([prompt + y for y in row]), strict=True):
             rule = "keep its tokens when an answer follows"
             begins = ids[: len(head)] == head
             require(begins, "a prompt", rule, prompt[-20:] + answer)
             require(len(ids) > len(head), "an answer", "have a token", answer)
             tails[-1].append(ids[len(head) :])
-    return [[start, *head] for head in heads], tails
+    return [[lm.start, *head] for head in heads], tails
 
 
 def _batches(
-    model: nn.Module, heads: list[list[int]], tails: list[list[list[int]]]
+    model: Transformer, heads: list[list[int]], tails: list[list[list[int]]]
 ) -> Iterator[list[int]]:
-    """Queries with equally many tokens, as many at a time as memory is meant for."""
-    shape, size = model.config, model.embedding.weight.element_size()
+    """Yield queries with equally many tokens, as many at a time as memory allows."""
+    shape, weight = model.config, model.embedding.weight
+    size, memory = weight.element_size(), runtime.bytes_at_once(weight.device)
     a_token = 2 * shape.layers * shape.kv_heads * shape.head_width * size
-    longest = max(len(tail) for of in tails for tail in of)
+    longest = max(len(tail) for row in tails for tail in row)
     groups: dict[int, list[int]] = {}
     for i, head in enumerate(heads):
         groups.setdefault(len(head), []).append(i)
     for length, rows in sorted(groups.items()):
         # A row for each answer, and one for the prompt; logits are copied once
         a_row = (length + longest) * a_token + 2 * longest * shape.vocabulary * size
-        together = max(1, AT_ONCE // (a_row * (len(tails[0]) + 1)))
+        together = max(1, memory // (a_row * (len(tails[0]) + 1)))
         for first in range(0, len(rows), together):
             yield rows[first : first + together]
 
 
 def _read(
-    model: nn.Module, rows: list[list[int]], cache: Any
+    model: Transformer, rows: list[list[int]], cache: Cache
 ) -> Float[Tensor, "B T d"]:
-    """c of tokens that follow what the cache holds, and are held by it then."""
+    """Compute c of tokens that follow those in the cache, and add them to it."""
     tokens = torch.tensor(rows, device=model.embedding.weight.device)
     return model.contextualize(model.embed(tokens), cache)
 
 
 def _score(
-    model: nn.Module,
+    model: Transformer,
     last: Float[Tensor, "B d"],
-    cache: Any,  # a Cache: leaves do not import each other
+    cache: Cache,
     tails: list[list[list[int]]],
 ) -> tuple[Float[Tensor, "B a"], Bool[Tensor, "B a"]]:
-    """log p of the answers to each row of a cache, and whether they are the greedy.
+    """Compute log p of the answers to each row of a cache; tell which are greedy.
 
-    `last` is the c of the last token of each prompt, from which an answer's first token
-    follows. For the other tokens the cache is forked over the answers that have any.
+    `last` is c of the last token of each prompt, whose logits predict the first token
+    of an answer. For the other tokens the cache is forked, once for each longer answer.
     """
-    rows, answers = zip(
-        *((i, y) for i, of in enumerate(tails) for y in of), strict=True
-    )
-    log_p, best = _of_tokens(model.logits(last), rows, [y[0] for y in answers])
-    longer = [n for n, y in enumerate(answers) if len(y) > 1]
+    rows = [i for i, row in enumerate(tails) for _ in row]
+    answers = [tail for row in tails for tail in row]
+    log_p, best = _of_tokens(model.logits(last), rows, [tail[0] for tail in answers])
+    longer = [n for n, tail in enumerate(answers) if len(tail) > 1]
     if longer:
-        T = max(len(answers[n]) for n in longer) - 1
+        lengths = torch.tensor([len(answers[n]) - 1 for n in longer])
+        T = int(lengths.max())
         forked = cache.fork([rows[n] for n in longer], room=cache.used + T)
-        # Padded on the right, which a causal model does not see
-        padded = [answers[n][:-1] + [0] * (T + 1 - len(answers[n])) for n in longer]
-        c = _read(model, padded, forked)
-        real = torch.tensor(
-            [[t < len(answers[n]) - 1 for t in range(T)] for n in longer]
-        )
-        owners = [n for n in longer for _ in answers[n][1:]]
-        later = [token for n in longer for token in answers[n][1:]]
+        # Padded on the right, where a causal model does not see it
+        inputs = [answers[n][:-1] + [0] * (T + 1 - len(answers[n])) for n in longer]
+        real = torch.arange(T) < lengths[:, None]  # (n, T)
+        c = _read(model, inputs, forked)
         u = model.logits(c[real.to(c.device)])
-        for n, log_p_t, is_best in zip(
-            owners, *_of_tokens(u, range(len(later)), later), strict=True
-        ):
-            log_p[n] += log_p_t
-            best[n] &= is_best
+        later = [token for n in longer for token in answers[n][1:]]
+        log_p_later, best_later = _of_tokens(u, range(len(later)), later)
+        owners = torch.tensor(longer).repeat_interleave(lengths)
+        log_p.index_add_(0, owners, log_p_later)
+        best[owners[~best_later]] = False
     shape = len(tails), len(tails[0])
     return log_p.view(shape), best.view(shape)
 
@@ -257,7 +265,7 @@ def _score(
 def _of_tokens(
     u: Float[Tensor, "n V"], rows: Sequence[int], tokens: Sequence[int]
 ) -> tuple[Float[Tensor, " m"], Bool[Tensor, " m"]]:
-    """log p of a token by each of the given rows of logits, and whether it leads."""
+    """Compute log p of tokens by the given rows of logits; tell which are greedy."""
     log_p = u.to(torch.promote_types(u.dtype, torch.float32)).log_softmax(dim=-1)
     best = u.argmax(dim=-1).cpu()[[*rows]] == torch.tensor(tokens)
     return log_p[[*rows], [*tokens]].cpu().double(), best

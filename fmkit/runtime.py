@@ -102,6 +102,16 @@ def batch_size_for_inference(device: torch.device) -> int:
     return 32 if device.type == "cpu" else 512
 
 
+def bytes_at_once(device: torch.device) -> int:
+    """Memory for a batch of prompts: keys and values of all its rows, and logits."""
+    return 2**28 if device.type == "cpu" else 2**32
+
+
+def on_host(tensor: torch.Tensor) -> bool:
+    """Tell if reading a value of `tensor` is free; elsewhere it stops the device."""
+    return tensor.device.type == "cpu"
+
+
 def views_at_once(device: torch.device) -> int:
     """Return how many random views to make at a time; few enough for a CPU's cache."""
     return 128 if device.type == "cpu" else 4096

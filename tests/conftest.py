@@ -54,6 +54,15 @@ def browser():
         yield playwright.chromium.launch(executable_path=found, args=options)
 
 
+@pytest.fixture(scope="session")
+def smollm2(asset_cache):
+    """SmolLM2 with its tokenizer, read once; no test changes it."""
+    from fmkit.assets import fetch
+    from fmkit.models.pretrained import load_gguf
+
+    return load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"])
+
+
 @pytest.fixture
 def rng():
     """A generator, the same for every test."""

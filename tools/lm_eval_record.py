@@ -26,21 +26,21 @@ from fmkit.prompt import BARE, draw_examples, score_answers
 from fmkit.runs.record import new_record, write_record
 from fmkit.tasks.questions import candidates, load_task
 
-TASK, EXAMPLES, ANSWERS, QUERIES, START, SEED = "capitals", 4, 4, 60, 0, 0
+TASK, EXAMPLES, ANSWERS, QUERIES, SEED = "capitals", 4, 4, 60, 0
 TOLERANCE = 1e-3  # nats
 
 
-def of_harness(model, tokenizer, prompts, answers) -> tuple[torch.Tensor, torch.Tensor]:
+def of_harness(lm, prompts, answers) -> tuple[torch.Tensor, torch.Tensor]:
     """log p of every answer, and whether it is greedy, as the harness finds them."""
-    bottom = tokenizer.id_to_token(START)
+    bottom = lm.tokenizer.id_to_token(lm.start)
     as_theirs = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=lm.tokenizer,
         bos_token=bottom,
         eos_token=bottom,
         pad_token=bottom,
     )
     harness = HFLM(
-        pretrained=peer_of(model), tokenizer=as_theirs, batch_size=8, max_length=2048
+        pretrained=peer_of(lm.model), tokenizer=as_theirs, batch_size=8, max_length=2048
     )
     requests = [
         Instance("loglikelihood", {}, (bottom + prompt, answer), i)
@@ -60,15 +60,15 @@ def main() -> None:
     device = runtime.device_name(runtime.pick_device("cpu"))
     record = new_record("zero_shot", parameters, device=device)
     record["versions"] |= {name: version(name) for name in ("lm_eval", "transformers")}
-    model, tokenizer = load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"])
+    lm = load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"])
     task, rng = load_task(TASK), torch.Generator().manual_seed(SEED)
     pool = task.items[QUERIES:]
     chosen = [pool[i] for i in draw_examples(pool, EXAMPLES, generator=rng)]
     prompts = [BARE.prompt(chosen, x) for x, _ in task.items[:QUERIES]]
     drawn = [candidates(task, i, count=ANSWERS, generator=rng) for i in range(QUERIES)]
     answers = [[BARE.answer(y) for y in of] for of in drawn]
-    ours = score_answers(model, tokenizer, prompts, answers, start=START, label="ours")
-    log_p, greedy = of_harness(model, tokenizer, prompts, answers)
+    ours = score_answers(lm, prompts, answers)
+    log_p, greedy = of_harness(lm, prompts, answers)
     right = [(x.argmax(dim=1) == 0).double().mean().item() for x in (ours.log_p, log_p)]
     record["metrics"] = {
         "harness/requests/4/test": float(log_p.numel()),

@@ -28,7 +28,6 @@ from fmkit import runtime
 from fmkit.assets import fetch
 from fmkit.augment import ViewConfig, random_views
 from fmkit.data.load import load_images
-from fmkit.generate import packed
 from fmkit.losses import nt_xent_loss
 from fmkit.models.pretrained import load_gguf
 from fmkit.models.resnet import ResNet, ResNetConfig
@@ -133,18 +132,18 @@ def write_cover(phi, test_set, path, *, columns=36, rows=11, seed=0):
     )
 
 
-def next_words(run, model, tokenizer, prompt):
+def next_words(run, lm, prompt):
     """Metrics ``prompt<tab>token<tab>…``: probabilities of the next token, each given
     those before it, at the most probable places."""
-    start = tokenizer.encode(prompt).ids
+    start = lm.tokenizer.encode(prompt).ids
     queue = [(-1.0, (), (prompt,))]  # minus the probability, tokens, their texts
     for _ in range(ASKED):
         likely, path, names = heapq.heappop(queue)
         with torch.no_grad():
-            u = model(torch.tensor([[*start, *path]]))[0, -1]
+            u = lm.model(torch.tensor([[*start, *path]]))[0, -1]
         p = u.double().softmax(-1)
         for share, token in zip(*map(torch.Tensor.tolist, p.topk(KEPT)), strict=True):
-            longer = (*names, tokenizer.decode([token], skip_special_tokens=False))
+            longer = (*names, lm.tokenizer.decode([token], skip_special_tokens=False))
             run.metric("\t".join(longer), share)
             heapq.heappush(queue, (likely * share, (*path, token), longer))
 
@@ -180,10 +179,10 @@ def _of_pictures(run, folder, *, steps, seed, device):
 
 
 def _of_words(run, folder, *, seed, device):
-    model, tokenizer = load_gguf(*fetch("smollm2-135m-instruct-q4").values())
-    model = packed(model.eval().to(device))
+    lm = load_gguf(*fetch("smollm2-135m-instruct-q4").values())
+    lm = lm.to(device).packed()
     for prompt in progress(PROMPTS, label="next words", total=len(PROMPTS)):
-        next_words(run, model, tokenizer, prompt)
+        next_words(run, lm, prompt)
 
 
 if __name__ == "__main__":

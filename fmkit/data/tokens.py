@@ -1,162 +1,157 @@
-"""Between text and the ids that a model of 14.3 reads; long sequences and windows.
+"""Turn text into the token ids that a language model of 14.3 reads, and cut sequences.
 
-A tokenizer numbers the members of its vocabulary from 0 to V - 1. Number 0 is the start
-symbol x_0, written ⊥, which marks the beginning of a document; no text encodes to it.
+A tokenizer numbers the members of its vocabulary from 0 to V - 1. Every tokenizer here
+is a :class:`tokenizers.Tokenizer` in which id 0 is the start symbol x_0, written ⊥. It
+marks the beginning of a document, and no text encodes to it.
 Axes: T tokens, B batch, n tokens of a whole corpus.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 
-import numpy as np
-import tokenizers
 import torch
 from jaxtyping import Bool, Int, Int64
-from tokenizers import decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
 
 from fmkit._check import require
 
-START = 0  # the id of x_0 in every tokenizer here
-START_PIECE = "⊥"  # how it is shown
+START = 0  # the id of x_0 in every tokenizer that is made here
+START_PIECE = "⊥"  # how x_0 is shown
+PADDING = -1  # after the end of shorter texts: no token of any vocabulary
 
 
-class Tokenizer(ABC):
-    """What characters, bytes and byte pairs have in common."""
+def characters(texts: Iterable[str]) -> Tokenizer:
+    """Return a tokenizer whose tokens are the characters of `texts`.
 
-    @property
-    @abstractmethod
-    def vocabulary(self) -> int:
-        """V, with the start symbol."""
-
-    @abstractmethod
-    def encode(self, text: str) -> Int64[Tensor, " T"]:
-        """The ids of `text`, without a start symbol."""
-
-    def decode(self, ids: Int[Tensor, " T"]) -> str:
-        """The text of `ids`: start symbols are left out, broken UTF-8 becomes �.
-
-        Raises ``ValueError`` for an id outside V.
-        """
-        return self._text([i - 1 for i in self._inside(ids) if i != START])
-
-    def pieces(self, ids: Int[Tensor, " T"]) -> list[str]:
-        """The text of each id by itself, ⊥ for the start symbol; errors of `decode`."""
-        inside = self._inside(ids)
-        return [START_PIECE if i == START else self._text([i - 1]) for i in inside]
-
-    @abstractmethod
-    def _text(self, numbers: list[int]) -> str:
-        """What `numbers`, each an id less 1, stand for together."""
-
-    def _inside(self, ids: Tensor) -> list[int]:
-        listed = ids.tolist()
-        last = self.vocabulary - 1
-        for i in (min(listed, default=0), max(listed, default=0)):
-            require(0 <= i <= last, "ids", f"be from 0 to V - 1 ({last})", i)
-        return listed
+    Id i + 1 is character i of their alphabet in ascending order. Encoding any other
+    character is an error of the library, because it has no id.
+    """
+    alphabet = sorted(set().union(*texts))
+    # Two characters long, because otherwise a text could hold it
+    vocabulary = {2 * START_PIECE: START} | {c: i for i, c in enumerate(alphabet, 1)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=""))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([2 * START_PIECE])
+    return _spelled(tokenizer)
 
 
-@dataclass(frozen=True)
-class Characters(Tokenizer):
-    """A token is a character: id i + 1 is character i of `alphabet`."""
-
-    alphabet: str  # ascending, each once
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> "Characters":
-        """The characters of `texts`: of those to train on."""
-        return cls("".join(sorted(set().union(*texts))))
-
-    @property
-    def vocabulary(self) -> int:
-        return len(self.alphabet) + 1
-
-    def encode(self, text: str) -> Int64[Tensor, " T"]:
-        """Raises ``ValueError`` for characters outside the alphabet."""
-        unknown = "".join(sorted(set(text) - set(self.alphabet)))
-        rule = "hold only characters of the alphabet (bytes spell any text)"
-        require(not unknown, "text", rule, unknown)
-        known, codes = (
-            np.frombuffer(string.encode("utf-32-le"), np.uint32)
-            for string in (self.alphabet, text)
-        )
-        return torch.from_numpy(np.searchsorted(known, codes) + 1)
-
-    def _text(self, numbers: list[int]) -> str:
-        return "".join(self.alphabet[i] for i in numbers)
+def utf8_bytes() -> Tokenizer:
+    """Return a tokenizer whose tokens are the bytes of UTF-8: id b + 1 is byte b."""
+    vocabulary = {START_PIECE: START} | {c: i for i, c in enumerate(_byte_names(), 1)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([START_PIECE])
+    return _spelled(tokenizer)
 
 
-@dataclass(frozen=True)
-class Bytes(Tokenizer):
-    """A token is a byte of UTF-8: id b + 1 is byte b."""
+def byte_pairs(texts: Iterable[str], *, vocabulary: int) -> Tokenizer:
+    """Learn byte pairs: merge the most frequent pair in `texts` until V is reached.
 
-    vocabulary = 257
-
-    def encode(self, text: str) -> Int64[Tensor, " T"]:
-        return torch.tensor(list(text.encode()), dtype=torch.int64) + 1
-
-    def _text(self, numbers: list[int]) -> str:
-        return bytes(numbers).decode(errors="replace")
-
-
-@dataclass(frozen=True)
-class BytePairs(Tokenizer):
-    """A token is a run of bytes: id i + 1 is token i of `model`, a byte-level BPE.
-
-    Source: Sennrich et al. 2016; of bytes, and never across words, Radford et al. 2019.
+    V is `vocabulary`. It stays smaller if every word of `texts` becomes one token
+    before. Ids 1 to 256 are the bytes, in the order of the names that the library gives
+    them, and the merges follow. Raises ``ValueError`` if `vocabulary` is below 257: ⊥
+    and the bytes. Source: Sennrich et al. 2016; on bytes, and never across words,
+    Radford et al. 2019.
 
     In the notes: footnote 6.
     """
-
-    model: tokenizers.Tokenizer
-
-    @classmethod
-    def of(cls, texts: Iterable[str], *, vocabulary: int) -> "BytePairs":
-        """Merge the pair that is most frequent in `texts` until V is `vocabulary`.
-
-        It ends earlier where every word of them is a token. Raises ``ValueError``
-        below 257: ⊥ and the bytes.
-        """
-        require(vocabulary >= 257, "vocabulary", "be at least 257", vocabulary)
-        model = tokenizers.Tokenizer(models.BPE())
-        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        model.decoder = decoders.ByteLevel()
-        # Without ⊥, which a text could otherwise spell
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary - 1,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
-        model.train_from_iterator(texts, trainer)
-        return cls(model)
-
-    @property
-    def vocabulary(self) -> int:
-        return self.model.get_vocab_size() + 1
-
-    def encode(self, text: str) -> Int64[Tensor, " T"]:
-        # Of a batch, since only that way can offsets be left uncounted
-        [encoding] = self.model.encode_batch_fast([text])
-        return torch.tensor(encoding.ids, dtype=torch.int64) + 1
-
-    def _text(self, numbers: list[int]) -> str:
-        return self.model.decode(numbers)
+    require(vocabulary >= 257, "vocabulary", "be at least 257", vocabulary)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[START_PIECE],
+        initial_alphabet=sorted(_byte_names()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _spelled(tokenizer)
 
 
-def pack(documents: Iterable[Int[Tensor, " _"]], *, start: int) -> Int64[Tensor, " n"]:
-    """All documents as one sequence, `start` before each: footnote 5 of 14.3.
+def read_tokenizer(text: str) -> Tokenizer:
+    """Return the tokenizer that one of this module's wrote with its ``to_str``.
 
-    Every example of training is a run of it, a part of one document or of several.
-    Raises ``ValueError`` without a document.
+    A text that holds ⊥ is spelled in other tokens. The library does not keep this
+    setting in its text, so it is set here.
+    """
+    return _spelled(Tokenizer.from_str(text))
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of `text`, without a start symbol."""
+    # As a batch of one, because only batches can leave the offsets uncounted
+    [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    return encoding.ids
+
+
+def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
+    """Return the text of each id by itself; bytes that are no character become �."""
+    return [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+
+
+def _spelled(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.encode_special_tokens = True  # no text encodes to a special token
+    return tokenizer
+
+
+def _byte_names() -> list[str]:
+    """Return the character by which byte-level tokenizers name each byte, 0 to 255.
+
+    A byte that prints in Latin-1 names itself. The others are named, in order, by the
+    characters from 256 on (Radford et al. 2019).
+    """
+    printed = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(b if b in printed else next(others)) for b in range(256)]
+
+
+def padded(texts: Sequence[Sequence[int]], *, most: int) -> Int[Tensor, "n T"]:
+    """Return the ids of texts as rows, each cut after `most` tokens.
+
+    :data:`PADDING` follows the last token of the shorter ones. Raises ``ValueError`` if
+    there is no text, a text is empty, or an id is below 0.
+    """
+    require(len(texts) > 0, "texts", "be at least 1", len(texts))
+    require(most >= 1, "most", "be at least 1", most)
+    for i, ids in enumerate(texts):
+        require(len(ids) > 0, f"texts[{i}]", "have at least one token", ids)
+        require(min(ids) >= 0, "an id", "be at least 0", min(ids))
+    rows = [torch.tensor(ids[:most], dtype=torch.int64) for ids in texts]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING)
+
+
+def pack(documents: Iterable[Sequence[int]], *, start: int) -> Int64[Tensor, " n"]:
+    """Join the ids of all documents, with `start` before each: footnote 5 of 14.3.
+
+    Every training example is a run of this sequence, a part of one document or of
+    several. Raises ``ValueError`` if there is no document or an id is below 0.
 
     In the notes: footnote 5, start symbol.
     """
-    parts = [part for ids in documents for part in (torch.tensor([start]), ids)]
+    parts = [torch.tensor([start, *ids], dtype=torch.int64) for ids in documents]
     require(len(parts) > 0, "documents", "be at least 1", 0)
-    return torch.cat(parts)
+    sequence = torch.cat(parts)
+    least = sequence.min().item()
+    require(least >= 0, "an id", "be at least 0", least)
+    return sequence
+
+
+def check_ids(ids: Int[Tensor, "*shape"], *, vocabulary: int) -> None:
+    """Raise ``ValueError`` if an id is not between 0 and V - 1, V the `vocabulary`.
+
+    Call it where ids enter, not in a step of training: it waits for their device.
+    """
+    if ids.numel():
+        least, largest = (end.item() for end in ids.aminmax())
+        rule = f"be from 0 to V - 1 ({vocabulary - 1})"
+        require(least >= 0, "an id", rule, least)
+        require(largest < vocabulary, "an id", rule, largest)
 
 
 def windows(
@@ -166,11 +161,11 @@ def windows(
     batch_size: int,
     generator: torch.Generator,
 ) -> Iterator[Int64[Tensor, "B T_and_1"]]:
-    """Batches of runs of T + 1 tokens, T the `context`, without end.
+    """Yield batches of runs of T + 1 tokens, T the `context`, without end.
 
-    The beginning of each is drawn at random, any place being as likely. The first T
-    tokens of a row go into the model and the last T are what it predicts. Raises
-    ``ValueError`` for a sequence that is not longer than the context.
+    The first token of each run is drawn uniformly from all places that leave room for
+    the others. The first T tokens of a row are the model's input, the last T its
+    targets. Raises ``ValueError`` if `sequence` is not longer than the context.
 
     In the notes: footnote 5.
     """
@@ -191,13 +186,13 @@ def windows(
 def consecutive(
     sequence: Int64[Tensor, " n"], *, context: int, batch_size: int
 ) -> list[Int64[Tensor, "_ _"]]:
-    """The sequence cut for evaluation: each token but the first is predicted once.
+    """Cut `sequence` for evaluation: each token except the first is predicted once.
 
-    Windows of T + 1 tokens, T the `context`, in order; each begins with the token that
-    ended the one before it. What is left at the end is a shorter window, the last
-    batch by itself, so nothing is padded. A token is predicted from between 1 and T
-    others, so losses are a little above those of a window that slides. Raises
-    ``ValueError`` for a sequence that is not longer than the context.
+    Windows of T + 1 tokens, T the `context`, follow each other; each begins with the
+    last token of the window before it. The tokens that remain at the end form a shorter
+    window in a batch of its own, so no window is padded. A token is predicted from 1 to
+    T others, so losses are a little above those of a sliding window. Raises
+    ``ValueError`` if `sequence` is not longer than the context.
     """
     _check_context(sequence, context)
     require(batch_size >= 1, "batch_size", "be at least 1", batch_size)
@@ -209,7 +204,7 @@ def consecutive(
 def crosses_documents(
     windows: Int[Tensor, "B T_and_1"], *, start: int
 ) -> Bool[Tensor, " B"]:
-    """Which windows hold more than one document: `start` stands after their first."""
+    """Tell which windows hold a `start` after their first token: two documents."""
     return (windows[:, 1:] == start).any(dim=1)
 
 

@@ -1,13 +1,16 @@
-"""What a GGUF file says and holds, read from its beginning to its end.
+"""Read a GGUF file from its beginning to its end: its entries and its tensors.
 
-The format is that of ggml's docs/gguf.md, version 3 (and 2, which differs in nothing
-read here). Blocks are unpacked by the library ``gguf``; its own reader takes seconds
-for the header, as it looks at every text of a vocabulary through a memory map.
+The format is the one of ggml's docs/gguf.md, version 3 (and version 2, which differs in
+nothing that is read here). The library ``gguf`` unpacks the blocks. Its own reader
+takes seconds for the header, because it looks at every text of a vocabulary through a
+memory map.
 """
 
 import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -24,50 +27,62 @@ TEXT, LIST = 8, 9
 PLAIN = {GGMLQuantizationType.F32: "<f4", GGMLQuantizationType.F16: "<f2"}
 
 
-class GGUFError(Refused):
-    """The file is no whole GGUF file: one sentence."""
-
-
 @dataclass(frozen=True)
-class Packed:
-    """A tensor in the file: how it is packed, its shape, its bytes."""
+class Stored:
+    """A tensor in a file: its shape, and a function that reads its float32 values."""
 
-    kind: GGMLQuantizationType
     shape: tuple[int, ...]
-    raw: memoryview
-
-    @property
-    def can_be_read(self) -> bool:
-        return self.kind in PLAIN or self.kind in quants._type_traits
-
-    def read(self) -> Float[Tensor, "..."]:
-        """Its values in float32."""
-        if self.kind in PLAIN:
-            values = np.frombuffer(self.raw, PLAIN[self.kind]).astype(np.float32)
-        else:
-            rows = np.frombuffer(self.raw, np.uint8).reshape(prod(self.shape[:-1]), -1)
-            values = quants.dequantize(rows, self.kind)
-        return torch.from_numpy(values).view(self.shape)
+    read: Callable[[], Tensor]
 
 
-def read_gguf(path: Path) -> tuple[dict[str, object], dict[str, Packed]]:
-    """What the file says of its model, by name, and its tensors, by name.
+def read_gguf(path: str | Path) -> tuple[dict[str, object], dict[str, Stored]]:
+    """Return the entries that describe the model, and its tensors, both by name.
 
-    Raises ``GGUFError`` for a file that is missing, cut off, or not of this format.
+    Raises ``ValueError`` if the file is missing, cut off, of another format, or holds a
+    tensor that is packed in an unknown way.
     """
     try:
         with open(path, "rb") as file:
             whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
-        raise GGUFError(f"{path} cannot be read ({error}).") from error
+        raise Refused(f"{path} cannot be read ({error}).") from error
     try:
-        return _Reader(whole).read()
+        entries, packed = _Reader(whole).read()
     except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
-        raise GGUFError(f"{path} is no whole GGUF file ({error}).") from error
+        raise Refused(f"{path} is no whole GGUF file ({error}).") from error
+    stored = {}
+    for name, (kind, shape, raw) in packed.items():
+        if not _is_known(kind):
+            what = f"{name} is packed as {kind.name}, which is unknown"
+            raise Refused(f"{path}: {what}.")
+        stored[name] = Stored(shape, partial(_unpack, kind, shape, raw))
+    return entries, stored
+
+
+def _is_known(kind: GGMLQuantizationType) -> bool:
+    if kind in PLAIN:
+        return True
+    _, size = GGML_QUANT_SIZES[kind]
+    try:
+        quants.dequantize(np.empty((0, size), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _unpack(
+    kind: GGMLQuantizationType, shape: tuple[int, ...], raw: memoryview
+) -> Float[Tensor, "..."]:
+    if kind in PLAIN:
+        values = np.frombuffer(raw, PLAIN[kind]).astype(np.float32)
+    else:
+        rows = np.frombuffer(raw, np.uint8).reshape(prod(shape[:-1]), -1)
+        values = quants.dequantize(rows, kind)
+    return torch.from_numpy(values).view(shape)
 
 
 class _Reader:
-    """Takes one thing after another from the beginning of the file."""
+    """A cursor over the mapped file: each call reads the next value and moves on."""
 
     def __init__(self, whole: memoryview):
         self.whole, self.at = whole, 0
@@ -90,36 +105,36 @@ class _Reader:
             return [self.value(inner) for _ in range(length)]
         return self.number(NUMBERS[kind])
 
-    def read(self) -> tuple[dict[str, object], dict[str, Packed]]:
+    def read(self) -> tuple[dict[str, object], dict[str, tuple]]:
+        """Return the entries, and kind, shape and bytes of each tensor."""
         if self._bytes(0, 4) != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         self.at = 4
         version = self.number("I")
         if version not in (2, 3):
             raise ValueError(f"its version is {version}")
-        tensors, entries = self.number("Q"), self.number("Q")
-        said = {self.text(): self.value(self.number("I")) for _ in range(entries)}
+        tensors = self.number("Q")
+        entries = self.number("Q")
+        about = {self.text(): self.value(self.number("I")) for _ in range(entries)}
         infos = []
         for _ in range(tensors):
             name, axes = self.text(), self.number("I")
             shape = tuple(self.number("Q") for _ in range(axes))[::-1]
             kind = GGMLQuantizationType(self.number("I"))
             infos.append((name, shape, kind, self.number("Q")))
-        to = said.get("general.alignment", 32)
-        start = -(-self.at // to) * to
-        held = {}
+        alignment = about.get("general.alignment", 32)
+        start = -(-self.at // alignment) * alignment
+        packed = {}
         for name, shape, kind, offset in infos:
             block, size = GGML_QUANT_SIZES[kind]  # values in a block, and its bytes
             if shape and shape[-1] % block:
                 raise ValueError(f"{name} has no whole blocks of {block} in a row")
             raw = self._bytes(start + offset, prod(shape) // block * size)
-            held[name] = Packed(kind, shape, raw)
-        return said, held
+            packed[name] = kind, shape, raw
+        return about, packed
 
     def _bytes(self, start: int, length: int) -> memoryview:
         part = self.whole[start : start + length]
         if len(part) < length:
-            raise ValueError(
-                f"it ends at byte {len(self.whole):,}, inside of something"
-            )
+            raise ValueError(f"it ends at byte {len(self.whole):,}, inside a value")
         return part

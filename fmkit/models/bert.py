@@ -9,7 +9,7 @@ head, n texts.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from fmkit import runtime
 from fmkit._check import Refused, require
-from fmkit.progress import progress
+from fmkit.data.tokens import PADDING
+from fmkit.models.language_model import LanguageModel
 
 # As sentence_bert_config.json has it, two special ones counted; it was trained on 128
 MINILM_TOKENS = 256
@@ -119,44 +120,46 @@ class Bert(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(weight)
 
-    def forward(
-        self, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, "B T d"]:
-        """Hidden states after the last layer; `mask` is True where a token is real.
+    @property
+    def width(self) -> int:
+        """d, the length of a token's vector."""
+        return self.config.width
 
-        A token's position is its column, so padding belongs at the end; its own hidden
-        states mean nothing. Raises ``ValueError`` for an id outside V, for more tokens
-        than the context and for a row without a real token.
+    def token_vectors(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
+        """Compute the hidden states after the last layer; padding ends a text.
+
+        See :class:`fmkit.models.encoder.TextEncoder`. Every row holds a token. Raises
+        ``ValueError`` if there are more tokens than the context.
         """
         T, context = tokens.shape[1], self.config.context
         rule = f"be at most the context ({context})"
         require(context >= T, "the number of tokens", rule, T)
-        if tokens.numel():
-            least, most = (end.item() for end in tokens.aminmax())
-            rule = f"be from 0 to V - 1 ({self.config.vocabulary - 1})"
-            inside = least >= 0 and most < self.config.vocabulary
-            require(inside, "tokens", rule, least if least < 0 else most)
-        real = mask.any(dim=1)  # attention of an empty row would be 0 / 0
-        rule = "have a real token in every row"
-        require(bool(real.all()), "mask", rule, f"{int((~real).sum())} without")
-        x = self.words(tokens) + self.positions.weight[:T] + self.types.weight[0]
-        x = self.norm(x)
-        seen = None if mask.all() else mask[:, None, None]  # (B, 1, 1, T)
+        real = tokens != PADDING
+        words = self.words(tokens.clamp(min=0))
+        x = self.norm(words + self.positions.weight[:T] + self.types.weight[0])
+        # A mask that hides nothing costs time on a CPU; asking would stop a GPU
+        nothing_hidden = runtime.on_host(real) and bool(real.all())
+        mask = None if nothing_hidden else real[:, None, None]  # (B, 1, 1, T)
         for layer in self.layers:
-            x = layer(x, seen)
+            x = layer(x, mask)
         return x
 
 
-def load_minilm(files: dict[str, Path]) -> tuple[Bert, Tokenizer]:
-    """phi of sentences and its tokenizer, from the asset ``minilm-l6``, in eval mode.
+def load_minilm(files: Mapping[str, str | Path]) -> LanguageModel:
+    """Load phi of sentences and its tokenizer: the asset ``minilm-l6``, in eval mode.
 
-    Raises ``ValueError``, with the tensor's name, where the tensors are not those that
-    ``config.json`` describes. Nothing is drawn from the global generator. Weights:
+    A sentence is the mean of its tokens' vectors, brought to length 1 (Reimers and
+    Gurevych 2019): :func:`fmkit.models.pooling.mean_of_tokens`. Both special tokens
+    count, and the tokenizer cuts a text after 256 tokens. Its start symbol is [CLS].
+
+    `files` maps ``config.json``, ``model.safetensors`` and ``tokenizer.json`` to their
+    paths. Raises ``ValueError``, with the tensor's name, if the tensors are not those
+    that ``config.json`` describes. Draws nothing from the global generator. Weights:
     all-MiniLM-L6-v2, the sentence-transformers project 2021, which started from MiniLM
     (Wang et al. 2020).
     """
-    config = _read_config(files["config.json"])
-    path = files["model.safetensors"]
+    config = _read_config(Path(files["config.json"]))
+    path = Path(files["model.safetensors"])
     try:
         saved = load_file(path)
     except SafetensorError as error:
@@ -167,7 +170,8 @@ def load_minilm(files: dict[str, Path]) -> tuple[Bert, Tokenizer]:
     _check_tensors(path, saved, {theirs[n]: t for n, t in model.state_dict().items()})
     weights = {name: saved[their_name] for name, their_name in theirs.items()}
     model.load_state_dict(weights, assign=True)
-    return model.eval(), _read_tokenizer(files["tokenizer.json"], config.vocabulary)
+    tokenizer = _read_tokenizer(Path(files["tokenizer.json"]), config.vocabulary)
+    return LanguageModel(model.eval(), tokenizer, tokenizer.token_to_id("[CLS]"))
 
 
 def _read_config(path: Path) -> BertConfig:
@@ -185,7 +189,8 @@ def _read_config(path: Path) -> BertConfig:
             norm_epsilon=found["layer_norm_eps"],
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise Refused(f"{path} does not describe a BERT: {error}") from error
+        why = " ".join(str(error).split())
+        raise Refused(f"{path} does not describe a BERT ({why}).") from error
     require(act == "gelu", f"hidden_act in {path}", "be 'gelu'", act)
     name = f"position_embedding_type in {path}"
     require(kind == "absolute", name, "be 'absolute'", kind)
@@ -239,48 +244,3 @@ def _read_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
     tokenizer.enable_truncation(MINILM_TOKENS)
     tokenizer.no_padding()
     return tokenizer
-
-
-def sentence_embeddings(
-    model: Bert, tokenizer: Tokenizer, texts: Sequence[str], *, label: str
-) -> Float[Tensor, "n d"]:
-    r"""phi of each text: the mean of its tokens' hidden states, brought to length 1.
-
-    .. math:: \phi(x) = \bar h / \lVert \bar h \rVert, \qquad
-        \bar h = \frac{1}{T} \sum_{t=1}^{T} h_t
-
-    T counts the two special tokens, as sentence-transformers does, and MiniLM's
-    tokenizer cuts a text there too: after 256 tokens. Without gradients, in batches of
-    similar length; batch size and precision are the runtime's for the device of the
-    model, the result is float32. `label` names the progress bar. Raises ``ValueError``
-    for no texts and for a text without a token. Source: Reimers and Gurevych 2019.
-    """
-    require(not isinstance(texts, str), "texts", "be several, not one string", texts)
-    require(len(texts) >= 1, "texts", "have at least 1 text", len(texts))
-    ids = _token_ids(tokenizer, texts)
-    device = model.words.weight.device
-    # Longest first: what memory allows shows at once
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
-    size = runtime.batch_size_for_inference(device)
-    batches = [order[i : i + size] for i in range(0, len(order), size)]
-    phi = torch.empty(len(ids), model.config.width, device=device)
-    with torch.no_grad(), runtime.autocast(device):
-        for batch in progress(batches, label=label):
-            rows = [torch.tensor(ids[i]) for i in batch]
-            tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-            lengths = torch.tensor([len(row) for row in rows], device=device)
-            mask = torch.arange(tokens.shape[1], device=device) < lengths[:, None]
-            h = model(tokens, mask).float().masked_fill(~mask[:, :, None], 0)
-            phi[batch] = F.normalize(h.sum(dim=1) / lengths[:, None], dim=1)
-    return phi
-
-
-def _token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    ids = []
-    for start in range(0, len(texts), 1000):  # encodings hold far more than the ids
-        for encoding in tokenizer.encode_batch_fast(list(texts[start : start + 1000])):
-            text = texts[len(ids)]
-            some = not all(encoding.special_tokens_mask)
-            require(some, f"texts[{len(ids)}]", "have at least one token", text)
-            ids.append(encoding.ids)
-    return ids

@@ -182,7 +182,8 @@ def load_efficientnet_lite0(
     try:
         network.load_state_dict(renamed)
     except RuntimeError as error:
-        raise Refused(f"{path} does not hold EfficientNet-Lite0: {error}") from error
+        why = " ".join(str(error).split())
+        raise Refused(f"{path} does not hold EfficientNet-Lite0 ({why}).") from error
     return phi.eval(), U.eval()
 
 

@@ -1,4 +1,4 @@
-"""Representations from every layer of a network, in one pass.
+"""Compute representations from every layer of a network, in one pass.
 
 B batch, c channels, H and W height and width, m of all layers together.
 """
@@ -7,16 +7,18 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from fmkit.models.encoder import LayeredEncoder
 
-class Layers(nn.Module):
-    """The layers of `phi`, each pooled over the picture as the last one is.
 
-    `phi` has ``widths`` and ``activations``. The layers stand side by side in one
-    tensor, so that what is made for one representation (batches, a check that nothing
-    changes) works for all; :meth:`split` takes them apart. The last equals phi(x).
+class EveryLayer(nn.Module):
+    """All layers of `phi`, each averaged over the image as the last one is.
+
+    The layers are concatenated into one tensor, so that code for one representation
+    (batches, a check that nothing changes) works for all of them. :meth:`split`
+    separates them again. The last layer equals phi(x).
     """
 
-    def __init__(self, phi: nn.Module):
+    def __init__(self, phi: LayeredEncoder):
         super().__init__()
         self.phi = phi
 
@@ -27,6 +29,6 @@ class Layers(nn.Module):
         return torch.cat([h.mean(dim=(2, 3)) for h in self.phi.activations(x)], dim=1)
 
     def split(self, outputs: Float[Tensor, "n m"]) -> dict[str, Tensor]:
-        """The representation that each layer gives, by its name, the last one last."""
+        """Return the representation of each layer by its name, first layer first."""
         parts = outputs.split([*self.phi.widths.values()], dim=1)
         return dict(zip(self.phi.widths, parts, strict=True))

@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int, Int64
 from torch import Tensor
 
 from fmkit._check import require
+from fmkit.data.tokens import check_ids
 from fmkit.progress import progress
 
 NEVER_SEEN = torch.iinfo(torch.int64).max  # closes each list of codes
@@ -59,7 +60,7 @@ class NGram:
         The first token of a row is given nothing, not even ⊥ unless ⊥ is that token.
         Raises ``ValueError`` for an id outside V.
         """
-        _check_ids(tokens, self.vocabulary)
+        check_ids(tokens, vocabulary=self.vocabulary)
         p = tokens.new_full(tokens.shape, 1 / self.vocabulary, dtype=torch.float64)
         number = torch.zeros_like(tokens, dtype=torch.int64)  # of the empty context
         for k, level in enumerate(self.levels, start=1):
@@ -90,7 +91,7 @@ def fit_ngram(tokens: Int[Tensor, " T"], *, vocabulary: int, order: int) -> NGra
     In the notes: language model, (14.5).
     """
     require(order >= 1, "order", "be at least 1", order)
-    _check_ids(tokens, vocabulary)
+    check_ids(tokens, vocabulary=vocabulary)
     number = torch.zeros(len(tokens) + 1, dtype=torch.int64, device=tokens.device)
     levels: list[tuple[Tensor, Tensor]] = []
     for k in range(1, order + 1):
@@ -161,10 +162,3 @@ def _level(codes: Tensor, counts: Tensor, *, vocabulary: int, contexts: int) -> 
         reserved=empty.index_add(0, context, discount),
         total=empty.index_add(0, context, counts.double()),
     )
-
-
-def _check_ids(tokens: Tensor, vocabulary: int) -> None:
-    if tokens.numel():
-        for i in (end.item() for end in tokens.aminmax()):
-            rule = f"be from 0 to V - 1 ({vocabulary - 1})"
-            require(0 <= i < vocabulary, "tokens", rule, i)

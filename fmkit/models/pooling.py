@@ -1,27 +1,26 @@
-"""phi of a text: one vector, made of those that a language model has for its tokens.
+"""Pool the vectors of a text's tokens into one: phi of the text.
 
-Texts come as ids with -1 after the end of the shorter ones. B batch, T tokens, d width,
-n texts.
+Texts are rows of ids, :func:`fmkit.data.tokens.padded`. B batch, T tokens, d width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from fmkit import runtime
 from fmkit._check import require
-from fmkit.models.bert import Bert
-from fmkit.models.transformer import Transformer
+from fmkit.data.tokens import PADDING
+from fmkit.models.encoder import TextEncoder
 
-PADDING = -1  # no token of any vocabulary
 Pool = Callable[[Float[Tensor, "B T d"], Bool[Tensor, "B T"]], Float[Tensor, "B d"]]
 
 
 def last_token(
     c: Float[Tensor, "B T d"], real: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B d"]:
-    """c_{T+1} of the notes: the vector of a text's last token, which has seen all.
+    """Return c_{T+1} of the notes: the vector of the last token, which sees the text.
 
     In the notes: representation of a text.
     """
@@ -31,34 +30,42 @@ def last_token(
 def first_token(
     c: Float[Tensor, "B T d"], real: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B d"]:
-    """Of the first token: BERT's [CLS], or x_0, which sees no text where causal."""
+    """Return the vector of the first token: BERT's [CLS].
+
+    In a causal model that is x_0, which has seen none of the text.
+    """
     return c[:, 0]
 
 
 def mean_of_tokens(
     c: Float[Tensor, "B T d"], real: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B d"]:
-    """The mean over a text's own tokens."""
+    """Average the vectors of a text's own tokens, without its padding."""
     c = c.masked_fill(~real[:, :, None], 0)
     return c.sum(dim=1) / real.sum(dim=1, keepdim=True)
 
 
-class Summary(nn.Module):
-    """phi of texts: what `pool` makes of the vectors that `encoder` has for the tokens.
+class Pooled(nn.Module):
+    """phi of texts: `pool` of the vectors that `encoder` has for the tokens.
 
-    The encoder is a :class:`Transformer`, autoregressive or masked, or a
-    :class:`Bert`. Padding changes nothing. Its logits are not computed. Train or eval
-    mode is the encoder's.
+    Padding changes nothing. The logits of the encoder are not computed. The module
+    starts in the mode of the encoder, train or eval.
     """
 
-    def __init__(self, encoder: Transformer | Bert, pool: Pool):
+    def __init__(self, encoder: TextEncoder, pool: Pool):
         super().__init__()
         self.encoder, self.pool = encoder, pool
-        self.m = encoder.config.width
+        self.m = encoder.width
         self.train(encoder.training)
 
     def prepare(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B S"]:
-        """The columns that hold a token of some text. An empty text is an error."""
+        """Cut off the columns that hold padding only.
+
+        Raises ``ValueError`` if a row does not begin with a token. On a GPU nothing is
+        cut or checked, because both would make the device wait.
+        """
+        if not runtime.on_host(tokens):
+            return tokens
         real = tokens != PADDING
         empty = int((~real[:, :1]).sum())
         rule = "begin with a token in every row"
@@ -66,18 +73,4 @@ class Summary(nn.Module):
         return tokens[:, : int(real.sum(dim=1).max())]
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B d"]:
-        real = tokens != PADDING
-        filled = tokens.clamp(min=0)  # any token will do
-        if isinstance(self.encoder, Bert):
-            return self.pool(self.encoder(filled, real), real)
-        seen = None if self.encoder.config.causal else real
-        vectors = self.encoder.embed(filled)
-        return self.pool(self.encoder.contextualize(vectors, real=seen), real)
-
-
-def padded(texts: Sequence[Sequence[int]], *, most: int) -> Int[Tensor, "n T"]:
-    """The ids of texts as rows of one tensor, each cut after `most` tokens."""
-    require(len(texts) > 0, "texts", "be at least 1", len(texts))
-    require(most >= 1, "most", "be at least 1", most)
-    rows = [torch.tensor(ids[:most], dtype=torch.int64) for ids in texts]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING)
+        return self.pool(self.encoder.token_vectors(tokens), tokens != PADDING)

@@ -1,12 +1,11 @@
-"""Pretrained weights for :class:`~fmkit.models.transformer.Transformer`.
+"""Load pretrained weights into :class:`~fmkit.models.transformer.Transformer`.
 
-Both loaders check names and shapes of all tensors before the first is read, so that
-nothing is ever half loaded. Inside they use the names of Llama's own files.
+Both loaders check the names and shapes of all tensors before they read the first one,
+so that no model is ever half loaded. Inside they use the names of Llama's own files.
 """
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,49 +15,35 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from fmkit._check import Refused
-from fmkit.models._gguf import GGUFError, read_gguf
+from fmkit.models._gguf import Stored, read_gguf
+from fmkit.models.language_model import LanguageModel
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
 
-
-class WeightsError(Refused):
-    """A file of weights cannot be used: one sentence that says why."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file: its shape, and how to get its values in float32."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], Tensor]
+# GPT-2 and SmolLM2 were pretrained on documents that begin after this token. The chat
+# models made of them name another one in their files: the start of a turn.
+DOCUMENT = "<|endoftext|>"
 
 
-def load_gguf(path: Path) -> tuple[Transformer, Tokenizer]:
-    """The model in a GGUF file of the Llama architecture, and its tokenizer.
+def load_gguf(path: str | Path) -> LanguageModel:
+    """Load a GGUF file of the Llama architecture: model, tokenizer, start symbol.
 
-    Quantized blocks are unpacked to float32: what was lost when they were packed stays
-    lost. Raises ``WeightsError`` for a file that is truncated or no GGUF, for another
-    architecture, tokenizer or quantization, and for tensors that are missing, too many
-    or of the wrong shape. The model is in eval mode.
+    Quantized blocks are unpacked to float32, which does not bring back the precision
+    that packing lost. The start symbol is ``<|endoftext|>`` or, if the vocabulary has
+    no such token, the file's own. The model is in eval mode. Raises ``ValueError`` if
+    the file is truncated or not GGUF; if its architecture, tokenizer or quantization is
+    another; and if a tensor is missing, unknown or of the wrong shape.
     """
-    try:
-        about, packed = read_gguf(path)
-    except GGUFError as error:
-        raise WeightsError(str(error)) from error
+    about, stored = read_gguf(path)
 
     def say(name: str) -> object:
         if name not in about:
-            raise WeightsError(f"{path} must say what its {name} is.")
+            raise Refused(f"{path} must say what its {name} is.")
         return about[name]
 
     architecture = say("general.architecture")
     if architecture != "llama":
-        raise WeightsError(f"{path} must be of architecture llama, got {architecture}.")
+        raise Refused(f"{path} must be of architecture llama, got {architecture}.")
     vocabulary = say("tokenizer.ggml.tokens")
-    for name, tensor in packed.items():
-        if not tensor.can_be_read:
-            kind = tensor.kind.name
-            raise WeightsError(f"{path}: {name} is packed as {kind}, which is unknown.")
-    stored = {name: Stored(t.shape, t.read) for name, t in packed.items()}
     config = _config(
         path,
         vocabulary=len(vocabulary),
@@ -77,53 +62,61 @@ def load_gguf(path: Path) -> tuple[Transformer, Tokenizer]:
         got = about.get(f"llama.rope.{name}", only)
         if got != only:
             what = f"{path}: llama.rope.{name} must be {only}"
-            raise WeightsError(f"{what}, got {got}.")
+            raise Refused(f"{what}, got {got}.")
     renamed = {}
     for name, tensor in stored.items():
         heads = {"attn_q": config.heads, "attn_k": config.kv_heads}
         turned = next((n for part, n in heads.items() if f".{part}." in name), None)
         renamed[_llama_name(name)] = _halves(tensor, turned) if turned else tensor
-    return _build(config, renamed, path), _gguf_tokenizer(path, say, vocabulary)
+    model, tokenizer = _build(config, renamed, path), _gguf_tokenizer(path, say)
+    start = _start(path, tokenizer, about.get("tokenizer.ggml.bos_token_id"))
+    return LanguageModel(model, tokenizer, start)
 
 
-def load_llama(folder: Path) -> tuple[Transformer, Tokenizer]:
-    """The model in a folder of the Llama layout, as transformers saves it.
+def load_llama(folder: str | Path) -> LanguageModel:
+    """Load a folder of the Llama layout: model, tokenizer, start symbol.
 
-    That is config.json, tokenizer.json, and model.safetensors or several of which
-    model.safetensors.index.json tells. Weights become float32. Raises ``WeightsError``
-    for what is missing, damaged or not that of a Llama; the model is in eval mode.
+    It is the layout in which transformers saves a model: config.json, tokenizer.json,
+    and model.safetensors, or several files that model.safetensors.index.json lists.
+    Weights become float32. The start symbol is ``<|endoftext|>`` or, if the vocabulary
+    has no such token, the ``bos_token_id`` of config.json. The model is in eval mode.
+    Raises ``ValueError`` if a file is missing, damaged or not of a Llama.
     """
-    said = _json(folder / "config.json")
+    folder = Path(folder)
+    about = _json(folder / "config.json")
     for name, only in {"model_type": "llama", "hidden_act": "silu"}.items():
-        if said.get(name) != only:
-            got = said.get(name)
-            raise WeightsError(f"{folder}: {name} must be {only}, got {got}.")
-    rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
+        if about.get(name) != only:
+            got = about.get(name)
+            raise Refused(f"{folder}: {name} must be {only}, got {got}.")
+    rope = about.get("rope_parameters") or about.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))  # its older name
     if kind != "default":
-        raise WeightsError(f"{folder}: rope_type must be default, got {kind}.")
+        raise Refused(f"{folder}: rope_type must be default, got {kind}.")
     try:
-        heads = said["num_attention_heads"]
+        heads = about["num_attention_heads"]
         config = _config(
             folder,
-            vocabulary=said["vocab_size"],
-            context=said["max_position_embeddings"],
-            width=said["hidden_size"],
-            layers=said["num_hidden_layers"],
+            vocabulary=about["vocab_size"],
+            context=about["max_position_embeddings"],
+            width=about["hidden_size"],
+            layers=about["num_hidden_layers"],
             heads=heads,
-            kv_heads=said.get("num_key_value_heads") or heads,
-            hidden=said["intermediate_size"],
-            rope_base=rope.get("rope_theta", said.get("rope_theta", 10_000.0)),
-            norm_epsilon=said["rms_norm_eps"],
-            tied=said.get("tie_word_embeddings", False),
+            kv_heads=about.get("num_key_value_heads") or heads,
+            hidden=about["intermediate_size"],
+            rope_base=rope.get("rope_theta", about.get("rope_theta", 10_000.0)),
+            norm_epsilon=about["rms_norm_eps"],
+            tied=about.get("tie_word_embeddings", False),
         )
     except KeyError as error:
-        raise WeightsError(f"{folder}/config.json must have {error}.") from error
+        raise Refused(f"{folder}/config.json must have {error}.") from error
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library raises bare Exceptions
         what = f"{folder}/tokenizer.json cannot be read"
-        raise WeightsError(f"{what} ({error}).") from error
+        raise Refused(f"{what} ({error}).") from error
+    # A file of tokens for training says where to cut and to pad; nothing is cut here
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     index = folder / "model.safetensors.index.json"
     files = {"model.safetensors"}
     if index.is_file():
@@ -133,44 +126,58 @@ def load_llama(folder: Path) -> tuple[Transformer, Tokenizer]:
         stored |= _of_safetensors(folder / file)
     if config.tied:  # some write the matrix twice
         stored.pop("lm_head.weight", None)
-    return _build(config, stored, folder), tokenizer
+    model = _build(config, stored, folder)
+    start = _start(folder, tokenizer, about.get("bos_token_id"))
+    return LanguageModel(model, tokenizer, start)
 
 
-def _config(path: Path, **said: object) -> TransformerConfig:
-    for name, value in said.items():
+def _start(path: str | Path, tokenizer: Tokenizer, named: object) -> int:
+    """Return the start symbol of documents; `named` is the one that the file names."""
+    start = tokenizer.token_to_id(DOCUMENT)
+    if start is not None:
+        return start
+    if not isinstance(named, int):
+        raise Refused(f"{path} must name one bos_token_id, got {named}.")
+    return named
+
+
+def _config(path: str | Path, **values: object) -> TransformerConfig:
+    for name, value in values.items():
         kind = float if name in ("rope_base", "norm_epsilon") else int
         if not isinstance(value, (kind, int)):
             rule = f"{name} must be one {kind.__name__}"
-            raise WeightsError(f"{path}: {rule}, got {value}.")
+            raise Refused(f"{path}: {rule}, got {value}.")
     try:
-        return TransformerConfig(**said)
+        return TransformerConfig(**values)
     except ValueError as error:
-        raise WeightsError(f"{path}: {error}") from error
+        raise Refused(f"{path}: {error}") from error
 
 
 def _build(
-    config: TransformerConfig, stored: Mapping[str, Stored], path: Path
+    config: TransformerConfig, stored: Mapping[str, Stored], path: str | Path
 ) -> Transformer:
-    """A model whose every weight is read from `stored`, once all are known to fit."""
-    if config.layers > len(stored):  # before as many are made
+    """Build a model from `stored`, once all names and shapes are known to fit."""
+    if config.layers > len(stored):  # before so many layers are built
         got = f"{config.layers} with {len(stored)} tensors"
-        raise WeightsError(f"{path}: layers must be fewer than its tensors, got {got}.")
+        raise Refused(f"{path}: layers must be fewer than its tensors, got {got}.")
     with torch.device("meta"):  # shapes without values: none is drawn at random
         model = Transformer(config)
     parts = {name: llama_parts(name, config) for name in model.state_dict()}
     if config.tied:
         del parts["unembedding.weight"]
-    expected = {name: shape for of in parts.values() for name, shape in of.items()}
+    expected = {
+        name: shape for tensors in parts.values() for name, shape in tensors.items()
+    }
     _compare(expected, stored, path)
     values = {
-        name: torch.cat([stored[part].read() for part in of])
-        for name, of in parts.items()
+        name: torch.cat([stored[part].read() for part in tensors])
+        for name, tensors in parts.items()
     }
     return with_weights(config, values)
 
 
 def llama_parts(name: str, config: TransformerConfig) -> dict[str, tuple[int, ...]]:
-    """Which tensors of a Llama, by name and shape, make one weight of ours."""
+    """Return name and shape of the Llama tensors that make one weight of ours."""
     d, w = config.width, config.head_width
     top = {
         "embedding.weight": {"model.embed_tokens.weight": (config.vocabulary, d)},
@@ -180,7 +187,7 @@ def llama_parts(name: str, config: TransformerConfig) -> dict[str, tuple[int, ..
     if name in top:
         return top[name]
     _, layer, rest = name.split(".", 2)
-    of = {
+    tensors = {
         "norm_1.weight": {"input_layernorm": (d,)},
         "attention.qkv.weight": {
             "self_attn.q_proj": (config.heads * w, d),
@@ -195,26 +202,29 @@ def llama_parts(name: str, config: TransformerConfig) -> dict[str, tuple[int, ..
         },
         "mlp.down.weight": {"mlp.down_proj": (d, config.hidden)},
     }[rest]
-    return {f"model.layers.{layer}.{part}.weight": shape for part, shape in of.items()}
+    return {f"model.layers.{layer}.{part}.weight": s for part, s in tensors.items()}
 
 
 def _compare(
-    expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, Stored], path: Path
+    expected: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, Stored],
+    path: str | Path,
 ) -> None:
+    """Raise one sentence about the first tensor that is missing, unknown or wrong."""
     missing = [name for name in expected if name not in stored]
     unknown = [name for name in stored if name not in expected]
     for what, names in {"lacks": missing, "has unknown tensors": unknown}.items():
         if names:
             more = f" and {len(names) - 1} more" if names[1:] else ""
-            raise WeightsError(f"{path} {what}: {names[0]}{more}.")
+            raise Refused(f"{path} {what}: {names[0]}{more}.")
     for name, shape in expected.items():
         got = stored[name].shape
         if got != shape:
-            raise WeightsError(f"{path}: {name} must have shape {shape}, got {got}.")
+            raise Refused(f"{path}: {name} must have shape {shape}, got {got}.")
 
 
 def _halves(tensor: Stored, heads: int) -> Stored:
-    """Queries or keys with the halves of a head apart, which GGUF interleaves."""
+    """Undo GGUF's order of query and key rows, which interleaves a head's halves."""
 
     def read() -> Tensor:
         rows, d = tensor.shape
@@ -225,7 +235,7 @@ def _halves(tensor: Stored, heads: int) -> Stored:
 
 
 def _llama_name(name: str) -> str:
-    """The name that Llama's files give what GGUF calls `name`."""
+    """Translate GGUF's name of a tensor to the one in Llama's own files."""
     top = {
         "token_embd.weight": "model.embed_tokens.weight",
         "output_norm.weight": "model.norm.weight",
@@ -248,18 +258,17 @@ def _llama_name(name: str) -> str:
     return top.get(name, name)
 
 
-def _gguf_tokenizer(
-    path: Path, say: Callable[[str], object], vocabulary: list[str]
-) -> Tokenizer:
-    """Byte-level BPE from a GGUF file's pieces and merges.
+def _gguf_tokenizer(path: str | Path, say: Callable[[str], object]) -> Tokenizer:
+    """Build a byte-level BPE from a GGUF file's pieces and merges.
 
-    With ``pre = smollm`` digits are taken one by one before anything is merged.
-    Control tokens are never found inside of text unless written out in full.
+    With ``pre = smollm`` each digit is a token of its own. Control tokens are found in
+    a text only if they are written out in full, as the turns of a chat are.
     """
+    vocabulary = say("tokenizer.ggml.tokens")
     before = {"smollm": [pre_tokenizers.Digits(individual_digits=True)], "gpt-2": []}
     kind, pre = say("tokenizer.ggml.model"), say("tokenizer.ggml.pre")
     if kind != "gpt2" or pre not in before:
-        raise WeightsError(
+        raise Refused(
             f"{path}: its tokenizer must be gpt2 with pre = {' or '.join(before)}, "
             f"got {kind} with {pre}."
         )
@@ -272,7 +281,7 @@ def _gguf_tokenizer(
             p for p, k in zip(vocabulary, kinds, strict=True) if k == TokenType.CONTROL
         ]
     except Exception as error:  # the library raises bare Exceptions
-        raise WeightsError(f"{path} has no whole tokenizer ({error}).") from error
+        raise Refused(f"{path} has no whole tokenizer ({error}).") from error
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*before[pre], whole])
     tokenizer.decoder = decoders.ByteLevel()
@@ -282,12 +291,12 @@ def _gguf_tokenizer(
 
 def _json(path: Path) -> dict:
     try:
-        said = json.loads(path.read_text())
+        about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}).") from error
-    if not isinstance(said, dict):
-        raise WeightsError(f"{path} must hold one object, got {said}.")
-    return said
+        raise Refused(f"{path} cannot be read ({error}).") from error
+    if not isinstance(about, dict):
+        raise Refused(f"{path} must hold one object, got {about}.")
+    return about
 
 
 def _of_safetensors(path: Path) -> dict[str, Stored]:
@@ -305,4 +314,4 @@ def _of_safetensors(path: Path) -> dict[str, Stored]:
                 for name in file.keys()  # noqa: SIM118 - it is no dictionary
             }
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}).") from error
+        raise Refused(f"{path} cannot be read ({error}).") from error

@@ -1,38 +1,50 @@
-"""Models of this book's own runs: weights, shape and tokenizer in one small file."""
+"""Save and load models of this book's own runs: weights, shape, tokenizer, one file."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
 
-import tokenizers
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 
 from fmkit._check import Refused
+from fmkit.data.tokens import START, read_tokenizer
+from fmkit.models.language_model import LanguageModel
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
 
 
 def save_trained(
-    path: Path, model: Transformer, tokenizer: tokenizers.Tokenizer | None = None
+    path: str | Path, model: Transformer, tokenizer: Tokenizer | None = None
 ) -> None:
     """Write the model in float16, its config and its tokenizer as safetensors.
 
-    Models whose vocabulary fmkit fixes have no tokenizer of their own.
+    Models whose tokens are not text have no tokenizer. Raises ``ValueError`` if the
+    model has other weights than its config describes, as with low-rank updates.
     """
-    about = {"config": json.dumps(asdict(model.config))}
-    if tokenizer is not None:
-        about["tokenizer"] = tokenizer.to_str()
+    with torch.device("meta"):
+        expected = {name for name, _ in Transformer(model.config).named_parameters()}
     weights = {
         name: weight.detach().half().contiguous()
         for name, weight in model.named_parameters()  # a tied matrix once
     }
+    if weights.keys() != expected:
+        other = min(weights.keys() ^ expected)
+        raise Refused(
+            f"model has weights that its config does not describe ({other}): merge "
+            "low-rank updates first, with merge_low_rank."
+        )
+    about = {"config": json.dumps(asdict(model.config))}
+    if tokenizer is not None:
+        about["tokenizer"] = tokenizer.to_str()
     save_file(weights, path, metadata=about)
 
 
-def load_trained(path: Path) -> tuple[Transformer, tokenizers.Tokenizer | None]:
-    """What :func:`save_trained` wrote, in float32 and eval mode.
+def load_trained(path: str | Path) -> LanguageModel:
+    """Load what :func:`save_trained` wrote, in float32 and eval mode.
 
-    Raises ``ValueError`` for a file that is damaged or was not written by it.
+    Raises ``ValueError`` if the file is damaged or was not written by it.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -40,10 +52,11 @@ def load_trained(path: Path) -> tuple[Transformer, tokenizers.Tokenizer | None]:
             config = TransformerConfig(**json.loads(about["config"]))
             tokenizer = None
             if "tokenizer" in about:
-                tokenizer = tokenizers.Tokenizer.from_str(about["tokenizer"])
+                tokenizer = read_tokenizer(about["tokenizer"])
             names = file.keys()
             values = {name: file.get_tensor(name).float() for name in names}
-        return with_weights(config, values), tokenizer
+        model = with_weights(config, values)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         what = f"{path} holds no model of this book's"
         raise Refused(f"{what} ({' '.join(str(error).split())}).") from error
+    return LanguageModel(model, tokenizer, None if tokenizer is None else START)

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from fmkit import runtime
 from fmkit._check import require
+from fmkit.data.tokens import PADDING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,15 +232,13 @@ class Transformer(nn.Module):
         )
 
     def embed(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
-        """e_x of every token. Raises ``ValueError`` for an id outside V.
+        """Look up e_x of every token.
+
+        Ids are not checked here, in every step of training, but where they enter:
+        :func:`fmkit.data.tokens.check_ids`. torch raises ``IndexError`` on a CPU.
 
         In the notes: embedding matrix.
         """
-        if tokens.numel():
-            least, most = (end.item() for end in tokens.aminmax())
-            rule = f"be from 0 to V - 1 ({self.config.vocabulary - 1})"
-            inside = least >= 0 and most < self.config.vocabulary
-            require(inside, "tokens", rule, least if least < 0 else most)
         return self.embedding(tokens)
 
     def contextualize(
@@ -255,14 +255,16 @@ class Transformer(nn.Module):
         such mask, since padding comes last. Raises ``ValueError`` for more than the
         context, or than the cache has room for, and for `real` in such a model.
         """
-        rule = "be left out where causal (padding comes last, where nothing sees it)"
-        require(real is None or not self.config.causal, "real", rule, real)
+        rule = "be None in a causal model, which cannot see padding at the end"
+        allowed = real is None or not self.config.causal
+        require(allowed, "real", rule, None if real is None else [*real.shape])
         T, used = vectors.shape[1], cache.used if cache else 0
         room = cache.keys.shape[3] if cache else self.config.context
         rule = f"be at most the {'room of the cache' if cache else 'context'} ({room})"
         require(used + T <= room, "the number of tokens", rule, used + T)
         mask = cache.mask(T) if cache else None
-        if real is not None and not real.all():
+        # A mask that hides nothing costs time on a CPU; asking would stop a GPU
+        if real is not None and not (runtime.on_host(real) and real.all()):
             mask = real[:, None, None]  # (B, 1, 1, T)
         positions = cache.positions(T) if cache else slice(T)
         # (_, T, 1, w / 2): the same for every head
@@ -276,6 +278,20 @@ class Transformer(nn.Module):
         if cache:
             cache.used += T
         return self.norm(x)
+
+    @property
+    def width(self) -> int:
+        """d, the length of a token's vector."""
+        return self.config.width
+
+    def token_vectors(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
+        """Compute c_t of every token of texts that end with padding.
+
+        See :class:`fmkit.models.encoder.TextEncoder`.
+        """
+        # A causal model cannot see padding, which comes last
+        real = None if self.config.causal else tokens != PADDING
+        return self.contextualize(self.embed(tokens.clamp(min=0)), real=real)
 
     def logits(self, contextual: Float[Tensor, "*B d"]) -> Float[Tensor, "*B V"]:
         """u of each c.

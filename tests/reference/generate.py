@@ -14,13 +14,12 @@ def greedy(model, prompt, new_tokens):
     return tokens[len(prompt) :]
 
 
-def probabilities(u, *, temperature=1.0, top_k=None, top_p=1.0):
+def probabilities(u, *, temperature=1.0, top_p=1.0):
     """What a sampler draws from: divided, cut to k, then to the nucleus, normalized."""
     powers = [math.exp(score / temperature) for score in u]
     order = sorted(range(len(u)), key=lambda x: -powers[x])
-    kept = order[: len(u) if top_k is None else top_k]
-    total, nucleus, so_far = sum(powers[x] for x in kept), [], 0.0
-    for x in kept:
+    total, nucleus, so_far = sum(powers), [], 0.0
+    for x in order:
         if so_far >= top_p:
             break
         nucleus.append(x)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fmkit.adapt import Predictor, finetune, frozen_outputs, probe_head, random_head
-from fmkit.models.pooling import PADDING, Summary, mean_of_tokens
+from fmkit.data.tokens import PADDING
+from fmkit.models.pooling import Pooled, mean_of_tokens
 from fmkit.models.resnet import ResNet, ResNetConfig
 from fmkit.models.transformer import Transformer, TransformerConfig
 from fmkit.probe import linear_probe
@@ -243,7 +244,7 @@ def texts(rng):
     tokens[torch.arange(40), places] = 3 + labels
     lengths = torch.randint(5, 9, (40, 1), generator=rng)
     tokens[torch.arange(8) >= lengths] = PADDING
-    return Summary(Transformer(config), mean_of_tokens), tokens, labels
+    return Pooled(Transformer(config), mean_of_tokens), tokens, labels
 
 
 def test_finetuning_of_texts_is_the_algorithm(texts):

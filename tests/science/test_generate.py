@@ -19,17 +19,8 @@ import torch
 from reference import generate as reference_generate
 from support.drawn import drawn
 
-from fmkit.assets import fetch
-from fmkit.generate import (
-    generate,
-    greedy,
-    keep_top_k,
-    keep_top_p,
-    packed,
-    sampler,
-    stream,
-)
-from fmkit.models.pretrained import load_gguf
+from fmkit.generate import generate, greedy, keep_top_p, sampler, stream
+from fmkit.models.packed import packed
 from fmkit.models.transformer import TransformerConfig
 
 TINY = TransformerConfig(
@@ -48,11 +39,6 @@ PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 @pytest.fixture(scope="module")
 def tiny():
     return drawn(TINY)
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    return load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"])
 
 
 @pytest.fixture
@@ -76,17 +62,19 @@ def test_a_batch_is_each_prompt_through_the_loop(tiny):
 
 @pytest.mark.parametrize("packing", [False, True], ids=["plain", "packed"])
 def test_the_real_model_says_what_it_says_without_a_cache(smollm2, packing):
-    model, tokenizer = smollm2
+    lm = smollm2.packed() if packing else smollm2
     texts = ["The capital of France is", "Water boils at", "def add(a, b):\n    return"]
-    prompts = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    prompts = [encoding.ids for encoding in lm.tokenizer.encode_batch(texts)]
     assert len({len(prompt) for prompt in prompts}) == 3
-    found = generate(packed(model) if packing else model, prompts, new_tokens=32)
+    found = generate(lm.model, prompts, new_tokens=32)
     # What the loop does, in one pass: each token is the best after those before it
     for prompt, new in zip(prompts, found, strict=True):
         with torch.no_grad():
-            best = model(torch.tensor([prompt + new]))[0].argmax(dim=-1).tolist()
+            best = (
+                smollm2.model(torch.tensor([prompt + new]))[0].argmax(dim=-1).tolist()
+            )
         assert best[len(prompt) - 1 : -1] == new
-    assert tokenizer.decode(found[0]).startswith(" Paris")
+    assert lm.tokenizer.decode(found[0]).startswith(" Paris")
 
 
 def test_bfloat16_stays_bfloat16(tiny):
@@ -192,9 +180,8 @@ def test_tokens_come_when_they_are_known(tiny):
         {},
         {"temperature": 0.5},
         {"temperature": 2.0},
-        {"top_k": 4},
         {"top_p": 0.8},
-        {"top_k": 5, "top_p": 0.7, "temperature": 1.5},
+        {"top_p": 0.7, "temperature": 1.5},
     ],
     ids=str,
 )
@@ -222,19 +209,11 @@ def test_the_nucleus_is_the_fewest_that_have_p():
 
 
 def test_what_is_kept_keeps_its_logit(u):
-    for kept, size in ((keep_top_k(u, 5), 5), (keep_top_p(u, 0.6), None)):
-        inside = kept.isfinite()
-        assert torch.equal(kept[inside], u[inside])
-        assert (u.masked_fill(~inside, -99).amin(dim=-1) == -99).all()
-        for row, of in zip(u, inside, strict=True):
-            assert row[of].min() > row[~of].max()
-        assert size is None or (inside.sum(dim=-1) == size).all()
-
-
-def test_ties_do_not_make_k_more():
-    kept = keep_top_k(torch.zeros(2, 6), 3)
-    assert kept.isfinite().sum(dim=-1).tolist() == [3, 3]
-    assert torch.equal(keep_top_k(torch.zeros(2, 6), 99), torch.zeros(2, 6))
+    kept = keep_top_p(u, 0.6)
+    inside = kept.isfinite()
+    assert torch.equal(kept[inside], u[inside])
+    for row, some in zip(u, inside, strict=True):
+        assert row[some].min() > row[~some].max()
 
 
 def test_a_temperature_near_0_is_greedy(u, rng):
@@ -242,8 +221,7 @@ def test_a_temperature_near_0_is_greedy(u, rng):
         choose = sampler(generator=rng, temperature=temperature)
         # 1e3 / 1e-37 would be infinite, were the largest not taken away before
         assert torch.equal(choose(1e3 * u.float()), greedy(u))
-    for options in ({"top_k": 1}, {"top_p": 1e-9}):
-        assert torch.equal(sampler(generator=rng, **options)(u), greedy(u))
+    assert torch.equal(sampler(generator=rng, top_p=1e-9)(u), greedy(u))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -286,8 +264,8 @@ def test_equal_seeds_give_equal_texts(tiny):
         ([], 1, r"prompts must be at least one, got \[\]\."),
         ([[1], []], 1, r"a prompt must have at least one token, got \[\]\."),
         ([[1]], 0, r"new_tokens must be at least 1, got 0\."),
-        ([[1, 23]], 1, r"a token must be from 0 to V - 1 \(22\), got 23\."),
-        ([[1], [-1, 2]], 1, r"a token must be from 0 to V - 1 \(22\), got -1\."),
+        ([[1, 23]], 1, r"an id must be from 0 to V - 1 \(22\), got 23\."),
+        ([[1], [-1, 2]], 1, r"an id must be from 0 to V - 1 \(22\), got -1\."),
         (
             [[1], [1] * 25],
             1,
@@ -321,7 +299,6 @@ def test_a_model_that_trains_is_refused():
     ("options", "message"),
     [
         ({"temperature": -0.1}, r"temperature must be at least 0, got -0\.1\."),
-        ({"top_k": 0}, r"top_k must be at least 1, got 0\."),
         ({"top_p": 0.0}, r"top_p must be above 0 and at most 1, got 0\.0\."),
         ({"top_p": 1.1}, r"top_p must be above 0 and at most 1, got 1\.1\."),
     ],

@@ -18,7 +18,7 @@ from torch import nn
 from fmkit.adapt import finetune, random_head
 from fmkit.lora import LowRank, merge_low_rank, with_low_rank
 from fmkit.models.bert import Bert, BertConfig
-from fmkit.models.pooling import Summary, mean_of_tokens
+from fmkit.models.pooling import Pooled, mean_of_tokens
 
 NAMES = ("query", "value", "down")
 SHAPE = {"vocabulary": 11, "context": 9, "types": 2, "width": 8, "layers": 2}
@@ -31,7 +31,7 @@ def phi():
     with torch.no_grad():  # weights of a usual size: drawn for real models, they vanish
         for weight in encoder.parameters():
             weight += torch.randn_like(weight) / 3
-    return Summary(encoder, mean_of_tokens)
+    return Pooled(encoder, mean_of_tokens)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from fmkit.models.efficientnet import (
     EfficientNetLite0,
     load_efficientnet_lite0,
 )
-from fmkit.models.every_layer import Layers
+from fmkit.models.every_layer import EveryLayer
 from fmkit.models.resnet import ResNet, ResNetConfig
 
 
@@ -276,7 +276,7 @@ def test_layers_are_what_hooks_see_and_end_with_the_representation(phi, rng):
     seen = []
     for module in modules:
         module.register_forward_hook(lambda m, i, out: seen.append(out.mean((2, 3))))
-    layers = Layers(phi)
+    layers = EveryLayer(phi)
     images = torch.randint(256, (2, 1, 32, 32), generator=rng, dtype=torch.uint8)
     with torch.no_grad():
         parts = layers.split(layers(layers.prepare(images)))

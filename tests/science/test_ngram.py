@@ -15,7 +15,7 @@ import torch
 from reference import text as reference_text
 
 from fmkit.assets import ASSETS, fetch
-from fmkit.data.tokens import Characters
+from fmkit.data.tokens import characters, encode
 from fmkit.models.ngram import choose_order, discounts, fit_ngram
 
 V = 6
@@ -171,8 +171,10 @@ def test_characters_of_shakespeare(mirror, asset_cache):
         pytest.skip("the catalogue has no tinyshakespeare")
     text = fetch("tinyshakespeare")["tinyshakespeare.txt"].read_text(encoding="utf-8")
     end = len(text) * 9 // 10
-    tokenizer = Characters.of([text[:end]])
-    train, test = tokenizer.encode(text[:end]), tokenizer.encode(text[end:])
-    model = fit_ngram(train, vocabulary=tokenizer.vocabulary, order=5)
+    tokenizer = characters([text[:end]])
+    train, test = (
+        torch.tensor(encode(tokenizer, part)) for part in (text[:end], text[end:])
+    )
+    model = fit_ngram(train, vocabulary=tokenizer.get_vocab_size(), order=5)
     # What the docstring of NGram says; Witten-Bell smoothing gives 1.67
     assert -model.log_p(test).mean().item() == pytest.approx(1.5612, abs=5e-4)

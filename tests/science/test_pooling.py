@@ -6,22 +6,17 @@ padding seen by the masked model, by Bert; the mask for the autoregressive one; 
 vectors before the last norm; columns cut one too early; texts cut one token late.
 """
 
-import re
 from dataclasses import replace
 
 import pytest
 import torch
 
 from fmkit.adapt import frozen_outputs
+from fmkit.data.tokens import PADDING, padded
 from fmkit.models.bert import Bert, BertConfig
-from fmkit.models.pooling import (
-    PADDING,
-    Summary,
-    first_token,
-    last_token,
-    mean_of_tokens,
-    padded,
-)
+from fmkit.models.encoder import Encoder, LayeredEncoder, TextEncoder
+from fmkit.models.pooling import Pooled, first_token, last_token, mean_of_tokens
+from fmkit.models.resnet import ResNet, ResNetConfig
 from fmkit.models.transformer import Transformer, TransformerConfig
 
 POOLS = (last_token, first_token, mean_of_tokens)
@@ -42,26 +37,42 @@ def drawn(model, rng):
     return model.double().eval()
 
 
-@pytest.fixture(params=["causal", "masked", "bert"])
+class Recurrent(torch.nn.Module):
+    """A third text encoder, which no other file knows: a GRU, from left to right."""
+
+    width = 8
+
+    def __init__(self):
+        super().__init__()
+        self.words = torch.nn.Embedding(11, 8)
+        self.gru = torch.nn.GRU(8, 8, batch_first=True)
+
+    def token_vectors(self, tokens):
+        return self.gru(self.words(tokens.clamp(min=0)))[0]
+
+
+@pytest.fixture(params=["causal", "masked", "bert", "recurrent"])
 def encoder(request, rng):
     if request.param == "bert":
         return drawn(Bert(BERT), rng)
+    if request.param == "recurrent":
+        return drawn(Recurrent(), rng)
     return drawn(Transformer(replace(CAUSAL, causal=request.param == "causal")), rng)
 
 
 def vectors(encoder, ids):
     """Of one text, without padding."""
     one = torch.tensor([ids])
-    if isinstance(encoder, Bert):
-        return encoder(one, torch.ones_like(one).bool())[0]
-    return encoder.contextualize(encoder.embed(one))[0]
+    if isinstance(encoder, Transformer):
+        return encoder.contextualize(encoder.embed(one))[0]
+    return encoder.token_vectors(one)[0]
 
 
 @torch.no_grad()
 def test_summaries_are_of_single_texts(encoder):
     """In the notes: representation of a text."""
     tokens = padded(TEXTS, most=9)
-    last, first, mean = (Summary(encoder, pool)(tokens) for pool in POOLS)
+    last, first, mean = (Pooled(encoder, pool)(tokens) for pool in POOLS)
     for i, ids in enumerate(TEXTS):
         c = vectors(encoder, ids)
         options = {"rtol": 1e-10, "atol": 1e-12}
@@ -74,7 +85,7 @@ def test_summaries_are_of_single_texts(encoder):
 @pytest.mark.parametrize("pool", POOLS)
 @torch.no_grad()
 def test_padding_changes_nothing(encoder, pool):
-    phi = Summary(encoder, pool)
+    phi = Pooled(encoder, pool)
     tokens = padded(TEXTS, most=9)
     wide = torch.nn.functional.pad(tokens, (0, 2), value=PADDING)
     torch.testing.assert_close(phi(wide), phi(tokens), rtol=1e-10, atol=1e-12)
@@ -82,7 +93,7 @@ def test_padding_changes_nothing(encoder, pool):
 
 
 def test_gradients_do_not_come_from_padding(encoder):
-    phi = Summary(encoder, mean_of_tokens)
+    phi = Pooled(encoder, mean_of_tokens)
     found = []
     for tokens in (padded(TEXTS[:1], most=9), padded(TEXTS, most=9)):
         encoder.zero_grad()
@@ -96,7 +107,7 @@ def test_gradients_do_not_come_from_padding(encoder):
 def test_frozen_outputs_of_texts(encoder):
     """In batches of 32, the last of which holds short texts only."""
     encoder.float()
-    phi = Summary(encoder, mean_of_tokens)
+    phi = Pooled(encoder, mean_of_tokens)
     texts = [TEXTS[i % 3] for i in range(34)] + [TEXTS[1]] * 6
     found = frozen_outputs(phi, padded(texts, most=9), label="phi")
     assert found.shape == (40, phi.m)
@@ -108,33 +119,34 @@ def test_frozen_outputs_of_texts(encoder):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_the_encoder_s(encoder, training):
     encoder.float().train(training)
-    frozen_outputs(Summary(encoder, last_token), padded(TEXTS, most=9), label="c")
+    frozen_outputs(Pooled(encoder, last_token), padded(TEXTS, most=9), label="c")
     assert encoder.training == training
 
 
 def test_x_0_of_a_causal_model_sees_no_text(rng):
     encoder = drawn(Transformer(CAUSAL), rng)
-    first = Summary(encoder, first_token)(padded([[0, 5, 3], [0, 8]], most=9))
+    first = Pooled(encoder, first_token)(padded([[0, 5, 3], [0, 8]], most=9))
     torch.testing.assert_close(first[0], first[1], rtol=0, atol=1e-12)
 
 
-def test_texts_are_cut_and_padded():
-    assert padded(TEXTS, most=3).tolist() == [
-        [0, 5, 3],
-        [7, PADDING, PADDING],
-        [2, 9, 9],
-        [0, 8, 8],
-    ]
-    for most, texts, message in (
-        (0, TEXTS, "most must be at least 1, got 0."),
-        (3, [], "texts must be at least 1, got 0."),
-    ):
-        with pytest.raises(ValueError, match=message):
-            padded(texts, most=most)
+def test_encoders_have_what_the_protocols_say(encoder):
+    assert isinstance(encoder, TextEncoder)
+    assert isinstance(Pooled(encoder, last_token), Encoder)
+    assert not isinstance(encoder, Encoder)
+    images = ResNet(ResNetConfig())
+    assert isinstance(images, LayeredEncoder)
+    assert not isinstance(Pooled(encoder, last_token), LayeredEncoder)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_step_never_waits_for_a_device(encoder, pool):
+    """On a device without values ``.item()`` and branches on them are errors."""
+    phi = Pooled(encoder, pool).to("meta")
+    tokens = torch.zeros(4, 7, dtype=torch.long, device="meta")
+    phi(phi.prepare(tokens)).square().sum().backward()
 
 
 def test_an_empty_text_is_an_error(encoder):
-    message = "tokens must begin with a token in every row, got '1 without'."
-    tokens = padded([[4, 2], [], [1]], most=9)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        Summary(encoder, mean_of_tokens).prepare(tokens)
+    tokens = torch.tensor([[4, 2], [PADDING, 3], [1, PADDING]])
+    with pytest.raises(ValueError, match=r"^tokens .*token in every row.*1"):
+        Pooled(encoder, mean_of_tokens).prepare(tokens)

@@ -26,14 +26,15 @@ from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from fmkit._check import Refused
 from fmkit.assets import fetch
-from fmkit.models._gguf import GGUFError, read_gguf
-from fmkit.models.pretrained import WeightsError, load_gguf, load_llama
+from fmkit.models._gguf import read_gguf
+from fmkit.models.pretrained import load_gguf, load_llama
 from fmkit.models.transformer import Transformer, TransformerConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 
-ENGLISH = (Path(__file__).resolve().parents[2] / "LICENSE").read_text()
+ENGLISH = (Path(__file__).resolve().parents[2] / "LICENSE").read_text("utf-8")
 TEXTS = [
     "",
     "The quick brown fox's friends didn't jump; they'll rest.",
@@ -51,7 +52,7 @@ TEXTS = [
 
 def refused(read, *arguments):
     """The sentence that says why, and nothing but one."""
-    with pytest.raises(WeightsError) as error:
+    with pytest.raises(Refused) as error:
         read(*arguments)
     message = str(error.value)
     assert message.endswith(".")
@@ -63,17 +64,7 @@ def refused(read, *arguments):
 
 
 @pytest.fixture(scope="module")
-def path(asset_cache):
-    return fetch("smollm2-135m-instruct-q4")["smollm2.gguf"]
-
-
-@pytest.fixture(scope="module")
-def smollm2(path):
-    return load_gguf(path)
-
-
-@pytest.fixture(scope="module")
-def peer(path):
+def peer(asset_cache):
     """transformers' model, and all that transformers reads in the file.
 
     Its `from_pretrained` would want another package; what that calls does not. The
@@ -97,6 +88,7 @@ def peer(path):
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
+    path = fetch("smollm2-135m-instruct-q4")["smollm2.gguf"]
     said = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
     wrong = model.load_state_dict(said["tensors"], assign=True, strict=False)
     assert wrong.missing_keys == ["lm_head.weight"]
@@ -108,7 +100,7 @@ def peer(path):
 
 @torch.no_grad()
 def test_smollm2_s_logits_are_those_of_transformers(smollm2, peer):
-    model, tokenizer = smollm2
+    model, tokenizer = smollm2.model, smollm2.tokenizer
     ids = torch.tensor([tokenizer.encode(ENGLISH).ids[:500]])
     assert ids.shape == (1, 500)
     ours, theirs = model(ids), peer[0](ids, use_cache=False).logits
@@ -118,7 +110,7 @@ def test_smollm2_s_logits_are_those_of_transformers(smollm2, peer):
 
 
 def test_smollm2_s_shape_is_what_transformers_reads(smollm2, peer):
-    config, theirs = smollm2[0].config, peer[1]["config"]
+    config, theirs = smollm2.model.config, peer[1]["config"]
     assert (config.vocabulary, config.context) == (49_152, 8192)
     pairs = {
         "vocab_size": config.vocabulary,
@@ -135,14 +127,14 @@ def test_smollm2_s_shape_is_what_transformers_reads(smollm2, peer):
     }
     assert {name: theirs[name] for name in pairs} == pairs
     assert config.causal
-    assert sum(p.numel() for p in smollm2[0].parameters()) == 134_515_008
-    assert {p.dtype for p in smollm2[0].parameters()} == {torch.float32}
-    assert not smollm2[0].training
+    assert sum(p.numel() for p in smollm2.model.parameters()) == 134_515_008
+    assert {p.dtype for p in smollm2.model.parameters()} == {torch.float32}
+    assert not smollm2.model.training
 
 
 @torch.no_grad()
 def test_smollm2_knows_something(smollm2):
-    model, tokenizer = smollm2
+    model, tokenizer = smollm2.model, smollm2.tokenizer
     ids = tokenizer.encode("The capital of France is").ids
     best = model(torch.tensor([ids]))[0, -1].argmax().item()
     assert tokenizer.decode([best]) == " Paris"
@@ -198,7 +190,7 @@ def byte_pairs(text, said):
 
 
 def test_the_tokenizer_is_the_library_s_and_the_loops(smollm2, library, peer):
-    _, tokenizer = smollm2
+    tokenizer = smollm2.tokenizer
     for text in [*TEXTS, ENGLISH]:
         assert tokenizer.encode(text).ids == library.encode(text).ids, text
         if "<|" not in text:
@@ -206,14 +198,14 @@ def test_the_tokenizer_is_the_library_s_and_the_loops(smollm2, library, peer):
 
 
 def test_tokens_become_the_text_again(smollm2):
-    _, tokenizer = smollm2
+    tokenizer = smollm2.tokenizer
     for text in [*TEXTS, ENGLISH]:
         ids = tokenizer.encode(text).ids
         assert tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
 def test_control_tokens_are_one_token_each_and_left_out(smollm2):
-    _, tokenizer = smollm2
+    tokenizer = smollm2.tokenizer
     ids = tokenizer.encode("<|im_start|>user\nHi<|im_end|>").ids
     assert (ids[0], ids[-1]) == (1, 2)
     assert tokenizer.decode(ids) == "user\nHi"
@@ -344,14 +336,16 @@ def test_gguf_in_float32_is_the_model(tmp_path, kv_heads, tied):
     model = random_model(kv_heads=kv_heads, tied=tied)
     named = {"llama.attention.head_count_kv": kv_heads}
     path = write(tmp_path / "x.gguf", as_llama_cpp_names_it(model), **named)
-    found, tokenizer = load_gguf(path)
+    lm = load_gguf(str(path))
+    found = lm.model
     same = {"norm_epsilon": pytest.approx(1e-3)}  # the file has it in float32
     assert vars(found.config) == vars(model.config) | same
     assert found.state_dict().keys() == model.state_dict().keys()
     for name, weight in model.state_dict().items():
         assert torch.equal(found.state_dict()[name], weight), name
     assert (found.unembedding.weight is found.embedding.weight) is tied
-    ids = torch.tensor([tokenizer.encode("hello  12").ids])
+    assert lm.start == 0
+    ids = torch.tensor([lm.encode("hello  12")])
     torch.testing.assert_close(found(ids), model(ids), rtol=1e-5, atol=1e-5)
 
 
@@ -362,7 +356,7 @@ def test_gguf_in_fewer_bits_is_the_rounded_model(tmp_path, kind):
     """Rounding and packing first, then turning: blocks of 32 lie inside a row."""
     model = random_model()
     path = write(tmp_path / "x.gguf", as_llama_cpp_names_it(model), kind=kind)
-    found = load_gguf(path)[0].state_dict()
+    found = load_gguf(path).model.state_dict()
     # Half a step: of 2^11 a number, or of so many levels in a block's whole range
     steps = {Kind.F16: 2048, Kind.BF16: 256, Kind.Q8_0: 254, Kind.Q4_0: 16}
     steps |= {Kind.Q4_1: 15, Kind.Q5_0: 32, Kind.Q5_1: 31}
@@ -382,7 +376,7 @@ def test_gguf_in_fewer_bits_is_the_rounded_model(tmp_path, kind):
 @pytest.mark.parametrize("pre", ["smollm", "gpt-2"])
 def test_gguf_s_tokenizers(tmp_path, tensors, pre):
     path = write(tmp_path / "x.gguf", tensors, tokenizer__ggml__pre=pre)
-    encoding = load_gguf(path)[1].encode("hell  12<|im_start|>")
+    encoding = load_gguf(path).tokenizer.encode("hell  12<|im_start|>")
     run = {"smollm": ["ĠĠ", "1", "2"], "gpt-2": ["Ġ", "Ġ", "12"]}[pre]
     assert encoding.tokens == ["he", "ll", *run, "<|im_start|>"]
     assert encoding.ids[-1] == 1
@@ -421,11 +415,11 @@ def test_gguf_with_another_alignment_and_all_types_of_numbers(tmp_path, tensors)
 
 
 def test_gguf_of_version_2_is_read_alike(file):
-    model, _ = load_gguf(file)
+    model = load_gguf(file).model
     whole = file.read_bytes()
     assert whole[4:8] == (3).to_bytes(4, "little")
     file.write_bytes(whole[:4] + (2).to_bytes(4, "little") + whole[8:])
-    found, _ = load_gguf(file)
+    found = load_gguf(file).model
     for name, weight in model.state_dict().items():
         assert torch.equal(found.state_dict()[name], weight)
 
@@ -457,7 +451,7 @@ def test_gguf_that_is_none(tmp_path):
     path.write_bytes(b"PK\x03\x04" + bytes(100))
     message = f"{path} is no whole GGUF file (it does not begin with GGUF)."
     assert refused(load_gguf, path) == message
-    with pytest.raises(GGUFError, match="it does not begin with GGUF"):
+    with pytest.raises(Refused, match="it does not begin with GGUF"):
         read_gguf(path)
     path.write_bytes(b"GGUF" + (1).to_bytes(4, "little") + bytes(100))
     assert refused(load_gguf, path).endswith("(its version is 1).")
@@ -478,7 +472,7 @@ def test_gguf_with_damage_is_refused_or_read_but_never_a_traceback(file, tmp_pat
         whole[at] = before
         try:
             load_gguf(damaged)
-        except WeightsError:
+        except Refused:
             refusals += 1
     assert refusals > 50
 
@@ -642,11 +636,13 @@ def test_folders_of_transformers(saved, name):
     peer, folder = saved[name]
     files = [*folder.glob("*.safetensors")]
     assert len(files) == 1 if name != "sharded" else len(files) > 2
-    model, tokenizer = load_llama(folder)
+    lm = load_llama(str(folder))
+    model = lm.model
+    assert lm.start == 0
     assert not model.training
     assert model.config.tied is (name == "tied")
     assert (model.unembedding.weight is model.embedding.weight) is model.config.tied
-    ids = torch.tensor([tokenizer.encode("hello, hell and heaven  in 64 tokens").ids])
+    ids = torch.tensor([lm.encode("hello, hell and heaven  in 64 tokens")])
     expected = peer(ids).logits
     assert expected.std() > 0.3
     torch.testing.assert_close(model(ids), expected, rtol=0, atol=1e-5)
@@ -674,11 +670,11 @@ def test_folders_as_older_versions_saved_them(saved, folder):
     weights |= {"lm_head.weight": embedding.clone()}
     half = {name: weight.bfloat16() for name, weight in weights.items()}
     save_file(half, folder / "model.safetensors")
-    model, _ = load_llama(folder)
+    model = load_llama(folder).model
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert torch.equal(model.embedding.weight, embedding.bfloat16().float())
     save_file(weights, folder / "model.safetensors")
-    model, expected = load_llama(folder)[0], load_llama(saved["tied"][1])[0]
+    model, expected = load_llama(folder).model, load_llama(saved["tied"][1]).model
     assert model.config == expected.config
     for name, weight in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight)
@@ -687,7 +683,31 @@ def test_folders_as_older_versions_saved_them(saved, folder):
 def test_folders_without_a_count_of_keys_heads(saved, tmp_path):
     folder = shutil.copytree(saved["untied"][1], tmp_path / "llama")
     edit(folder, num_key_value_heads=None)
-    assert load_llama(folder)[0].config.kv_heads == 4
+    assert load_llama(folder).model.config.kv_heads == 4
+
+
+def test_a_start_symbol_of_another_name(folder, tmp_path, tensors):
+    """Without <|endoftext|> it is the one that the file names, or there is none."""
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    other = text.replace("<|endoftext|>", "<s>")
+    (folder / "tokenizer.json").write_text(other, encoding="utf-8")
+    edit(folder, bos_token_id=5)
+    assert load_llama(folder).start == 5
+    edit(folder, bos_token_id=None)
+    assert re.search(r"bos_token_id.* None\.$", refused(load_llama, folder))
+    path, named = tmp_path / "x.gguf", {"tokenizer__ggml__tokens": ["<s>", *PIECES[1:]]}
+    assert "bos_token_id" in refused(load_gguf, write(path, tensors, **named))
+    named |= {"tokenizer__ggml__bos_token_id": 1}
+    assert load_gguf(write(path, tensors, **named)).start == 1
+
+
+def test_nothing_is_cut_or_padded_by_a_tokenizer(folder):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=9)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    read = load_llama(folder).tokenizer
+    assert [len(read.encode("x" * n).ids) for n in (2, 12)] == [2, 12]
 
 
 def test_folders_that_lack_a_file(folder):
@@ -741,7 +761,7 @@ def test_folders_with_damaged_files(folder):
 )
 def test_configs_of_something_else(folder, changes, message):
     edit(folder, **changes)
-    with pytest.raises(WeightsError, match=f"^{re.escape(f'{folder}{message}')}"):
+    with pytest.raises(Refused, match=f"^{re.escape(f'{folder}{message}')}"):
         load_llama(folder)
 
 

@@ -8,11 +8,16 @@ from reference import prompt as reference_prompt
 from support.drawn import drawn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from fmkit import prompt
-from fmkit.assets import fetch
-from fmkit.models.pretrained import load_gguf
+from fmkit import runtime
+from fmkit.models.language_model import LanguageModel
 from fmkit.models.transformer import TransformerConfig
-from fmkit.prompt import BARE, Format, draw_examples, score_answers
+from fmkit.prompt import (
+    BARE,
+    Format,
+    choice_accuracy,
+    draw_examples,
+    score_answers,
+)
 
 CAPITALS = [("France", "Paris"), ("Chad", "N'Djamena"), ("Peru", "Lima")]
 CLOZE = Format("The capital of {x} is {y}.", between=" ")
@@ -53,11 +58,6 @@ def tiny_of(dtype, context=160):
 @pytest.fixture(scope="module")
 def tiny():
     return tiny_of(torch.float64)
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    return load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"])
 
 
 # The documents
@@ -191,9 +191,7 @@ def queries(format, shared):
 
 
 def scored(model, tokenizer, prompts, answers):
-    return score_answers(
-        model, tokenizer, prompts, answers, start=START, label="scoring"
-    )
+    return score_answers(LanguageModel(model, tokenizer, START), prompts, answers)
 
 
 def compare(found, model, tokenizer, prompts, answers, *, error):
@@ -215,7 +213,7 @@ def test_scores_are_those_of_whole_strings(
     tiny, cutter, format, shared, at_once, monkeypatch
 ):
     """In the notes: zero-shot adaptation, (14.5)."""
-    monkeypatch.setattr(prompt, "AT_ONCE", at_once)
+    monkeypatch.setattr(runtime, "bytes_at_once", lambda device: at_once)
     prompts, answers = queries(format, shared)
     found = scored(tiny, cutter, prompts, answers)
     compare(found, tiny, cutter, prompts, answers, error=1e-10)
@@ -224,7 +222,7 @@ def test_scores_are_those_of_whole_strings(
 
 
 def test_scores_of_the_real_model(smollm2):
-    model, tokenizer = smollm2
+    model, tokenizer = smollm2.model, smollm2.tokenizer
     for shared in (True, False):
         prompts, answers = queries(BARE, shared)
         found = scored(model, tokenizer, prompts[:3], answers[:3])
@@ -327,7 +325,26 @@ def test_scoring_leaves_nothing_behind(tiny, cutter):
     assert not found.log_p.requires_grad
 
 
+def test_a_tie_is_shared():
+    scores = torch.tensor([[2.0, 1, 1], [1, 2, 1], [2, 1, 2], [3, 3, 3], [1, 2, 2]])
+    expected = torch.tensor([1, 0, 1 / 2, 1 / 3, 0], dtype=torch.float64)
+    torch.testing.assert_close(choice_accuracy(scores), expected)
+
+
 # What cannot be scored
+
+
+@pytest.mark.parametrize("start", [None, -1, 290])
+def test_a_start_symbol_that_is_no_token(tiny, cutter, start):
+    with pytest.raises(ValueError, match=rf"^start .* V - 1 \(289\), got {start}\.$"):
+        LanguageModel(tiny, cutter, start)
+
+
+def test_tokens_that_the_model_lacks(tiny, cutter):
+    more = Tokenizer.from_str(cutter.to_str())
+    more.add_tokens(["zebra"])
+    message = "an id must be from 0 to V - 1 (289), got 290."
+    assert refused(tiny, more, ["a"], [[" zebra"]]) == message
 
 
 def refused(model, tokenizer, prompts, answers):
@@ -377,16 +394,16 @@ def test_a_model_that_trains(cutter):
     ("prompts", "answers", "message"),
     [
         ([], [], "prompts must be at least one, got []."),
-        (["a"], [["b"], ["c"]], "answers must be for each prompt (1), got 2."),
+        (["a"], [["b"], ["c"]], "answers must be given for each prompt (1), got 2."),
         (
             ["a", "b"],
             [["c"], ["d", "e"]],
-            "answers must be as many for every prompt, and at least one, got [1, 2].",
+            "answers must be equally many for each prompt, at least one, got [1, 2].",
         ),
         (
             ["a"],
             [[]],
-            "answers must be as many for every prompt, and at least one, got [0].",
+            "answers must be equally many for each prompt, at least one, got [0].",
         ),
     ],
 )

@@ -24,7 +24,7 @@ def recorded(name):
     if not path.is_file():
         pytest.skip(f"there is no recorded model of {name}")
     assert path.stat().st_size < 3_000_000
-    return load_trained(path)[0]
+    return load_trained(path).model
 
 
 def test_the_recorded_model_identifies_operators(rng):

@@ -19,8 +19,10 @@ import subprocess
 import sys
 
 import pytest
+import tokenizers
 import torch
 from reference import text as reference_text
+from tokenizers import models, pre_tokenizers, trainers
 
 from fmkit.assets import ASSETS
 from fmkit.data import docstrings as docstrings_module
@@ -34,13 +36,19 @@ from fmkit.data.text import (
     without_near_duplicates,
 )
 from fmkit.data.tokens import (
+    PADDING,
     START,
-    BytePairs,
-    Bytes,
-    Characters,
+    byte_pairs,
+    characters,
+    check_ids,
     consecutive,
     crosses_documents,
+    encode,
     pack,
+    padded,
+    pieces,
+    read_tokenizer,
+    utf8_bytes,
     windows,
 )
 
@@ -300,9 +308,9 @@ def test_shakespeare_is_cut_as_nanogpt_cuts_it(mirror, asset_cache):
 
 TEXT = "All the world's a stage, and all the men and women: naïve ⊥ 世界 🎭\n\n  x  "
 TOKENIZERS = {
-    "characters": Characters.of([TEXT[:40], TEXT[40:]]),
-    "bytes": Bytes(),
-    "pairs": BytePairs.of([TEXT] * 3, vocabulary=280),
+    "characters": characters([TEXT[:40], TEXT[40:]]),
+    "bytes": utf8_bytes(),
+    "pairs": byte_pairs([TEXT] * 3, vocabulary=280),
 }
 each_tokenizer = pytest.mark.parametrize(
     "tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys()
@@ -312,69 +320,111 @@ each_tokenizer = pytest.mark.parametrize(
 @each_tokenizer
 def test_text_comes_back(tokenizer):
     for text in (TEXT, TEXT[::-1], "", "  a", "a  "):
-        ids = tokenizer.encode(text)
-        assert ids.dtype == torch.int64
-        assert tokenizer.decode(ids) == text
+        assert tokenizer.decode(encode(tokenizer, text)) == text
 
 
 @each_tokenizer
 def test_no_text_encodes_to_the_start_symbol(tokenizer):
-    ids = tokenizer.encode(TEXT + "⊥")
-    assert (ids > START).all()
-    assert (ids < tokenizer.vocabulary).all()
-    start = torch.tensor([START])
-    assert tokenizer.decode(torch.cat([start, ids, start])) == TEXT + "⊥"
+    for kept in (tokenizer, read_tokenizer(tokenizer.to_str())):
+        ids = encode(kept, TEXT + "⊥⊥")
+        assert min(ids) > START
+        assert max(ids) < kept.get_vocab_size()
+        assert kept.decode([START, *ids, START]) == TEXT + "⊥⊥"
 
 
 @each_tokenizer
 def test_pieces_are_the_text_of_each_token(tokenizer):
-    ids = tokenizer.encode("all women")
-    pieces = tokenizer.pieces(torch.cat([torch.tensor([START]), ids]))
-    assert pieces[0] == "⊥"
-    assert "".join(pieces[1:]) == "all women"
-    assert pieces[1:] == [tokenizer.decode(ids[i : i + 1]) for i in range(len(ids))]
-
-
-@each_tokenizer
-@pytest.mark.parametrize("wrong", [-1, 1])
-def test_ids_outside_the_vocabulary_are_refused(tokenizer, wrong):
-    V = tokenizer.vocabulary
-    ids = torch.tensor([START, wrong if wrong < 0 else V])
-    rule = rf"ids must be from 0 to V - 1 \({V - 1}\), got {ids[1]}"
-    with pytest.raises(ValueError, match=rule):
-        tokenizer.decode(ids)
-    with pytest.raises(ValueError, match=rule):
-        tokenizer.pieces(ids)
+    ids = encode(tokenizer, "all women")
+    start, *others = pieces(tokenizer, [START, *ids])
+    assert {*start} == {"⊥"}
+    assert "".join(others) == "all women"
+    assert others == [tokenizer.decode([i]) for i in ids]
 
 
 def test_characters_are_numbered_in_order():
-    tokenizer = Characters.of(["banana", "cad"])
-    assert tokenizer == Characters("abcdn")
-    assert tokenizer.vocabulary == 6
-    assert tokenizer.encode("badcan").tolist() == [2, 1, 4, 3, 1, 5]
-    with pytest.raises(ValueError, match=r"of the alphabet \(bytes spell .* got 'xé'"):
-        tokenizer.encode("nxabéx")
+    tokenizer = characters(["banana", "cad"])
+    assert tokenizer.get_vocab_size() == 6
+    assert encode(tokenizer, "badcan") == [2, 1, 4, 3, 1, 5]
+    with pytest.raises(Exception, match="vocabulary"):
+        encode(tokenizer, "nxabéx")
+    lines = characters(["a\r\n🎭"])
+    assert encode(lines, "🎭\r\na") == [4, 2, 1, 3]
 
 
 def test_bytes_are_those_of_utf_8():
-    assert Bytes().vocabulary == 257
-    assert Bytes().encode("aé").tolist() == [98, 0xC3 + 1, 0xA9 + 1]
-    assert Bytes().pieces(torch.tensor([98, 0xC3 + 1])) == ["a", "�"]
+    tokenizer = utf8_bytes()
+    assert tokenizer.get_vocab_size() == 257
+    assert encode(tokenizer, "aé") == [98, 0xC3 + 1, 0xA9 + 1]
+    assert pieces(tokenizer, [98, 0xC3 + 1]) == ["a", "�"]
+    every = "".join(map(chr, range(0x250)))
+    assert encode(tokenizer, every) == [byte + 1 for byte in every.encode()]
 
 
 def test_byte_pairs_are_merged_by_frequency():
     """In the notes: footnote 6."""
     texts = ["low low low lower lowest slow"] * 2
-    tokenizer = BytePairs.of(texts, vocabulary=260)
-    assert tokenizer.vocabulary == 260  # ⊥, 256 bytes, three merges
-    merged = tokenizer.pieces(torch.arange(257, 260))
-    assert merged == ["lo", "low", " low"]
-    assert tokenizer.pieces(tokenizer.encode("slow low")) == ["s", "low", " low"]
-    again = BytePairs.of(iter(texts), vocabulary=260)
-    assert again.model.to_str() == tokenizer.model.to_str()
-    assert BytePairs.of(["ab"], vocabulary=999).vocabulary == 258  # nothing is left
-    with pytest.raises(ValueError, match="vocabulary must be at least 257, got 256"):
-        BytePairs.of(texts, vocabulary=256)
+    tokenizer = byte_pairs(texts, vocabulary=260)
+    assert tokenizer.get_vocab_size() == 260  # ⊥, 256 bytes, three merges
+    assert pieces(tokenizer, range(257, 260)) == ["lo", "low", " low"]
+    assert pieces(tokenizer, encode(tokenizer, "slow low")) == ["s", "low", " low"]
+    again = byte_pairs(iter(texts), vocabulary=260)
+    assert again.to_str() == tokenizer.to_str()
+    assert byte_pairs(["ab"], vocabulary=999).get_vocab_size() == 258  # nothing is left
+    with pytest.raises(ValueError, match=r"vocabulary .*257.* 256"):
+        byte_pairs(texts, vocabulary=256)
+
+
+def test_ids_of_byte_pairs_are_one_above_those_without_a_start_symbol():
+    """So the recorded models, which were trained on ids of that form, can be read."""
+    texts = [TEXT, "low lower ⊥ ⊥ ⊥ lowest"] * 2
+    tokenizer = byte_pairs(texts, vocabulary=300)
+    plain = tokenizers.Tokenizer(models.BPE())
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=299,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    plain.train_from_iterator(texts, trainer)
+    for text in (TEXT, TEXT[::-1], "⊥ low"):
+        assert encode(tokenizer, text) == [i + 1 for i in plain.encode(text).ids]
+
+
+# Rows of ids
+
+
+def test_texts_are_cut_and_padded():
+    texts = [[0, 5, 3], [7], [2, 9, 9, 1], [0, 8, 8, 2]]
+    assert padded(texts, most=3).tolist() == [
+        [0, 5, 3],
+        [7, PADDING, PADDING],
+        [2, 9, 9],
+        [0, 8, 8],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("texts", "most", "message"),
+    [
+        ([[1]], 0, r"^most .* 1.* 0\.$"),
+        ([], 3, r"^texts .* 1.* 0\.$"),
+        ([[4, 2], [], [1]], 3, r"^texts\[1\] .*token"),
+        ([[4, PADDING]], 3, r"^an id .* 0.* -1\.$"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused(texts, most, message):
+    with pytest.raises(ValueError, match=message):
+        padded(texts, most=most)
+
+
+def test_ids_are_inside_the_vocabulary():
+    check_ids(torch.tensor([[0, 4], [2, 3]]), vocabulary=5)
+    check_ids(torch.zeros(2, 0, dtype=torch.long), vocabulary=5)
+    for wrong in (-1, 5):
+        with pytest.raises(
+            ValueError, match=rf"^an id .*0 to V - 1 \(4\).* {wrong}\.$"
+        ):
+            check_ids(torch.tensor([[0, 4], [wrong, 3]]), vocabulary=5)
 
 
 # Packing and windows
@@ -382,11 +432,13 @@ def test_byte_pairs_are_merged_by_frequency():
 
 def test_a_start_symbol_stands_before_each_document():
     """In the notes: footnote 5, start symbol."""
-    documents = [torch.tensor([5, 6]), torch.tensor([], dtype=torch.int64)]
-    packed = pack([*documents, torch.tensor([7])], start=9)
+    packed = pack(iter([[5, 6], [], [7]]), start=9)
     assert packed.tolist() == [9, 5, 6, 9, 9, 7]
-    with pytest.raises(ValueError, match="documents must be at least 1, got 0"):
+    assert packed.dtype == torch.int64
+    with pytest.raises(ValueError, match=r"^documents .* 1.* 0\.$"):
         pack([], start=0)
+    with pytest.raises(ValueError, match=r"^an id .* 0.* -1\.$"):
+        pack([[3], [-1]], start=0)
 
 
 def test_windows_are_runs_from_anywhere(rng):

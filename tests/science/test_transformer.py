@@ -122,8 +122,7 @@ def test_a_masked_model_does_not_look_at_padding(tokens):
 
 
 def test_an_autoregressive_model_needs_no_such_mask(small, vectors):
-    message = "real must be left out where causal"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"^real .*None.*causal"):
         small.contextualize(vectors, real=torch.ones(2, 6).bool())
 
 
@@ -448,9 +447,8 @@ def test_wrong_configs(wrong, message):
 
 
 def test_wrong_tokens(small):
-    for token in (11, -1):
-        message = rf"^tokens must be from 0 to V - 1 \(10\), got {token}\.$"
-        with pytest.raises(ValueError, match=message):
+    for token in (11, -1):  # fmkit looks at ids where they enter, torch always
+        with pytest.raises(IndexError):
             small(torch.tensor([[3, token, 0]]))
     longer = torch.zeros(1, 13).long()
     message = r"^the number of tokens must be at most the context \(12\), got 13\.$"
