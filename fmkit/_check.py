@@ -1,15 +1,15 @@
-"""How fmkit refuses what it is given: one kind of error, one sentence each."""
+"""Refuse arguments and files that cannot be used: one error, one sentence each."""
 
 
 class Refused(ValueError):
-    """An argument, a file or an answer that cannot be used; the message says why.
+    """An argument, a file or an answer cannot be used; the message says why.
 
-    Every error that fmkit raises about what it was given is one of these. The command
-    ``fmkit`` prints their sentence; any other error is a bug, and shows its traceback.
+    Every error that fmkit raises about its input is a Refused. The command ``fmkit``
+    prints the sentence of a Refused; any other error is a bug and shows its traceback.
     """
 
 
 def require(condition: bool, name: str, rule: str, got: object) -> None:
-    """Raise ``Refused("<name> must <rule>, got <got>.")`` unless `condition` holds."""
+    """Raise ``Refused("<name> must <rule>, got <got>.")`` if `condition` is false."""
     if not condition:
         raise Refused(f"{name} must {rule}, got {got!r}.")
