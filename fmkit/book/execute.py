@@ -11,7 +11,8 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from fmkit.book.contents import notebooks_of
-from fmkit.runs.parameters import read_notebook
+from fmkit.runs.parameters import defaults_of, read_notebook
+from fmkit.runs.record import METADATA, OWN
 from fmkit.runs.rerun import environment, rerun
 from fmkit.runs.stale import HASH, is_stale, source_hash
 
@@ -25,9 +26,11 @@ def execute(root: Path) -> list[Path]:
     for chapter in stale:
         digest = source_hash(read_notebook(chapter))  # of the code that is about to run
         runs = root / "_build" / "stage" / "execute"
-        with environment({"FMKIT_DEVICE": "cpu"}):  # what "auto" means there
+        variables = {"FMKIT_DEVICE": "cpu", "FMKIT_CLAIMS": "stop"}
+        with environment(variables):  # "auto" is the CPU; a false claim stops the run
             executed = execute_one(chapter, runs, given={})
-        executed.metadata["fmkit"] = {HASH: digest}
+        own = defaults_of(executed)  # these become the chapter's own parameters
+        executed.metadata[METADATA] = {HASH: digest, OWN: own}
         staging = chapter.with_name(f".{chapter.name}")
         nbformat.write(executed, staging)
         os.replace(staging, chapter)

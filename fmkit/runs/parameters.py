@@ -1,12 +1,9 @@
-"""What a notebook takes: its parameters cell, values given for it, and their grids."""
+"""What a notebook is run with: values for its parameters, profiles, and grids."""
 
-import ast
-import contextlib
 import difflib
 import hashlib
 import itertools
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,79 +12,44 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from fmkit._check import Refused
+from fmkit.runs.cells import Parameter, RerunError, as_kind, parameters_in, tags_of
 
-KINDS = {"int": int, "float": float, "str": str, "bool": bool}
-
-
-LISTS = ("list[int]", "list[float]", "list[str]")
-
-
-class RerunError(Refused):
-    """A chapter cannot be rerun, or failed: one sentence."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One line of a parameters cell, its annotation as text."""
-
-    name: str
-    kind: str
-    default: object
+PLAIN = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*"  # the same file name on every system
+LONGEST_NAME = 100  # characters of a folder's name; systems allow 255 bytes
 
 
 def read_notebook(path: Path) -> NotebookNode:
-    """Read a notebook; ``RerunError`` where there is none."""
+    """Read a notebook; raises RerunError if the file does not hold one."""
     try:
         return nbformat.read(path, as_version=4)
     except OSError as error:
         raise RerunError(f"{path} cannot be read ({error.strerror}).") from error
-    except Exception as error:  # nbformat has several words for it
-        raise RerunError(f"{path} is no notebook ({type(error).__name__}).") from error
+    except Exception as error:  # nbformat raises errors of many kinds
+        kind = type(error).__name__
+        raise RerunError(f"{path} is not a notebook ({kind}).") from error
 
 
 def parameters_of(notebook: NotebookNode) -> dict[str, Parameter]:
-    """The parameters of a notebook by name: the annotated literals of its one cell.
+    """Return a notebook's parameters by name, from the cell tagged ``parameters``.
 
-    Unlike ``papermill.inspect_notebook`` it also reads values of several lines.
-    Raises ``RerunError`` for anything else in that cell, which would keep its old
-    value after papermill has injected new ones.
+    Raises RerunError if there is not exactly one such cell, or if it holds anything but
+    annotated literals, see :func:`fmkit.runs.cells.parameters_in`.
     """
     cells = [cell for cell in notebook.cells if "parameters" in tags_of(cell)]
     if len(cells) != 1:
         raise RerunError(f"one cell must be tagged parameters, got {len(cells)}.")
-    try:
-        lines = ast.parse(cells[0].source).body
-    except SyntaxError as error:
-        raise RerunError(f"the parameters cell does not parse ({error}).") from error
-    return {line.name: line for line in map(_parameter, lines)}
+    return parameters_in(cells[0].source)
 
 
-def tags_of(cell: NotebookNode) -> list[str]:
-    """The tags of a cell."""
-    return cell.metadata.get("tags", [])
-
-
-def _parameter(line: ast.stmt) -> Parameter:
-    text = ast.unparse(line)
-    wrong = RerunError(f"the parameters cell must hold annotated literals, got {text}.")
-    if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
-        raise wrong
-    name, kind = line.target.id, ast.unparse(line.annotation)
-    if kind not in (*KINDS, *LISTS):
-        known = ", ".join([*KINDS, *LISTS])
-        raise RerunError(f"{name} must be annotated with one of {known}, got {kind}.")
-    try:
-        value = ast.literal_eval(line.value)
-    except (ValueError, TypeError):
-        raise wrong from None
-    return Parameter(name, kind, _as_kind(value, kind, name=name))
+def defaults_of(notebook: NotebookNode) -> dict[str, object]:
+    """Return the values that a notebook's parameters cell gives, by name."""
+    return {p.name: p.default for p in parameters_of(notebook).values()}
 
 
 def from_arguments(
     arguments: list[str], parameters: dict[str, Parameter]
 ) -> dict[str, object]:
-    """Values of ``name=value`` arguments, read as YAML where they are not text."""
+    """Read ``name=value`` arguments as YAML, except values of text parameters."""
     given: dict[str, object] = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
@@ -95,22 +57,25 @@ def from_arguments(
             raise RerunError(f"-p must be name=value, got {argument!r}.")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise RerunError(f"the value of {name} is no YAML: {text!r}.") from None
+        except (yaml.YAMLError, ValueError):  # the latter for an impossible date
+            raise RerunError(f"the value of {name} is not YAML: {text!r}.") from None
         is_text = name in parameters and parameters[name].kind == "str"
         given[name] = text if is_text and not isinstance(value, str) else value
     return given
 
 
 def read_profile(path: Path) -> dict[str, dict[str, object]]:
-    """A profile: the parameters of each chapter by its name."""
+    """Read a profile: the parameters of each chapter, by the chapter's name.
+
+    Raises RerunError if the file cannot be read or holds anything else.
+    """
     try:
-        profile = yaml.safe_load(path.read_text())
+        profile = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RerunError(f"{path} cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter for bytes and dates
         first = " ".join(str(error).split())
-        raise RerunError(f"{path} is no YAML ({first}).") from error
+        raise RerunError(f"{path} is not YAML ({first}).") from error
     sections = profile.values() if isinstance(profile, dict) else [None]
     if not all(isinstance(section, dict) for section in sections):
         raise RerunError(f"{path} must map chapters to their parameters.")
@@ -118,10 +83,10 @@ def read_profile(path: Path) -> dict[str, dict[str, object]]:
 
 
 def section_of(path: Path, chapter: str) -> dict[str, object]:
-    """The section of `chapter` in a profile, which must have one."""
+    """Return the section of `chapter` in a profile; raises RerunError without one."""
     profile = read_profile(path)
     if chapter not in profile:
-        known = ", ".join(profile)
+        known = ", ".join(map(str, profile))
         raise RerunError(f"{path} has no section {chapter}, only {known}.")
     return profile[chapter]
 
@@ -129,43 +94,26 @@ def section_of(path: Path, chapter: str) -> dict[str, object]:
 def checked(
     parameters: dict[str, Parameter], given: dict[str, object]
 ) -> dict[str, object]:
-    """`given` with each value of its parameter's type; an integer may be a float.
+    """Return `given` with each value as its parameter's type.
 
-    Raises ``RerunError`` for an unknown name, with the nearest one, and for a value of
-    another type.
+    Raises RerunError for an unknown name, with the nearest known name, and for a value
+    of another type.
     """
     for name in given:
         if name not in parameters:
-            near = difflib.get_close_matches(name, parameters, n=1)
+            near = difflib.get_close_matches(str(name), parameters, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             known = ", ".join(parameters)
             raise RerunError(f"no parameter is named {name}{hint}; there are {known}.")
     return {
-        name: _as_kind(value, parameters[name].kind, name=name)
+        name: as_kind(value, parameters[name].kind, name=name)
         for name, value in given.items()
     }
 
 
-def _as_kind(value: object, kind: str, *, name: str) -> object:
-    if kind in LISTS and isinstance(value, list):
-        return [_as_kind(item, kind[5:-1], name=f"{name}'s items") for item in value]
-    if kind == "float" and type(value) in (int, float, str):
-        # YAML 1.1 takes 1e-3 for text: its numbers in powers have a point and a sign.
-        with contextlib.suppress(ValueError):
-            if math.isfinite(float(value)):
-                return float(value)
-    elif kind in KINDS and type(value) is KINDS[kind]:
-        return value
-    raise RerunError(f"{name} must be {kind}, got {value!r}.")
-
-
-PLAIN = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*"  # one file name on every system
-LONGEST_NAME = 100  # characters of a folder's name; systems allow 255 bytes
-
-
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep: its values of the grid, and all that the rerun is given."""
+    """One run of a sweep: its values of the grid, and every value given to its run."""
 
     varied: dict[str, object]
     given: dict[str, object]
@@ -175,11 +123,11 @@ class Point:
 def grid_of(
     arguments: list[str], parameters: dict[str, Parameter]
 ) -> dict[str, list[object]]:
-    """Values to try by name, from ``name=a,b,c``: YAML lists without their brackets.
+    """Read the values to try, by name, from ``name=a,b,c``: YAML without brackets.
 
-    Values of parameters that are text stay text, 7 and no included. Raises
-    ``RerunError`` for what a rerun would not take, for a name or a value given twice,
-    and for no value.
+    Values of text parameters stay text, including 7 and no. Raises RerunError for a
+    value that a rerun would refuse, for a name or a value that is given twice, and for
+    a name without a value.
     """
     grid: dict[str, list[object]] = {}
     for argument in arguments:
@@ -202,27 +150,27 @@ def grid_of(
 def _listed(name: str, text: str, loader: type) -> list[object]:
     try:
         values = yaml.load(f"[{text}]", Loader=loader)
-    except (yaml.YAMLError, ValueError):  # the latter for a date that is none
+    except (yaml.YAMLError, ValueError):  # the latter for an impossible date
         values = None
     if not isinstance(values, list):
-        raise RerunError(f"the values of {name} are no YAML list: {text!r}.")
+        raise RerunError(f"the values of {name} are not a YAML list: {text!r}.")
     return values
 
 
 def points_of(
     grid: dict[str, list[object]], base: dict[str, object], out: Path
 ) -> list[Point]:
-    """All combinations of a grid's values over `base`; the last name varies fastest."""
+    """Combine a grid's values with `base`; the last name varies fastest."""
     combinations = itertools.product(*grid.values())
-    each = [dict(zip(grid, values, strict=True)) for values in combinations]
-    return [Point(varied, base | varied, out / name_of(varied)) for varied in each]
+    points = [dict(zip(grid, values, strict=True)) for values in combinations]
+    return [Point(varied, base | varied, out / name_of(varied)) for varied in points]
 
 
 def name_of(varied: dict[str, object]) -> str:
-    """A point's folder: ``seed=0,tau=0.1``, with a hash if it is long or not plain.
+    """Name a point's folder: ``seed=0,tau=0.1``, with a hash if long or not plain.
 
-    Names are sorted, so that it does not depend on the order of ``-p``. Two points
-    never have the same, on a system that ignores case neither.
+    Parameters are sorted, so the name does not depend on the order of ``-p``. Two
+    points never get the same name, even on a system that ignores case.
     """
     varied = dict(sorted(varied.items()))
     lists = {name: v if isinstance(v, list) else [v] for name, v in varied.items()}
@@ -238,5 +186,5 @@ def name_of(varied: dict[str, object]) -> str:
 
 
 def text_of(value: object) -> str:
-    """A parameter's value as ``-p`` takes it."""
+    """Write a parameter's value as ``-p`` takes it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

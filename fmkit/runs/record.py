@@ -1,4 +1,10 @@
-"""What a run was and what it gave: metrics, claims and the reproduction card."""
+"""Record a run: its parameters, metrics and claims, and its reproduction card.
+
+A claim stops a run only at the chapter's own parameters. These are the values of its
+parameters cell when ``fmkit execute`` made the stored outputs; they are kept in the
+notebook's metadata, under ``fmkit``, where an edited cell does not reach them. A
+notebook without that metadata has the values that its parameters cell gives.
+"""
 
 import html
 import json
@@ -6,7 +12,7 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,12 +20,12 @@ import torch
 from IPython.display import display
 
 from fmkit._check import Refused, require
+from fmkit.runs.cells import code_of, parameters_executed, results_named, trees_of
 from fmkit.runs.machine import versions
 from fmkit.runtime import device_name, peak_memory_mb, pick_device
 
 SCHEMA = 1
-STATUSES = ("running", "finished", "failed")
-FIELDS = {  # in the order of a record, each with what JSON may hold there
+FIELDS = {  # in the order of a record, each with its type in JSON
     "schema": int,
     "chapter": str,
     "parameters": dict,
@@ -37,29 +43,38 @@ FIELDS = {  # in the order of a record, each with what JSON may hold there
     "date": str,
 }
 PACKAGE = Path(__file__).parents[1]
+METADATA = "fmkit"  # the key of what fmkit keeps in notebooks and in their outputs
+OWN = "parameters"  # under it, in a notebook: the chapter's own
 
 
 class ClaimError(AssertionError):
-    """A number of the chapter is not what its text claims."""
+    """A value of the chapter is outside the bounds that its text claims."""
 
 
 class RecordError(Refused):
-    """A file does not hold a record."""
+    """A file or a notebook does not hold a record."""
 
 
 class Run:
-    """One run of a chapter: its parameters, metrics and claims, as they come in.
+    """Keep the record of one run of a chapter while its cells are executed.
 
-    The parameters are the annotated names of `namespace` with the values they have
-    there, so that injected values are seen. After each change the record is written
-    to the file ``FMKIT_RECORD`` names, if any: a chapter that fails leaves what it had.
+    `namespace` is ``globals()`` of a notebook. The parameters are the names of the
+    parameters cell, with the values that they have now, so injected and edited values
+    are seen. After each change the record is written to the file that
+    ``FMKIT_RECORD`` names, if it is set, so a chapter that fails leaves a record too.
+
+    A claim that does not hold stops the run if the parameters are the chapter's own,
+    and is only reported otherwise. ``FMKIT_CLAIMS`` set to ``stop`` or ``report``
+    overrides this. Raises Refused if no parameter is called seed or device.
     """
 
     def __init__(self, chapter: str, namespace: dict[str, object]) -> None:
-        annotated = namespace.get("__annotations__", {})
-        parameters = {name: namespace[name] for name in annotated if name in namespace}
+        cell = parameters_executed(namespace.get("In", []))
+        parameters = {name: namespace[name] for name in cell if name in namespace}
         for name in ("seed", "device"):
             require(name in parameters, "parameters", f"name {name}", [*parameters])
+        defaults = {name: parameter.default for name, parameter in cell.items()}
+        self._stops = _claims_stop(chapter, parameters, defaults)
         self._start = time.perf_counter()
         self._device = pick_device(parameters["device"])
         device = device_name(self._device)
@@ -67,7 +82,7 @@ class Run:
         self._save()
 
     def metric(self, name: str, value: float) -> None:
-        """Record one number as ``encoder/adaptation/labels/split``; once for a name."""
+        """Record a number under a new name, ``encoder/adaptation/labels/split``."""
         metrics = self.record["metrics"]
         require(name not in metrics, "name", "be new among the metrics", name)
         metrics[name] = _finite(name, value)
@@ -81,10 +96,10 @@ class Run:
         at_least: float | None = None,
         at_most: float | None = None,
     ) -> None:
-        """Record that `value` keeps within its bounds, and check it.
+        """Record whether `value` is within its bounds.
 
-        Raises ``ClaimError`` where it does not, unless ``FMKIT_CLAIMS`` is "report":
-        text is written for the default parameters, other ones may break it.
+        Raises ClaimError if it is not and the parameters are the chapter's own: the
+        text is written for these, and others may break it.
         """
         claims, bounded = self.record["claims"], (at_least, at_most) != (None, None)
         require(name not in claims, "name", "be new among the claims", name)
@@ -99,24 +114,29 @@ class Run:
             "holds": low <= number <= high,
         }
         self._save()
-        if not claims[name]["holds"] and os.environ.get("FMKIT_CLAIMS") != "report":
-            raise ClaimError(
-                f"{name} is {number:.6g}, but {_bounds(claims[name])} is claimed."
-            )
+        if self._stops and not claims[name]["holds"]:
+            bounds = bounds_of(claims[name])
+            raise ClaimError(f"{name} is {number:.6g}, but {bounds} is claimed.")
 
     def claims_table(self) -> None:
-        """Show every claim so far with its value, its bounds and whether it holds."""
+        """Show every claim so far: its value, its bounds and whether it holds."""
         rows = [
-            (name, f"{c['value']:.4g}", _bounds(c), "yes" if c["holds"] else "NO")
+            (name, f"{c['value']:.4g}", bounds_of(c), "yes" if c["holds"] else "NO")
             for name, c in self.record["claims"].items()
         ]
         show_table([("claim", "value", "claimed", "holds"), *rows])
 
     def card(self) -> None:
-        """Finish the record and show what one needs to know to repeat this run."""
+        """Finish the record, and show what is needed to repeat this run.
+
+        The record goes with the table, as metadata of the output: pages do not show
+        it, and :func:`record_in` reads it. It is text, because nbformat would sort the
+        names of a dictionary.
+        """
         self.record["status"] = "finished"
         self._save()
-        show_table(_card_rows(self.record))
+        rows = [("reproduction card", self.record["chapter"]), *card_of(self.record)]
+        display(_table(rows), raw=True, metadata={METADATA: json.dumps(self.record)})
 
     def _save(self) -> None:
         self.record["seconds"] = round(time.perf_counter() - self._start, 3)
@@ -129,7 +149,7 @@ class Run:
 def new_record(
     chapter: str, parameters: dict[str, object], *, device: str
 ) -> dict[str, object]:
-    """The record of a run that has just begun."""
+    """Make the record of a run that begins now."""
     return {
         "schema": SCHEMA,
         "chapter": chapter,
@@ -143,55 +163,82 @@ def new_record(
         "seconds": 0.0,
         "peak_memory_mb": None,
         "versions": versions(),
-        "commit": commit(),
+        "commit": commit(chapter),
         "seed": parameters.get("seed", 0),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def write_record(path: Path, record: dict[str, object]) -> None:
-    """Write a record as JSON, whole or not at all."""
+    """Write a record as JSON, completely or not at all."""
     write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all: somebody may have it open."""
+    """Write a file completely or not at all, because a reader may have it open."""
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     staging.write_text(text, encoding="utf-8")
     os.replace(staging, path)
 
 
 def read_record(path: Path) -> dict[str, object]:
-    """Read one record; ``RecordError`` says what is wrong with a damaged one."""
+    """Read one record; raises RecordError if the file is missing or damaged."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecordError(f"{path} holds no record ({error}).") from error
+    return _checked(record, str(path))
+
+
+def record_in(notebook: dict, name: str) -> dict[str, object]:
+    """Return the record that the reproduction card of a notebook carries.
+
+    Raises RecordError if there is no card of the chapter `name`, or if its record is
+    damaged.
+    """
+    outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
+    texts = [output.get("metadata", {}).get(METADATA, "{}") for output in outputs]
+    try:
+        records = [json.loads(text) for text in texts]
+    except ValueError as error:
+        raise RecordError(f"{name} has a damaged record ({error}).") from error
+    record = next((r for r in records if r.get("chapter") == name), None)
+    if record is None:
+        cure = "end it with run.card(), and run make execute"
+        raise RecordError(f"{name} has no reproduction card with its record: {cure}.")
+    return _checked(record, name)
+
+
+def _checked(record: object, place: str) -> dict[str, object]:
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != SCHEMA:
-        raise RecordError(f"{path} must have schema {SCHEMA}, got {schema!r}.")
+        raise RecordError(f"{place} must have schema {SCHEMA}, got {schema!r}.")
     if set(record) != set(FIELDS):
         differing = ", ".join(sorted(set(record) ^ set(FIELDS)))
-        raise RecordError(f"{path} must have the fields of a record, not {differing}.")
+        raise RecordError(f"{place} must have the fields of a record, not {differing}.")
     for field, kind in FIELDS.items():
         if not isinstance(record[field], kind):
-            raise RecordError(f"{path} has a wrong {field}: {record[field]!r}.")
+            raise RecordError(f"{place} has a wrong {field}: {record[field]!r}.")
     for name, value in record["metrics"].items():
         if type(value) is not float or not math.isfinite(value):
-            raise RecordError(f"{path} has a metric {name} that is no number: {value}.")
+            raise RecordError(f"{place}: metric {name} is not a number, got {value}.")
     return record
 
 
-def results(chapter: str) -> Path:
-    """Where a chapter's recorded runs are committed, and what came out of them."""
-    return PACKAGE.parent / "results" / chapter
+def results(chapter: str, *, package: Path | None = None) -> Path:
+    """Return the folder of a chapter's recorded runs and of the models they trained.
+
+    It is ``results/<chapter>`` beside `package` in a checkout, and inside it where
+    fmkit was installed as a wheel. By default `package` is fmkit.
+    """
+    package = package or PACKAGE
+    installed = package / "results"
+    folder = installed if installed.is_dir() else package.parent / "results"
+    return folder / chapter
 
 
 def committed(chapter: str) -> dict[str, dict[str, object]]:
-    """The committed records of a chapter, by their names, from ``results/<chapter>``.
-
-    Empty where fmkit is installed apart from the book.
-    """
+    """Read the recorded runs of a chapter, by name, from :func:`results`."""
     folder = results(chapter)
     return {path.stem: read_record(path) for path in sorted(folder.glob("*.json"))}
 
@@ -199,11 +246,12 @@ def committed(chapter: str) -> dict[str, dict[str, object]]:
 def scores_of(
     records: Iterable[dict[str, object]],
 ) -> dict[tuple[str, str, int, str], list[float]]:
-    """Metrics of several runs by (encoder, adaptation, labels, split), a value a run.
+    """Collect metrics by (encoder, adaptation, labels, split), with a value per run.
 
-    What :mod:`fmkit.evaluate` calls scores; here it is seeds that vary. Only metrics
-    that all runs have are kept, so values of one place belong to one run, and only
-    those whose labels are a number ("all" is none).
+    This is the form of scores in :mod:`fmkit.evaluate`, where values usually differ by
+    their draws; here they differ by their seeds. Only metrics that all runs have are
+    kept, so the values at one position belong to one run, and only metrics whose number
+    of labels is a number ("all" is not).
     """
     runs = [record["metrics"] for record in records]
     names = runs[0] if runs else {}
@@ -216,24 +264,85 @@ def scores_of(
     return scores
 
 
-def commit() -> str | None:
-    """The checkout's commit, "+changes" if files differ from it; None outside one."""
+def commit(chapter: str) -> str | None:
+    """Return the commit of the checkout that runs; None outside a checkout.
+
+    "+changes" is added if what a run of `chapter` depends on differs from the commit:
+    fmkit, the results that the chapter reads, and the code cells of its notebook.
+    Outputs, also of other notebooks, change nothing.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PACKAGE), *arguments]
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        run = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
         return run.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # else it is another's
+        git(
+            "ls-files", "--error-unmatch", "__init__.py"
+        )  # else the checkout is another's
         short = git("rev-parse", "--short", "HEAD")
-        return short + "+changes" * bool(git("status", "--porcelain"))
+        return short + "+changes" * _is_changed(chapter, git)
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
+def _is_changed(chapter: str, git: Callable[..., str]) -> bool:
+    path = _notebook_of(chapter)
+    notebook = _read(path) if path else {"cells": []}
+    code = code_of(notebook)
+    folders = {chapter, *results_named(trees_of(code))}
+    places = [PACKAGE, *map(results, sorted(folders))]
+    if git("status", "--porcelain", "--", *map(str, places)):
+        return True
+    if path is None:
+        return False
+    root = Path(git("rev-parse", "--show-toplevel"))
+    try:
+        name = path.resolve().relative_to(root).as_posix()
+        return code_of(json.loads(git("show", f"HEAD:{name}"))) != code
+    except (ValueError, subprocess.CalledProcessError):  # it is not in the commit
+        return True
+
+
+def _claims_stop(
+    chapter: str, parameters: dict[str, object], defaults: dict[str, object]
+) -> bool:
+    """Tell whether a claim that does not hold stops this run."""
+    asked = os.environ.get("FMKIT_CLAIMS", "")
+    require(asked in ("", "stop", "report"), "FMKIT_CLAIMS", "be stop or report", asked)
+    path = _notebook_of(chapter)
+    metadata = _read(path).get("metadata", {}) if path else {}
+    own = metadata.get(METADATA, {}).get(OWN, defaults)
+    return asked == "stop" or (asked == "" and parameters == own)
+
+
+def _notebook_of(chapter: str) -> Path | None:
+    """Find the file of a chapter: a kernel's folder is the notebook's, or the book's.
+
+    JupyterLab, nbval and ``fmkit rerun`` start a kernel in the notebook's folder;
+    papermill starts it in its own folder, and then the checkout has the chapter.
+    """
+    folders = (Path.cwd(), PACKAGE.parent / "chapters")
+    paths = (folder / f"{chapter}.ipynb" for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read(path: Path) -> dict:
+    """Read a notebook's file as JSON; one that is damaged, say half saved, is empty."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"cells": []}
+
+
 def show_table(rows: list[tuple[str, ...]]) -> None:
-    """Display a table, its first row the head, as HTML and as plain text."""
+    """Display a table, with the first row as its head, as HTML and as plain text."""
+    display(_table(rows), raw=True)
+
+
+def _table(rows: list[tuple[str, ...]]) -> dict[str, str]:
+    """Write a table as HTML and as plain text, by MIME type."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -247,7 +356,7 @@ def show_table(rows: list[tuple[str, ...]]) -> None:
     head = f"<thead><tr>{cells[0]}</tr></thead>"
     table = f'<table class="dataframe">{head}<tbody>{body}</tbody></table>'
     plain = "\n".join(line.rstrip() for line in lines)
-    display({"text/html": table, "text/plain": plain}, raw=True)
+    return {"text/html": table, "text/plain": plain}
 
 
 def _finite(name: str, value: float) -> float:
@@ -257,16 +366,17 @@ def _finite(name: str, value: float) -> float:
     return number
 
 
-def _bounds(claim: dict[str, float | bool | None]) -> str:
+def bounds_of(claim: dict[str, float | bool | None]) -> str:
+    """Write the bounds of a claim: at least 0.2 and at most 0.6."""
     bounds = [("at least", claim["at_least"]), ("at most", claim["at_most"])]
     return " and ".join(f"{word} {b:.4g}" for word, b in bounds if b is not None)
 
 
-def _card_rows(record: dict[str, object]) -> list[tuple[str, ...]]:
+def card_of(record: dict[str, object]) -> list[tuple[str, str]]:
+    """List what the card of a run shows, each with its name."""
     claims, memory = record["claims"].values(), record["peak_memory_mb"]
     peak = "" if memory is None else f", {memory:.0f} MB at most"
     return [
-        ("reproduction card", record["chapter"]),
         ("parameters", _pairs(record["parameters"], " = ")),
         ("claims", f"{sum(c['holds'] for c in claims)} of {len(claims)} hold"),
         ("device", f"{record['device']}, {record['threads']} threads"),

@@ -1,6 +1,6 @@
-"""One chapter with other parameters: papermill, but strict.
+"""Execute one chapter with other parameters, with papermill but strictly.
 
-Papermill itself only warns of an unknown name, injects the text "false" for a flag,
+Papermill itself only warns about an unknown name, injects the text "false" for a flag,
 and ends a failing notebook with a page of traceback.
 """
 
@@ -12,41 +12,43 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import papermill
+from jupyter_client.kernelspec import NoSuchKernel
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from fmkit.runs import machine
-from fmkit.runs.parameters import RerunError, checked, parameters_of, read_notebook
+from fmkit.runs.cells import RerunError
+from fmkit.runs.parameters import checked, defaults_of, parameters_of, read_notebook
 from fmkit.runs.record import new_record, read_record, write_record
 
-# What goes wrong is said once, by us: not by ipykernel, and not by its tornado, which
-# on a busy machine may stumble while the kernel is shut down.
+# fmkit reports an error once. ipykernel would report it again, and so would tornado,
+# which may stumble on a busy machine while the kernel is shut down.
 QUIET = (
     "--log-level=CRITICAL",
     "--IPKernelApp.exec_lines="
     "__import__('logging').getLogger('tornado').setLevel('CRITICAL')",
 )
-# Without a handler Python prints what papermill logs as well.
+# Without a handler, Python also prints what papermill logs.
 logging.getLogger("papermill").addHandler(logging.NullHandler())
 
 
 def rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, object]:
     """Execute a chapter with `given` parameters and return its record.
 
-    Writes ``<chapter>.ipynb`` and ``record.json`` into `out`, also where the chapter
-    fails: then the record names the error, and so does the ``RerunError`` raised.
-    Claims only report once a parameter differs from its default.
+    Writes ``<chapter>.ipynb`` and ``record.json`` into `out`. If the chapter fails,
+    the record names the error, and so does the RerunError that is raised. Also raises
+    RerunError if the notebook or `given` cannot be used, or if `out` cannot be written.
     """
-    parameters = parameters_of(read_notebook(path))
-    values = {p.name: p.default for p in parameters.values()}
-    values |= checked(parameters, given)
-    changed = {n: v for n, v in values.items() if v != parameters[n].default}
+    source = read_notebook(path)
+    defaults = defaults_of(source)
+    values = defaults | checked(parameters_of(source), given)
+    changed = {n: v for n, v in values.items() if v != defaults[n]}
+    if not source.metadata.get("kernelspec", {}).get("name"):
+        raise RerunError(f"{path} must name its kernel in its metadata (kernelspec).")
     notebook, record = _empty_places(path, out)
     # MPLBACKEND would empty every figure, without an error.
     variables = {"FMKIT_RECORD": str(record), "MPLBACKEND": None, **machine.variables()}
-    if changed:
-        variables["FMKIT_CLAIMS"] = "report"
     error = "interrupted"
     try:
         with environment(variables):
@@ -62,14 +64,14 @@ def rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, objec
 
 
 def _empty_places(path: Path, out: Path) -> tuple[Path, Path]:
-    """Where the notebook and the record go, with what an earlier run left removed."""
+    """Return the paths of the notebook and the record, emptied of an earlier run."""
     notebook, record = out / path.name, out / "record.json"
     if notebook.resolve() == path.resolve():
         raise RerunError(f"the output folder must not be the chapter's own, got {out}.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         notebook.unlink(missing_ok=True)
-        record.write_text("")  # a folder that cannot be written shows itself here
+        record.write_text("")  # fails now if the folder cannot be written
         record.unlink()
     except OSError as error:
         raise RerunError(f"{out} cannot be written ({error.strerror}).") from error
@@ -77,7 +79,7 @@ def _empty_places(path: Path, out: Path) -> tuple[Path, Path]:
 
 
 def _execute(path: Path, target: Path, parameters: dict[str, object]) -> str | None:
-    """Execute `path` into `target`; what went wrong and in which cell, or None."""
+    """Execute `path` into `target`; return the error and its cell, or None."""
     live = sys.stderr.isatty()
     bar = {"desc": path.stem, "leave": False, "file": sys.stderr}
     try:
@@ -90,43 +92,48 @@ def _execute(path: Path, target: Path, parameters: dict[str, object]) -> str | N
             extra_arguments=[*QUIET],
         )
     except PapermillExecutionError as error:
-        said = " ".join(error.evalue.split())
-        return f"cell {error.exec_count}: {error.ename}: {said}".rstrip(". ")
+        text = " ".join(error.evalue.split())
+        return f"cell {error.exec_count}: {error.ename}: {text}".rstrip(". ")
     except DeadKernelError:
         return f"cell {_begun(read_notebook(target))}: its kernel died"
+    except NoSuchKernel as error:
+        return f"starting its kernel: {error}"
     except OSError as error:
         return f"writing {error.filename or target} ({error.strerror or error})"
     return None
 
 
 def _begun(notebook: NotebookNode) -> int:
-    """How many code cells papermill has begun; the last one's number as shown."""
+    """Count the code cells that papermill has begun: the number of the last one."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return sum(cell.metadata.papermill["start_time"] is not None for cell in code)
 
 
 def _braces_escaped(path: Path) -> str:
-    """A path as papermill takes it, which fills in what stands in braces."""
+    """Write a path for papermill, which would replace the text in braces."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _finish(
     path: Path, chapter: str, parameters: dict[str, object], *, error: str | None
 ) -> dict[str, object]:
-    """Write how the run ended into its record; make one where the chapter did not."""
+    """Complete the record with how the run ended; make one if the chapter did not."""
     if path.exists():
         record = read_record(path)
     else:
         device = str(parameters.get("device", "auto"))
         record = new_record(chapter, parameters, device=device)
     record |= {"status": "failed" if error else "finished", "error": error}
-    write_record(path, record)
+    try:
+        write_record(path, record)
+    except OSError as fault:
+        raise RerunError(f"{path} cannot be written ({fault.strerror}).") from fault
     return record
 
 
 @contextlib.contextmanager
 def environment(variables: dict[str, str | None]) -> Iterator[None]:
-    """Set variables of the kernel's environment, or remove where None, for a while."""
+    """Set environment variables for a while, and remove those whose value is None."""
     before = {name: os.environ.get(name) for name in variables}
     _set(variables)
     try:

@@ -6,6 +6,7 @@ left out; records of one chapter only; commands left out, or of another chapter.
 """
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -14,24 +15,29 @@ from nbformat.v4 import new_output
 from support.notebooks import code, notebook, write
 
 from fmkit.book.contents import chapters_of
-from fmkit.book.reproducibility import page, tables_of
+from fmkit.book.reproducibility import page, seconds_of
 from fmkit.runs.parameters import read_notebook
-from fmkit.runs.record import RecordError
+from fmkit.runs.record import METADATA, RecordError, new_record, record_in
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
-CARD = [("reproduction card", "tiny"), ("took", "3 s, 9 MB at most")]
-CARD += [("device", "a | b"), ("versions", "x 1"), ("commit", "abc"), ("date", "today")]
-HEAD = ("claim", "value", "claimed", "holds")
+RECORD = new_record("tiny", {"seed": 0}, device="a | b") | {
+    **{"status": "finished", "seconds": 3.4, "peak_memory_mb": 9.0, "threads": 2},
+    **{"versions": {"x": "1"}, "commit": "abc", "date": "2026-01-02T03:04"},
+}
 
 
-def shown(rows):
-    """A cell that shows a table, as records.show_table makes it."""
-    cell = code(f"show({rows[0][0]!r})")
-    lines = ("".join(f"<td>{text}</td>" for text in row) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    text = f'<table class="dataframe">{body}</table>'.replace("a < b", "a &lt; b")
-    cell.outputs = [new_output("display_data", {"text/html": text})]
+def claim(value, low=None, high=None):
+    """A claim of a record."""
+    holds = (low or -math.inf) <= value <= (high or math.inf)
+    return {"value": value, "at_least": low, "at_most": high, "holds": holds}
+
+
+def carries(record):
+    """A cell that shows a reproduction card with its record."""
+    data, metadata = {"text/html": "<table></table>"}, {METADATA: json.dumps(record)}
+    cell = code(f"run.card()  # {record['chapter']}")
+    cell.outputs = [new_output("display_data", data, metadata=metadata)]
     return cell
 
 
@@ -46,47 +52,60 @@ def results(tmp_path):
     return folder
 
 
-def tiny(tmp_path, *tables):
-    return write(notebook(*map(shown, tables)), tmp_path / "chapters" / "tiny.ipynb")
+def tiny(tmp_path, *records):
+    path = tmp_path / "chapters" / "tiny.ipynb"
+    return write(notebook(code("1", text="1"), *map(carries, records)), path)
 
 
 def test_the_page_of_a_tiny_book(tmp_path, results):
-    claims = [HEAD, ("a < b", "0.5", "at most 0.75", "yes")]
-    text = page([tiny(tmp_path, claims, CARD)], results)
-    taken = r"| {doc}`tiny` | 3 s, 9 MB at most | a \| b | x 1 | abc | today |"
-    assert taken in text
+    record = RECORD | {"claims": {"a < b": claim(0.5, high=0.75)}}
+    path = tiny(tmp_path, RECORD | {"chapter": "other", "commit": "def"}, record)
+    text = page([path], results)
+    row = r"`tiny` | 3 s, 9 MB at most | a \| b, 2 threads | x 1 | abc | 2026-01-02"
+    assert f"| {{doc}}{row}" in text
+    assert seconds_of([path]) == {"tiny": "3 s"}
     assert "| a < b | 0.5 | at most 0.75 | 0.25 | yes |" in text
     assert "### A tiny chapter\n\nMade by hand.\n" in text
     assert "Not shown" not in text
-    of = json.loads((results / "tiny" / "run.json").read_text())
-    assert f"| run | 0 | {of['seconds']:,.0f} | {of['threads']} |" in text
-    assert f"| {of['commit']} | {of['date'][:10]} |" in text
+    made = json.loads((results / "tiny" / "run.json").read_text())
+    assert f"| run | 0 | {made['seconds']:,.0f} | {made['threads']} |" in text
+    assert f"| {made['commit']} | {made['date'][:10]} |" in text
 
 
 @pytest.mark.parametrize(
-    ("value", "claimed", "margin"),
+    ("claimed", "row"),
     [
-        ("0.5", "at least 0.2", "0.3"),
-        ("0.5", "at most 0.75", "0.25"),
-        ("0.1", "at least 0.2", "-0.1"),
-        ("0.5", "at least 0.2 and at most 0.6", "0.1"),
+        (claim(0.5, low=0.2), "0.5 | at least 0.2 | 0.3 | yes"),
+        (claim(0.5, high=0.75), "0.5 | at most 0.75 | 0.25 | yes"),
+        (claim(0.1, low=0.2), "0.1 | at least 0.2 | -0.1 | NO"),
+        (claim(0.5, 0.2, 0.6), "0.5 | at least 0.2 and at most 0.6 | 0.1 | yes"),
+        (claim(0.123456, low=0.12345), "0.1235 | at least 0.1235 | 6e-06 | yes"),
     ],
 )
-def test_a_margin_says_how_far_inside(tmp_path, results, value, claimed, margin):
-    claims = [HEAD, ("one", value, claimed, "yes")]
-    text = page([tiny(tmp_path, claims, CARD)], results)
-    assert f"| one | {value} | {claimed} | {margin} | yes |" in text
+def test_a_margin_is_the_distance_from_the_nearest_bound(
+    tmp_path, results, claimed, row
+):
+    path = tiny(tmp_path, RECORD | {"claims": {"one": claimed}})
+    assert f"| one | {row} |" in page([path], results)
 
 
 def test_a_chapter_without_a_card(tmp_path, results):
-    with pytest.raises(RecordError, match=r"^tiny shows no reproduction card: .*\.$"):
-        page([tiny(tmp_path, [HEAD], [("reproduction card", "other")])], results)
+    path = tiny(tmp_path, RECORD | {"chapter": "other"})
+    with pytest.raises(RecordError, match=r"^tiny has no reproduction card with its "):
+        page([path], results)
+    path = tiny(tmp_path, RECORD)
+    path.write_text(path.read_text().replace(r"{\"", r"{"))
+    with pytest.raises(RecordError, match=r"^tiny has a damaged record"):
+        page([path], results)
+    path = tiny(tmp_path, RECORD | {"schema": 2})
+    with pytest.raises(RecordError, match=r"^tiny must have schema 1, got 2"):
+        page([path], results)
 
 
 def test_a_damaged_record(tmp_path, results):
     (results / "tiny" / "run.json").write_text('{"schema": 2}')
     with pytest.raises(RecordError, match="must have schema 1, got 2"):
-        page([tiny(tmp_path, CARD)], results)
+        page([tiny(tmp_path, RECORD)], results)
 
 
 def test_all_of_this_book_is_on_its_page():
@@ -96,6 +115,5 @@ def test_all_of_this_book_is_on_its_page():
         assert f"| {{doc}}`{path.stem}` | " in text
         for record in (RESULTS / path.stem).glob("*.json"):
             assert f"| {record.stem} |" in text
-        tables = tables_of(read_notebook(path))
-        claims += sum(len(rows) - 1 for rows in tables if rows[0][0] == "claim")
+        claims += len(record_in(read_notebook(path), path.stem)["claims"])
     assert text.count(" | yes |\n") == claims > 0

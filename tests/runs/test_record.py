@@ -1,4 +1,4 @@
-"""Records: what is kept, what is refused, what a claim does."""
+"""Records: what is kept, what is refused, and when a claim stops a run."""
 
 import json
 import math
@@ -8,22 +8,19 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from support.notebooks import code, notebook, write
 
 from fmkit.runs import record as records
 from fmkit.runs.record import ClaimError, RecordError, Run, read_record, scores_of
 
-NAMESPACE = {
-    "__annotations__": {"steps": int, "seed": int, "device": str},
-    "steps": 7,  # as papermill injected it
-    "seed": 3,
-    "device": "cpu",
-    "torch": torch,
-}
+CELL = "steps: int = 7  # T\nseed: int = 3  # of all\ndevice: str = 'cpu'  # where"
+NAMESPACE = {"In": ["", CELL], "steps": 7, "seed": 3, "device": "cpu", "torch": torch}
 
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    """The file of the record, as a rerun asks for it."""
+    """The file of the record, as a rerun asks for it, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FMKIT_RECORD", str(tmp_path / "record.json"))
     monkeypatch.delenv("FMKIT_CLAIMS", raising=False)
     return tmp_path / "record.json"
@@ -64,9 +61,29 @@ def test_no_file_without_being_asked(path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["seed", "device"])
 def test_a_run_needs_seed_and_device(path, name):
-    annotated = {k: v for k, v in NAMESPACE["__annotations__"].items() if k != name}
+    cell = "\n".join(line for line in CELL.split("\n") if not line.startswith(name))
     with pytest.raises(ValueError, match=f"parameters must name {name}, got"):
-        Run("tiny", {**NAMESPACE, "__annotations__": annotated})
+        Run("tiny", {**NAMESPACE, "In": ["", cell]})
+
+
+@pytest.mark.parametrize("annotations", ["none", "eager", "deferred"])
+def test_parameters_in_every_version_of_python(path, annotations):
+    """From 3.14 on, a namespace has ``__annotate__``, and only of the last line."""
+    has = {"eager": {"__annotations__": {"other": int}}}
+    has["deferred"] = {"__annotate__": lambda form: {"device": str}}
+    record = Run("tiny", NAMESPACE | {"other": 1} | has.get(annotations, {})).record
+    assert record["parameters"] == {"steps": 7, "seed": 3, "device": "cpu"}
+
+
+def test_parameters_are_those_of_the_cell_that_ran_last(path):
+    cells = ["", "1 +", CELL, "x = 1", "", CELL.replace("steps", "rounds"), "y: int"]
+    values = NAMESPACE | {"In": cells, "rounds": 8}
+    assert Run("tiny", values).record["parameters"]["rounds"] == 8
+
+
+def test_a_namespace_without_parameters(path):
+    with pytest.raises(ValueError, match=r"parameters must name seed, got \[\]"):
+        Run("tiny", {"steps": 7})
 
 
 @pytest.mark.parametrize(
@@ -104,14 +121,69 @@ def test_names_are_new(path):
         ({"at_least": 0.1, "at_most": 0.4}, "at least 0.1 and at most 0.4"),
     ],
 )
-def test_a_claim_that_does_not_hold(path, monkeypatch, bounds, words):
+def test_a_claim_that_does_not_hold(path, bounds, words):
     run = Run("tiny", NAMESPACE)
     with pytest.raises(ClaimError, match=f"^half is 0.5, but {words} is claimed.$"):
         run.claim("half", 0.5, **bounds)
     assert read_record(path)["claims"]["half"]["holds"] is False
+
+
+def stops(*cells, **values):
+    """Whether a false claim stops a run in which these cells gave these values."""
+    run = Run("tiny", {**NAMESPACE, "In": ["", *cells], **values})
+    try:
+        run.claim("false", 1, at_most=0)
+    except ClaimError:
+        return True
+    assert run.record["claims"]["false"]["holds"] is False
+    return False
+
+
+EDITED = CELL.replace("7", "50")
+
+
+def chapter(path, cell, **own):
+    """The chapter's file with `cell`, in the folder of its kernel."""
+    whole = notebook(parameters=cell)
+    if own:
+        values = {"steps": 7, "seed": 3, "device": "cpu", **own}
+        whole.metadata["fmkit"] = {"source_hash": "", "parameters": values}
+    write(whole, path)
+
+
+def test_a_claim_stops_a_run_only_at_the_chapters_own_parameters(path, tmp_path):
+    assert stops(CELL)  # no file: its parameters cell decides
+    assert not stops(CELL, "# Parameters\nsteps = 50\n", steps=50)  # injected
+    assert stops(CELL, "# Parameters\nsteps = 7\n")
+    assert stops(EDITED, steps=50)  # nothing shows that this was edited
+    chapter(tmp_path / "tiny.ipynb", EDITED)
+    assert stops(EDITED, steps=50)  # its own, since nobody has executed it otherwise
+    for saved in (CELL, EDITED):  # an edited cell, saved or not
+        chapter(tmp_path / "tiny.ipynb", saved, steps=7)
+        assert not stops(EDITED, steps=50)
+        assert stops(CELL)
+    assert not stops(CELL, "# Parameters\nsteps = 50\n", steps=50)
+    assert not stops(f"{CELL}\nnew: int = 1", new=1)
+    (tmp_path / "tiny.ipynb").write_text('{"cells": [')  # half saved
+    assert stops(CELL)
+
+
+def test_own_parameters_where_a_kernel_starts_elsewhere(path, tmp_path, monkeypatch):
+    """As papermill does, which starts it in its own folder."""
+    monkeypatch.setattr(records, "PACKAGE", tmp_path / "checkout" / "fmkit")
+    chapter(tmp_path / "checkout" / "chapters" / "tiny.ipynb", EDITED, steps=7)
+    assert not stops(EDITED, steps=50)
+    assert stops(CELL)
+
+
+def test_claims_as_asked_for(path, monkeypatch):
     monkeypatch.setenv("FMKIT_CLAIMS", "report")
-    run.claim("half again", 0.5, **bounds)
-    assert read_record(path)["claims"]["half again"]["holds"] is False
+    assert not stops(CELL)
+    monkeypatch.setenv("FMKIT_CLAIMS", "stop")
+    assert stops(CELL, "steps = 50", steps=50)
+    monkeypatch.setenv("FMKIT_CLAIMS", "perhaps")
+    with pytest.raises(ValueError, match="FMKIT_CLAIMS must be stop or report, got 'p"):
+        Run("tiny", NAMESPACE)
 
 
 def test_bounds_are_within_a_claim(path):
@@ -132,7 +204,7 @@ def test_a_claim_has_a_bound(path, bounds):
         (lambda text: text.replace('"schema": 1', '"schema": 2'), "1, got 2"),
         (lambda text: text.replace('"commit"', '"comit"'), "not comit, commit"),
         (lambda text: text.replace('"seed": 3,\n "d', '"seed": "3",\n "d'), "seed"),
-        (lambda text: text.replace("0.25", "NaN"), "metric a that is no number: nan"),
+        (lambda text: text.replace("0.25", "NaN"), "metric a is not a number, got nan"),
     ],
 )
 def test_a_damaged_record(path, change, said):
@@ -147,37 +219,134 @@ def test_a_record_that_is_not_there(tmp_path):
         read_record(tmp_path / "record.json")
 
 
-def test_committed_records_lie_beside_the_package(path, monkeypatch):
-    root = path.parent / "checkout"
+@pytest.mark.parametrize("place", ["results", "fmkit/results"])  # checkout, wheel
+def test_committed_records(path, monkeypatch, place):
+    root = path.parent / "there"
     monkeypatch.setattr(records, "PACKAGE", root / "fmkit")
     assert records.committed("tiny") == {}
     Run("tiny", NAMESPACE)
-    (root / "results" / "tiny").mkdir(parents=True)
-    shutil.copy(path, root / "results" / "tiny" / "gpu.json")
+    (root / place / "tiny").mkdir(parents=True)
+    shutil.copy(path, root / place / "tiny" / "gpu.json")
     assert records.committed("tiny") == {"gpu": json.loads(path.read_text())}
 
 
-def test_commit(tmp_path, monkeypatch):
-    package = tmp_path / "fmkit"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    monkeypatch.setattr(records, "PACKAGE", package)
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository with a package, two executed chapters and a record of each."""
+    root = tmp_path / "checkout"
+    (root / "fmkit").mkdir(parents=True)
+    (root / "fmkit" / "__init__.py").touch()
+    (root / "fmkit" / "table.txt").write_text("1")
+    for name in ("one", "two"):
+        (root / "results" / name).mkdir(parents=True)
+        (root / "results" / name / "seed0.json").write_text("{}")
+        write(notebook(code(f"f({name!r})")), root / "chapters" / f"{name}.ipynb")
+    monkeypatch.setattr(records, "PACKAGE", root / "fmkit")
+    monkeypatch.chdir(root / "chapters")
+    return root
 
-    def git(*arguments):
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        command = ["git", "-C", str(tmp_path), *who, *arguments]
-        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
 
-    assert records.commit() is None  # no checkout
-    git("init")
-    git("commit", "--allow-empty", "-m", "another's")
-    assert records.commit() is None  # installed inside another's checkout
-    git("add", "fmkit")
-    git("commit", "-m", "ours")
-    short = git("rev-parse", "--short", "HEAD").strip()
-    assert records.commit() == short
-    (package / "__init__.py").write_text("changed = True\n")
-    assert records.commit() == f"{short}+changes"
+def git(root, *arguments):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    command = ["git", "-C", str(root), *who, *arguments]
+    text = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
+    return text.strip()
+
+
+def commit_of(root):
+    git(root, "add", ".")
+    git(root, "commit", "-m", "ours")
+    return git(root, "rev-parse", "--short", "HEAD")
+
+
+def test_commit_of_no_checkout_and_of_another(checkout):
+    assert records.commit("one") is None
+    git(checkout, "init")
+    git(checkout, "commit", "--allow-empty", "-m", "another's")
+    assert records.commit("one") is None  # installed inside another's checkout
+
+
+def edited(path, change):
+    whole = json.loads(path.read_text())
+    change(whole["cells"])
+    path.write_text(json.dumps(whole))
+
+
+def outputs(cells):
+    cells[1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "1"}]
+    cells[1]["execution_count"] = 9
+
+
+def words(cells):
+    cells[0]["source"] = ["Other words."]
+
+
+def line(cells):
+    cells[-1]["source"] = [*cells[-1]["source"], "\n", "g(1)"]
+
+
+def test_commit_names_what_a_chapter_depends_on(checkout, monkeypatch):
+    git(checkout, "init")
+    short = commit_of(checkout)
+    here, other = (checkout / "chapters" / f"{name}.ipynb" for name in ("one", "two"))
+    for path, change in [(here, outputs), (here, words), (other, line)]:
+        edited(path, change)  # make execute has put the outputs of other chapters back
+    (checkout / "results" / "two" / "seed0.json").write_text("[]")
+    (checkout / "notes.md").touch()
+    assert records.commit("one") == short
+    assert records.commit("none") == short  # one that has no notebook
+    monkeypatch.chdir(checkout)
+    assert records.commit("two") == f"{short}+changes"
+
+    edited(here, line)
+    assert records.commit("one") == f"{short}+changes"
+    assert records.commit("one") != (short := commit_of(checkout)) + "+changes"
+    assert records.commit("one") == short
+
+
+@pytest.mark.parametrize(
+    "file", ["fmkit/table.txt", "fmkit/new.py", "results/one/seed0.json"]
+)
+def test_commit_sees_code_and_records(checkout, file):
+    git(checkout, "init")
+    short = commit_of(checkout)
+    (checkout / file).write_text("changed")
+    assert records.commit("one") == f"{short}+changes"
+
+
+def test_commit_sees_the_results_that_a_chapter_names(checkout):
+    read = code("records = committed('two')")
+    write(notebook(read), checkout / "chapters" / "one.ipynb")
+    git(checkout, "init")
+    short = commit_of(checkout)
+    assert records.commit("one") == short
+    (checkout / "results" / "two" / "seed0.json").write_text("[]")
+    assert records.commit("one") == f"{short}+changes"
+
+
+def test_commit_of_a_notebook_that_is_not_in_it(checkout, tmp_path, monkeypatch):
+    git(checkout, "init")
+    short = commit_of(checkout)
+    write(notebook(), checkout / "chapters" / "new.ipynb")
+    write(notebook(), tmp_path / "elsewhere" / "one.ipynb")
+    assert records.commit("new") == f"{short}+changes"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert records.commit("one") == f"{short}+changes"
+
+
+def test_a_card_carries_its_record(path, monkeypatch):
+    shown = []
+    show = lambda data, *, raw, metadata: shown.append((data, metadata))  # noqa: E731
+    monkeypatch.setattr(records, "display", show)
+    run = Run("tiny", NAMESPACE)
+    run.claim("one", 1, at_least=0.5)
+    run.card()
+    [(data, metadata)] = shown
+    assert set(data) == {"text/html", "text/plain"}  # another type warns on a page
+    assert "1 of 1 hold" in data["text/html"]
+    [text] = metadata.values()
+    assert text == json.dumps(read_record(path))  # in the order of the chapter
+    assert [*metadata] == ["fmkit"]
 
 
 def test_scores_of_several_runs():
