@@ -1,1 +1,1 @@
-"""Run any notebook: its parameters, its record, reruns, sweeps, stale outputs."""
+"""Run any notebook: parameters, records, reruns, sweeps, and stale outputs."""

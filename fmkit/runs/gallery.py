@@ -1,4 +1,4 @@
-"""The results of a sweep side by side: a table as CSV, and a page with the figures."""
+"""Show the results of a sweep together: a table as CSV, and a page with figures."""
 
 import base64
 import csv
@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from nbformat import NotebookNode
 
-from fmkit.runs.parameters import read_notebook, tags_of, text_of
+from fmkit.runs.cells import tags_of
+from fmkit.runs.parameters import read_notebook, text_of
 from fmkit.runs.record import read_record, write_whole
 
 ENDED = ("finished", "failed")
@@ -21,9 +22,9 @@ TEMPLATE = Path(__file__).with_name("gallery.html")
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of an executed notebook: what it shows, and the file it lies in."""
+    """A figure of an executed notebook: what it shows, and its file."""
 
-    place: tuple[int, int]  # its cell, and which of the cell's pictures it is
+    place: tuple[int, int]  # the number of its cell, and its number within the cell
     caption: str
     alt: str
     file: str
@@ -33,7 +34,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of one point of a sweep; `name` is its folder."""
+    """What is known about one point of a sweep; `name` is its folder."""
 
     name: str
     varied: dict[str, object]
@@ -44,29 +45,29 @@ class Result:
 
     @property
     def label(self) -> str:
-        """The point's values in a line."""
+        """Return the point's values in one line."""
         return ", ".join(self.values)
 
     @property
     def values(self) -> list[str]:
-        """The point's values, each with its name."""
+        """Return the point's values, each with its name."""
         return [f"{name} = {text_of(value)}" for name, value in self.varied.items()]
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Its numbers by name; none where there is no record."""
+        """Return the point's metrics by name; empty without a record."""
         return self.record["metrics"] if self.record else {}
 
     def claims(self, *, holding: bool) -> list[str]:
-        """The names of its claims that hold, or of those that are broken."""
+        """Return the names of the claims that hold, or of those that do not."""
         claims = self.record["claims"] if self.record else {}
         return [name for name, c in claims.items() if c["holds"] is holding]
 
 
 def read_result(notebook: Path, *, varied: dict[str, object]) -> Result:
-    """A finished point, from its notebook and from the record beside it.
+    """Read a point that has ended, from its notebook and the record beside it.
 
-    Raises ``RecordError`` or ``RerunError`` where one of them is damaged.
+    Raises RecordError or RerunError if one of them is missing or damaged.
     """
     record = read_record(notebook.with_name("record.json"))
     figures = extract_figures(notebook)
@@ -77,18 +78,18 @@ def read_result(notebook: Path, *, varied: dict[str, object]) -> Result:
 def extract_figures(path: Path) -> tuple[Figure, ...]:
     """Write each PNG output of a notebook into a file beside it.
 
-    Captions and alternative texts are those that the cells' metadata give the pages.
-    Raises ``RerunError`` where there is no notebook.
+    Captions and alternative texts come from the cells' metadata, as on the pages.
+    Raises RerunError if there is no notebook.
     """
     notebook = read_notebook(path)
     for old in path.parent.glob("figure-*.png"):
         old.unlink()
-    # Only a point with other parameters than the defaults has the injected cell.
+    # Only a point whose parameters differ from the defaults has an injected cell.
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     code = [cell for cell in code if "injected-parameters" not in tags_of(cell)]
     figures = []
     for number, cell in enumerate(code, start=1):
-        for which, png in enumerate(_pictures(cell), start=1):
+        for which, png in enumerate(_images(cell), start=1):
             file = path.with_name(f"figure-{number}-{which}.png")
             file.write_bytes(png)
             shown = cell.metadata.get("mystnb", {})
@@ -101,14 +102,14 @@ def extract_figures(path: Path) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def _pictures(cell: NotebookNode) -> list[bytes]:
+def _images(cell: NotebookNode) -> list[bytes]:
     outputs = [output.get("data", {}) for output in cell.get("outputs", [])]
-    pictures = [data["image/png"] for data in outputs if "image/png" in data]
-    return [base64.b64decode(picture) for picture in pictures]
+    images = [data["image/png"] for data in outputs if "image/png" in data]
+    return [base64.b64decode(image) for image in images]
 
 
 def write_table(path: Path, results: list[Result]) -> None:
-    """Write one row a point: parameters, how it went, claims, and every metric."""
+    """Write one row per point: parameters, status, claims, and every metric."""
     metrics = metric_names(results)
     head = [*results[0].varied, "status", "error", "seconds", "claims_hold"]
     file = io.StringIO()
@@ -117,15 +118,15 @@ def write_table(path: Path, results: list[Result]) -> None:
     for result in results:
         claims = [len(result.claims(holding=holding)) for holding in (True, False)]
         seconds = result.record["seconds"] if result.record else ""
-        how = [result.status, result.error or "", seconds]
         values = [text_of(value) for value in result.varied.values()]
-        values += [*how, *(claims if result.record else ("", ""))]
+        values += [result.status, result.error or "", seconds]
+        values += [*(claims if result.record else ("", ""))]
         rows.writerow([*values, *(result.metrics.get(name, "") for name in metrics)])
     write_whole(path, file.getvalue())
 
 
 def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
-    """Write the gallery: a page that needs nothing but the pictures in the folders."""
+    """Write the gallery: a page that needs only the images in the points' folders."""
     title = f"Sweep of {chapter.stem}"
     body = [
         f"<h1>{html.escape(title)}</h1>",
@@ -140,7 +141,7 @@ def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
 
 
 def count(results: list[Result]) -> str:
-    """How many points there are, and how many of each status, in words."""
+    """Count the points, and the points of each status, in words."""
     statuses = [result.status for result in results]
     each = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
     return f"{len(results)} {'point' if len(results) == 1 else 'points'}: {each}"
@@ -173,30 +174,30 @@ def _points(results: list[Result], out: Path, notebook: str) -> list[str]:
 
 
 def _claims(result: Result) -> str:
-    """How many claims hold; the broken ones unfold."""
+    """Show how many claims hold; the names of the broken ones unfold."""
     hold, broken = result.claims(holding=True), result.claims(holding=False)
-    said = f"{len(hold)} of {len(hold) + len(broken)}" if hold or broken else ""
+    share = f"{len(hold)} of {len(hold) + len(broken)}" if hold or broken else ""
     names = "<br>".join(html.escape(f"broken: {name}") for name in broken)
     if not broken:
-        return said
-    return f"<details><summary>{said}</summary>{names}</details>"
+        return share
+    return f"<details><summary>{share}</summary>{names}</details>"
 
 
 def _figures(results: list[Result]) -> list[str]:
-    """A section for each figure: a picture a point, or one where all are the same."""
+    """Show each figure at every point, or once if it is the same at all points."""
     places = sorted({figure.place for result in results for figure in result.figures})
     lines = ["<h2>Figures</h2>"] if places else []
     for place in places:
         shown = [(r, f) for r in results for f in r.figures if f.place == place]
         lines.append(f"<h3>{html.escape(shown[0][1].caption)}</h3>")
-        pictures = [_picture(result, figure, result.label) for result, figure in shown]
+        figures = [_figure(result, figure, result.label) for result, figure in shown]
         if len({figure.digest for _, figure in shown}) == 1 < len(shown):
-            pictures = [_picture(*shown[0], f"the same at {len(shown)} points")]
-        lines += ['<div class="pictures">', *pictures, "</div>"]
+            figures = [_figure(*shown[0], f"the same at {len(shown)} points")]
+        lines += ['<div class="figures">', *figures, "</div>"]
     return lines
 
 
-def _picture(result: Result, figure: Figure, label: str) -> str:
+def _figure(result: Result, figure: Figure, label: str) -> str:
     label, alt = html.escape(label), html.escape(figure.alt)
     (width, height), href = figure.size, quote(f"{result.name}/{figure.file}")
     return (
@@ -207,7 +208,7 @@ def _picture(result: Result, figure: Figure, label: str) -> str:
 
 
 def _metrics(results: list[Result]) -> list[str]:
-    """A row for each metric, a column for each point that has any."""
+    """Show a row for each metric and a column for each point that has any."""
     measured = [result for result in results if result.metrics]
     if not measured:
         return []
@@ -224,7 +225,7 @@ def _metrics(results: list[Result]) -> list[str]:
 
 
 def _table(rows: list[list[str]], *, name: str) -> str:
-    """A table of cells that are HTML already, in a box that scrolls by itself."""
+    """Write a table of cells that are HTML already, in a box that can scroll."""
     head = "".join(f'<th scope="col">{cell}</th>' for cell in rows[0])
     lines = [
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest)
@@ -239,5 +240,5 @@ def _table(rows: list[list[str]], *, name: str) -> str:
 
 
 def metric_names(results: list[Result]) -> list[str]:
-    """Every metric that some point has, in the order in which they are met."""
+    """List every metric that some point has, in the order of their first use."""
     return list(dict.fromkeys(name for result in results for name in result.metrics))

@@ -1,44 +1,52 @@
-"""Whether a chapter's outputs still belong to its code and to the code it imports."""
+"""Tell whether a notebook's stored outputs were made by the code and data of today."""
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
+from fmkit.runs.cells import code_of, results_named, trees_of
+from fmkit.runs.record import METADATA, results
+
 PACKAGE = Path(__file__).parents[1]
-HASH = "source_hash"  # under "fmkit" in a notebook's metadata
+HASH = "source_hash"  # under METADATA in a notebook
 
 
 def is_stale(notebook: NotebookNode, *, package: Path = PACKAGE) -> bool:
-    """Whether the hash stored with the outputs is another than the code's of today."""
-    stored = notebook.metadata.get("fmkit", {}).get(HASH)
+    """Tell whether the hash stored with the outputs differs from today's."""
+    stored = notebook.metadata.get(METADATA, {}).get(HASH)
     return stored != source_hash(notebook, package=package)
 
 
 def source_hash(notebook: NotebookNode, *, package: Path = PACKAGE) -> str:
-    """Hash of all that decides the outputs: of the chapter and of what it imports.
+    """Hash everything that decides a notebook's outputs.
 
-    These are its code cells, the modules of `package` that it imports, transitively
-    and found without running anything, without comments and docstrings, and the files
-    beside a module that the module names.
+    This is the code of its cells; the modules of `package` that it imports, directly or
+    not, without their comments and docstrings; the data files that these modules name,
+    see :func:`data_of`; and each folder of ``results`` that cells or modules read.
+    Nothing is executed.
     """
-    cells = [c.source for c in notebook.cells if c.cell_type == "code"]
+    cells = code_of(notebook)
     digest = hashlib.sha256("\0".join(cells).encode())
-    for path in sorted(_modules(cells, package)):
-        module = ast.parse(path.read_text())
-        digest.update(f"\0{path.relative_to(package)}\0{canonical(module)}".encode())
-        for file in sorted(_files_named(module, path.parent)):
-            digest.update(file.read_bytes())
+    modules = _modules(cells, package)
+    for path, tree in sorted(modules.items()):
+        name = path.relative_to(package).as_posix()
+        digest.update(f"\0{name}\0{canonical(tree)}".encode())
+    folders = results_named([*trees_of(cells), *modules.values()])
+    read = {results(name, package=package) for name in folders}
+    for path, tree in modules.items():
+        read |= data_of(tree, path)
+    for file in sorted({file for place in read for file in _files(place)}):
+        digest.update(f"\0{'/'.join(file.parts[-2:])}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
 def canonical(tree: ast.AST) -> str:
-    """A syntax tree as text, without docstrings, alike in every version of Python.
+    """Write a syntax tree as text, without docstrings, equal in every Python version.
 
-    ``ast.dump`` writes other fields from one version to the next; here empty ones are
+    ``ast.dump`` writes other fields from one version to the next; here empty fields are
     left out.
     """
     parts = []
@@ -66,24 +74,60 @@ def _has_docstring(tree: ast.AST) -> bool:
     return isinstance(tree, holders) and ast.get_docstring(tree) is not None
 
 
-def _modules(cells: list[str], package: Path) -> set[Path]:
-    """Files of the modules of `package` that some code imports, transitively."""
-    to_python = TransformerManager().transform_cell  # magics become calls
-    pending = list(map(to_python, cells))
-    found: set[Path] = set()
+def data_of(tree: ast.AST, path: Path) -> set[Path]:
+    """Collect the files and folders that the module at `path` names by its own place.
+
+    ``Path(__file__).with_name("names.txt")`` is a file or a folder beside the module,
+    and ``Path(__file__).parent / "names.txt"`` is the same. ``Path(__file__).parent``
+    alone is the whole folder. ``.parents[1]`` is a place to start from, not data.
+    """
+    place = _place(tree, path)
+    if place is not None and place != path:
+        return {place}
+    children = ast.iter_child_nodes(tree)
+    return {place for child in children for place in data_of(child, path)}
+
+
+def _place(node: ast.AST, path: Path) -> Path | None:
+    """Evaluate an expression of a path that begins with ``Path(__file__)``."""
+    match node:
+        case ast.Call(ast.Name("Path"), [ast.Name("__file__")]):
+            return path
+        case ast.Attribute(value, "parent"):
+            start = _place(value, path)
+            return start and start.parent
+        case ast.Call(ast.Attribute(value, "with_name"), [ast.Constant(str(name))]):
+            start = _place(value, path)
+            return start and start.with_name(name)
+        case ast.BinOp(left, ast.Div(), ast.Constant(str(name))):
+            start = _place(left, path)
+            return start and start / name
+    return None
+
+
+def _files(place: Path) -> Iterable[Path]:
+    """List a file, or the files of a whole folder that are neither code nor hidden."""
+    if place.is_file():
+        return [place]
+    files = (path for path in place.rglob("*") if path.is_file())
+    return [f for f in files if f.suffix not in (".py", ".pyc") and f.name[0] != "."]
+
+
+def _modules(cells: list[str], package: Path) -> dict[Path, ast.Module]:
+    """Parse the modules of `package` that cells import, directly or not, by file."""
+    pending: list[ast.AST] = [*trees_of(cells)]
+    modules: dict[Path, ast.Module] = {}
     while pending:
-        try:
-            tree = ast.parse(pending.pop())
-        except SyntaxError:  # it will fail where it runs, which says more
-            continue
-        files = {path for name in _imported(tree) for path in _files_of(name, package)}
-        pending += [path.read_text() for path in files - found]
-        found |= files
-    return found
+        names = _imported(pending.pop())
+        files = {path for name in names for path in _files_of(name, package)}
+        for path in files - set(modules):
+            modules[path] = ast.parse(path.read_text(encoding="utf-8"))
+            pending.append(modules[path])
+    return modules
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    """Every dotted name that may be a module; some are names inside one."""
+    """Yield every dotted name that may be a module; some are names inside a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -93,7 +137,7 @@ def _imported(tree: ast.AST) -> Iterator[str]:
 
 
 def _files_of(name: str, package: Path) -> Iterator[Path]:
-    """The files that importing `name` runs: its packages' and its own."""
+    """Yield the files that importing `name` runs: its packages' and its own."""
     first, *rest = name.split(".")
     if first != package.name:
         return
@@ -103,11 +147,3 @@ def _files_of(name: str, package: Path) -> Iterator[Path]:
         folder = folder / part
         candidates = (folder.with_suffix(".py"), folder / "__init__.py")
         yield from (path for path in candidates if path.is_file())
-
-
-def _files_named(module: ast.AST, folder: Path) -> set[Path]:
-    """Files in a module's folder that a text in the module names: its data."""
-    texts = {n.value for n in ast.walk(module) if isinstance(n, ast.Constant)}
-    names = {text for text in texts if isinstance(text, str) and text}
-    files = {path for path in folder.iterdir() if path.is_file()}
-    return {path for path in files if path.name in names}

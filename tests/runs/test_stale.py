@@ -1,11 +1,17 @@
 """Outputs become stale by what can change them, and by nothing else."""
 
 import ast
+from pathlib import Path
 
 import pytest
 from support.notebooks import code, markdown, notebook
 
-from fmkit.runs.stale import canonical, is_stale, source_hash
+from fmkit.book.contents import notebooks_of
+from fmkit.runs.cells import READERS, code_of, results_named, trees_of
+from fmkit.runs.parameters import read_notebook
+from fmkit.runs.stale import PACKAGE, canonical, data_of, is_stale, source_hash
+
+ROOT = Path(__file__).resolve().parents[2]
 
 MODULES = {
     "__init__.py": '"""Nothing."""\n',
@@ -15,11 +21,31 @@ MODULES = {
     "unused.py": "def g():\n    return 1\n",
     "deep/__init__.py": "",
     "deep/below.py": (
-        'def f():\n    """One."""\n    return 1  # one\n\nDATA = "table.txt"\n'
+        "from pathlib import Path\n\nfrom fmkit.record import results\n\n"
+        'def f():\n    """One."""\n    return 1  # one\n\n'
+        'DATA = Path(__file__).with_name("table.txt")\n'
+        'MORE = Path(__file__).parent / "more"\nROOT = Path(__file__).parents[1]\n'
+        'TEXT = "unnamed.txt"\n\ndef g():\n    return results("theirs") / "x"\n'
     ),
     "deep/table.txt": "1 2 3",
-    "deep/notes.txt": "4 5 6",
+    "deep/more/a/b.txt": "1 2 3",
+    "deep/more/tool.py": "x = 1 2 3",
+    "deep/more/.hidden": "1 2 3",
+    "deep/unnamed.txt": "1 2 3",
+    "tasks/__init__.py": (
+        "from pathlib import Path\n\nfrom fmkit.other import x\n"
+        'NAMES = [p.stem for p in Path(__file__).parent.glob("*.toml")]\n'
+    ),
+    "tasks/words.toml": "1 2 3",
+    "tasks/apart.py": "x = '1 2 3'",
+    "unused.txt": "1 2 3",
+    "../results/ours/seed0.json": "1 2 3",
+    "../results/ours/model.safetensors": "1 2 3",
+    "../results/theirs/seed0.json": "1 2 3",
+    "../results/others/seed0.json": "1 2 3",
+    "../results/README.md": "1 2 3",
 }
+READS = "import fmkit.used, fmkit.tasks\nprint(run.committed('ours'), results(name))"
 
 
 @pytest.fixture
@@ -34,7 +60,7 @@ def package(tmp_path):
 @pytest.fixture
 def chapter(package):
     """A notebook whose stored hash is that of its code."""
-    whole = notebook(markdown("Text."), code("%matplotlib inline\nimport fmkit.used"))
+    whole = notebook(markdown("Text."), code(f"%matplotlib inline\n{READS}"))
     whole.metadata["fmkit"] = {"source_hash": source_hash(whole, package=package)}
     return whole
 
@@ -52,9 +78,14 @@ def replace(path, old, new):
         ("deep/__init__.py", "", "x = 1"),
         ("__init__.py", "Nothing", 'Nothing."""\nx = 1\n"""'),
         ("deep/table.txt", "2", "7"),
+        ("deep/more/a/b.txt", "2", "7"),
+        ("tasks/words.toml", "2", "7"),
+        ("../results/ours/seed0.json", "2", "7"),
+        ("../results/ours/model.safetensors", "2", "7"),
+        ("../results/theirs/seed0.json", "2", "7"),  # which a module reads
     ],
 )
-def test_stale_by_code_that_it_imports(chapter, package, file, old, new):
+def test_stale_by_code_and_data_that_it_imports(chapter, package, file, old, new):
     assert not is_stale(chapter, package=package)
     replace(package / file, old, new)
     assert is_stale(chapter, package=package)
@@ -67,7 +98,13 @@ def test_stale_by_code_that_it_imports(chapter, package, file, old, new):
         ("deep/below.py", "One.", "A docstring."),
         ("deep/below.py", "# one", "# a comment"),
         ("unused.py", "return 1", "return 2"),
-        ("deep/notes.txt", "4", "7"),
+        ("deep/unnamed.txt", "2", "7"),
+        ("deep/more/tool.py", "2", "7"),
+        ("deep/more/.hidden", "2", "7"),
+        ("tasks/apart.py", "2", "7"),
+        ("unused.txt", "2", "7"),
+        ("../results/others/seed0.json", "2", "7"),  # of another chapter
+        ("../results/README.md", "2", "7"),
     ],
 )
 def test_not_stale_by_docstrings_comments_and_what_it_leaves(
@@ -75,6 +112,51 @@ def test_not_stale_by_docstrings_comments_and_what_it_leaves(
 ):
     replace(package / file, old, new)
     assert not is_stale(chapter, package=package)
+
+
+@pytest.mark.parametrize("file", ["tasks/new.toml", "../results/ours/seed1.json"])
+def test_stale_by_a_file_that_is_new_or_gone(chapter, package, file):
+    (package / file).write_text("4 5 6")
+    assert is_stale(chapter, package=package)
+    (package / file).unlink()
+    assert not is_stale(chapter, package=package)
+    (package / "tasks" / "words.toml").rename(package / "tasks" / "letters.toml")
+    assert is_stale(chapter, package=package)
+
+
+def test_data_of_this_package():
+    """Each place that a module names is found; a place to start from is not data."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = [n for n in ast.walk(tree) if getattr(n, "id", None) == "__file__"]
+        places = data_of(tree, path)
+        assert all(place.exists() for place in places)
+        if names and places:
+            found[path.relative_to(PACKAGE).as_posix()] = len(places)
+            assert len(places) == len(names)
+        elif names:
+            assert path.parent.name in ("runs", "book")  # which start from there
+    assert found == {
+        "data/animals.py": 1,
+        "data/imagenet.py": 1,
+        "runs/gallery.py": 1,
+        "tasks/questions.py": 1,
+    }
+
+
+@pytest.mark.parametrize("path", notebooks_of(ROOT), ids=lambda path: path.stem)
+def test_chapters_name_the_results_that_they_read(path):
+    """By literals, which can be found without running the chapter."""
+    trees = trees_of(code_of(read_notebook(path)))
+    calls = [
+        node
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in READERS
+    ]
+    assert all(isinstance(call.args[0], ast.Constant) for call in calls)
+    assert all((ROOT / "results" / name).is_dir() for name in results_named(trees))
 
 
 def test_stale_by_its_own_code_not_by_its_text(chapter, package):

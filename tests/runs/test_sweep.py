@@ -20,6 +20,7 @@ from nbformat.v4 import new_output
 from support.notebooks import PARAMETERS, code, notebook, write
 
 from fmkit.cli import main
+from fmkit.runs import gallery
 from fmkit.runs.gallery import Figure, Result, extract_figures, write_page, write_table
 from fmkit.runs.machine import usable_cores
 from fmkit.runs.parameters import (
@@ -29,8 +30,8 @@ from fmkit.runs.parameters import (
     points_of,
     read_notebook,
 )
-from fmkit.runs.record import new_record
-from fmkit.runs.sweep import _results_before
+from fmkit.runs.record import new_record, write_record
+from fmkit.runs.sweep import Child, result_after, results_before
 
 PNG = (  # 2 by 1 pixels
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwQAD"
@@ -94,9 +95,9 @@ def test_the_last_name_varies_fastest(parameters, tmp_path):
         (["seed=0,x"], "seed must be int, got 'x'."),
         (["sizes=1,2"], "sizes must be list[int], got 1."),
         (["tau=[0.1,0.2]"], "tau must be float, got [0.1, 0.2]."),
-        (["tau=0.1,,0.2"], "the values of tau are no YAML list: '0.1,,0.2'."),
-        (["tau=1] : [2"], "the values of tau are no YAML list: '1] : [2'."),
-        (["tau=2001-99-99"], "the values of tau are no YAML list: '2001-99-99'."),
+        (["tau=0.1,,0.2"], "the values of tau are not a YAML list: '0.1,,0.2'."),
+        (["tau=1] : [2"], "the values of tau are not a YAML list: '1] : [2'."),
+        (["tau=2001-99-99"], "the values of tau are not a YAML list: '2001-99-99'."),
         (["tau="], "tau must have at least one value, got none."),
         (["tau=1", "seed=0", "tau=2"], "tau is given twice; one -p takes all its"),
         (["tau=0.1,1e-1"], "tau has the value 0.1 twice."),
@@ -205,12 +206,30 @@ def test_a_failing_point_does_not_stop_the_rest(mixed):
     ]
 
 
-def test_a_kernel_that_is_not_here(tmp_path, capsys):
-    whole = notebook(code("1"))
-    whole.metadata["kernelspec"]["name"] = "nope"
-    path = write(whole, tmp_path / "tiny.ipynb")
-    assert main(arguments(path, tmp_path / "out", "seed=1")) == 1
-    assert "No such kernel named nope; 0 remain" in capsys.readouterr().out
+def test_a_point_whose_folder_cannot_be_written(tmp_path, capsys):
+    path, out = write(notebook(), tmp_path / "tiny.ipynb"), tmp_path / "out"
+    (out / "seed=1" / "log.txt").mkdir(parents=True)
+    assert main(arguments(path, out, "seed=1")) == 1
+    shown = capsys.readouterr().err
+    assert shown.endswith("seed=1 cannot be written (Is a directory).\n")
+    assert shown.count("\n") == 1
+
+
+def test_figures_that_cannot_be_written(tmp_path, monkeypatch):
+    """The disk is full when a point has ended; the sweep reports it as failed."""
+    [point] = points_of({"seed": [1]}, {}, tmp_path)
+    record = new_record("tiny", {"seed": 1}, device="cpu") | {"status": "finished"}
+    point.folder.mkdir()
+    write_record(point.folder / "record.json", record)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gallery, "extract_figures", full)
+    ended = subprocess.CompletedProcess([], 0)
+    after = result_after(Child(point, ended, 0.0), Path("tiny.ipynb"))
+    said = f"{point.folder} cannot be written (No space left on device)."
+    assert (after.status, after.error) == ("failed", said)
 
 
 def test_each_point_has_its_parameters_and_its_threads(mixed):
@@ -328,7 +347,7 @@ def test_what_is_run_again(tmp_path, capsys):
 
     def status(**base):
         [point] = points_of({"steps": [1]}, base, out)
-        return _results_before([point], path)[point.folder].status
+        return results_before([point], path)[point.folder].status
 
     assert main(arguments(path, out, "steps=1")) == 0
     good = record.read_text()
