@@ -1,6 +1,6 @@
 """Side by side with a peer: ``python -m bench.<name>``; the last line is JSON.
 
-Results are compared first; where a peer takes minutes, on the very run that is timed.
+Results are compared first; if a peer takes long, the results of the timed run are.
 Ours and the peer run in turns, so that a busy moment of the machine hits both, and
 `ratio` is the median of the paired ratios of their times: above 1, ours is faster.
 """
@@ -19,44 +19,63 @@ T = TypeVar("T")
 
 
 def timed(function: Callable[[], T]) -> tuple[float, T]:
-    """How many seconds one call takes, and what it gives."""
+    """Return how many seconds one call takes, on a GPU too, and its result."""
+    _wait()
     start = time.perf_counter()
     result = function()
+    _wait()
     return time.perf_counter() - start, result
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def side_by_side(
     ours: Callable[[], object], peer: Callable[[], object], *, rounds: int, label: str
 ) -> dict[str, float]:
-    """Medians of both times, and of their ratios with its range; printed as a line."""
+    """Time both in turns; return what :func:`bench.compared` returns."""
     pairs = [(timed(ours)[0], timed(peer)[0]) for _ in range(rounds)]
     return compared(pairs, label=label)
 
 
 def compared(pairs: list[tuple[float, float]], *, label: str) -> dict[str, float]:
-    """The same from times that were taken elsewhere: pairs of ours and the peer's."""
+    """Return the medians of both times and of their ratios, from pairs (ours, peer).
+
+    Prints them as a line, with the range of the ratios.
+    """
     ratios = sorted(theirs / own for own, theirs in pairs)
-    found = {
+    case = {
         "ours": statistics.median(own for own, _ in pairs),
         "peer": statistics.median(theirs for _, theirs in pairs),
         "ratio": statistics.median(ratios),
     }
     print(
-        f"{label:32} ours {found['ours']:7.2f} s   peer {found['peer']:7.2f} s   "
-        f"ratio {found['ratio']:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+        f"{label:32} ours {case['ours']:7.2f} s   peer {case['peer']:7.2f} s   "
+        f"ratio {case['ratio']:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
         flush=True,
     )
-    return found
+    return case
 
 
-def report(name: str, case: dict[str, float], *, equal: bool) -> None:
-    """The last line: the case with the smallest ratio, and whether results agreed."""
+def report(
+    name: str,
+    case: dict[str, float],
+    *,
+    equal: bool,
+    device: torch.device | None = None,
+) -> None:
+    """Print the last line: the case with the smallest ratio, and if results agreed.
+
+    `device` is the device that computed; None stands for that of the runtime.
+    """
     summary = {
         "name": name,
         **{key: round(value, 3) for key, value in case.items()},
         "unit": "s",
         "equal": equal,
-        "device": device_name(pick_device()),
+        "device": device_name(device or pick_device()),
         "threads": torch.get_num_threads(),
     }
     print(json.dumps(summary))

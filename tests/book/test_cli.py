@@ -11,6 +11,7 @@ import torch
 from fmkit import assets
 from fmkit.assets import ASSETS
 from fmkit.cli import main
+from fmkit.runs import parameters
 
 
 def test_info_names_versions_device_and_every_licence(capsys, monkeypatch, tmp_path):
@@ -116,11 +117,11 @@ def test_info_needs_no_extra():
 
 @pytest.mark.parametrize("name", ["fmkit.losess", None])
 def test_a_module_of_ours_that_is_missing_is_a_bug(monkeypatch, capsys, name):
-    def broken():
+    def broken(path):
         raise ModuleNotFoundError("no module", name=name)
 
-    monkeypatch.setattr(assets, "inventory", broken)
-    assert main(["info"]) == 70
+    monkeypatch.setattr(parameters, "read_notebook", broken)
+    assert main(["rerun", "a.ipynb", "-o", "out"]) == 70
     assert "this is a bug" in capsys.readouterr().err
 
 

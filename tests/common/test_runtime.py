@@ -1,6 +1,8 @@
 """Device, precision, seeding."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,3 +164,17 @@ def test_peak_memory_grows_with_what_is_held():
 def test_names_of_devices():
     assert runtime.device_name(torch.device("cpu")).startswith("cpu (")
     assert runtime.device_name(torch.device("mps")).startswith("mps (")
+
+
+CHAPTERS = Path(__file__).resolve().parents[2] / "chapters"
+MODELS_RUN = ("frozen_outputs(", "score_answers(", "finetune(", "device=on", ".to(on")
+
+
+@pytest.mark.parametrize("path", sorted(CHAPTERS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_cells_that_compare_models_run_exactly(path):
+    """A GPU would compute one side in bfloat16 or TF32, and the assert would fail."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    comparing = [source for source in sources if "assert_close(" in source]
+    models = [source for source in comparing if any(x in source for x in MODELS_RUN)]
+    assert [source for source in models if "runtime.exact()" not in source] == []

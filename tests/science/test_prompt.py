@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from reference import prompt as reference_prompt
+from support.bounds import additions_of, rounding
 from support.drawn import drawn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -223,10 +224,11 @@ def test_scores_are_those_of_whole_strings(
 
 def test_scores_of_the_real_model(smollm2):
     model, tokenizer = smollm2.model, smollm2.tokenizer
+    error = rounding(additions_of(model), size=41)  # its largest logit
     for shared in (True, False):
         prompts, answers = queries(BARE, shared)
         found = scored(model, tokenizer, prompts[:3], answers[:3])
-        compare(found, model, tokenizer, prompts[:3], answers[:3], error=1e-4)
+        compare(found, model, tokenizer, prompts[:3], answers[:3], error=error)
     assert found.greedy.any()
 
 
