@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from fmkit import runtime
-from fmkit._check import Refused, require
+from fmkit._check import Refused, one_line, require
 from fmkit.data.tokens import PADDING
 from fmkit.models.language_model import LanguageModel
 
@@ -189,7 +189,7 @@ def _read_config(path: Path) -> BertConfig:
             norm_epsilon=found["layer_norm_eps"],
         )
     except (ValueError, TypeError, KeyError) as error:
-        why = " ".join(str(error).split())
+        why = one_line(error)
         raise Refused(f"{path} does not describe a BERT ({why}).") from error
     require(act == "gelu", f"hidden_act in {path}", "be 'gelu'", act)
     name = f"position_embedding_type in {path}"

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from fmkit._check import Refused
+from fmkit._check import Refused, one_line
 from fmkit.data.tokens import START, read_tokenizer
 from fmkit.models.language_model import LanguageModel
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
@@ -58,5 +58,5 @@ def load_trained(path: str | Path) -> LanguageModel:
         model = with_weights(config, values)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         what = f"{path} holds no model of this book's"
-        raise Refused(f"{what} ({' '.join(str(error).split())}).") from error
+        raise Refused(f"{what} ({one_line(error)}).") from error
     return LanguageModel(model, tokenizer, None if tokenizer is None else START)
