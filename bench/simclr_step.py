@@ -2,9 +2,9 @@
 
 The peer is the same network as one would write the loop by hand: kornia's views, the
 default layout, NT-Xent with a mask, AdamW, in float32. Ours are `random_views`,
-`ResNet` in channels-last, `nt_xent_loss` and `train`. The loss and its gradient on the same views
-are compared first. On a CPU the network is the small one of the chapters, on CUDA
-ResNet-18 in bfloat16, compiled. Times are for STEPS steps.
+`ResNet` in channels-last, `nt_xent_loss` and `train`. The loss and its gradient on the
+same views are compared first. On a CPU the network is the small one of the chapters, on
+CUDA ResNet-18 in bfloat16, compiled. Times are for STEPS steps.
 
 Then what else there is to gain: bfloat16 where the processor has it, and compilation.
 """
