@@ -34,7 +34,7 @@ UNUSED = {"embeddings.position_ids", "pooler.dense.bias", "pooler.dense.weight"}
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
-    """Shape of a :class:`Bert`; the names in ``config.json`` are in brackets."""
+    """Shape of a ``Bert``; the names in ``config.json`` are in brackets."""
 
     vocabulary: int  # V [vocab_size]
     context: int  # longest text, in tokens [max_position_embeddings]

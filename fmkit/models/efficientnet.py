@@ -148,7 +148,7 @@ class EfficientNetLite0(nn.Module):
 
     @property
     def widths(self) -> dict[str, int]:
-        """The number of channels of each layer of :meth:`activations`."""
+        """The number of channels of each layer of ``activations``."""
         stages = {f"stage {i}": width for i, (*_, width, _) in enumerate(STAGES, 1)}
         return {"stem": 32, **stages, "top": self.m}
 

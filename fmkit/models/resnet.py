@@ -18,7 +18,7 @@ from fmkit._check import require
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """Shape of a :class:`ResNet`; the representation is as wide as the last stage.
+    """Shape of a ``ResNet``; the representation is as wide as the last stage.
 
     The default is for 28 x 28 silhouettes on a laptop: its stem halves the image.
     """
@@ -102,7 +102,7 @@ class ResNet(nn.Module):
 
     @property
     def widths(self) -> dict[str, int]:
-        """The number of channels of each layer of :meth:`activations`."""
+        """The number of channels of each layer of ``activations``."""
         widths = self.config.widths
         stages = {f"stage {i}": width for i, width in enumerate(widths, 1)}
         return {"stem": widths[0], **stages}

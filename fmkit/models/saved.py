@@ -42,9 +42,10 @@ def save_trained(
 
 
 def load_trained(path: str | Path) -> LanguageModel:
-    """Load what :func:`save_trained` wrote, in float32 and eval mode.
+    """Load what :func:`fmkit.models.saved.save_trained` wrote.
 
-    Raises ``ValueError`` if the file is damaged or was not written by it.
+    The model is in float32 and in eval mode. Raises ``ValueError`` if the file is
+    damaged or was not written by that function.
     """
     try:
         with safe_open(path, framework="pt") as file:

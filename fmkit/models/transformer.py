@@ -18,7 +18,7 @@ from fmkit.data.tokens import PADDING
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Shape of a :class:`Transformer`; the names in Llama's files are in brackets."""
+    """Shape of a ``Transformer``; the names in Llama's files are in brackets."""
 
     vocabulary: int  # V, with the start symbol [vocab_size]
     context: int  # longest sequence, x_0 counted [max_position_embeddings]
@@ -226,7 +226,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(weight, std=0.02 / shrink)
 
     def cache(self, *, padding: list[int], room: int) -> Cache:
-        """Return an empty :class:`Cache` for this model."""
+        """Return an empty :class:`~fmkit.models.transformer.Cache` for this model."""
         return Cache(
             self.config, padding=padding, room=room, like=self.embedding.weight
         )
