@@ -36,9 +36,9 @@ def sampler(
 
     Temperature 0 is :func:`fmkit.generate.greedy`, the limit. The draw of a row depends
     on the generator, on the step, and on the row's place in a batch of this size. It
-    depends neither on the other rows' tokens nor on when those rows end. The generator must be
-    on the model's device. Raises ``ValueError`` if the temperature is below 0 or
-    `top_p` is outside (0, 1].
+    depends neither on the other rows' tokens nor on when those rows end. The generator
+    must be on the model's device. Raises ``ValueError`` if the temperature is below 0
+    or `top_p` is outside (0, 1].
 
     In the notes: (14.6).
     """
