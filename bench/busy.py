@@ -33,7 +33,6 @@ def work() -> None:
     """Answer each line of stdin: compute features for so many seconds."""
     [weights] = fetch("efficientnet-lite0").values()
     phi, _ = load_efficientnet_lite0(weights, size=SIZE)
-    phi = phi.to(memory_format=runtime.MEMORY_FORMAT)
     images = torch.tensor(load_array(fetch("animals")["images.gz"])[:IMAGES])
     images = images.unsqueeze(1)
     cpu = torch.device("cpu")

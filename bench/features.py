@@ -30,7 +30,7 @@ def main() -> None:
     peer.load_state_dict(torch.load(weights, weights_only=True))
     peer = peer.eval().to(device)
     phi, _ = load_efficientnet_lite0(weights, size=SIZE)
-    phi = phi.to(device, memory_format=runtime.MEMORY_FORMAT)
+    phi = phi.to(device)
     images = torch.tensor(load_array(fetch("animals")["images.gz"])).unsqueeze(1)
     images = images.to(device)
 

@@ -2,7 +2,7 @@
 
 The peer is the same network in a loop as one would write it by hand: kornia's views,
 the default layout, NT-Xent with a mask, AdamW. Ours are `random_views`,
-channels-last, `nt_xent_loss` and `train`. The loss and its gradient on the same views
+`ResNet` in channels-last, `nt_xent_loss` and `train`. The loss and its gradient on the same views
 are compared first. On a CPU the network is the small one of the chapters, on CUDA it is
 ResNet-18, ours compiled, and both in bfloat16 if the card has it. Times are for STEPS
 steps.
@@ -47,6 +47,25 @@ class Network(nn.Module):
         return self.head(self.phi(x))
 
 
+class PlainResNet(ResNet):
+    """The same network in torch's default layout."""
+
+    def __init__(self, config: ResNetConfig):
+        super().__init__(config)
+        self.to(memory_format=torch.contiguous_format)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stages(self.stem(2 * x - 1)).mean(dim=(2, 3))
+
+
+def plain(network: Network) -> Network:
+    """A copy of `network` in torch's default layout."""
+    twin = copy.deepcopy(network)
+    twin.phi = PlainResNet(network.phi.config).to(network.head[0].weight)
+    twin.phi.load_state_dict(network.phi.state_dict())
+    return twin.train(network.training)
+
+
 def plain_nt_xent(z: torch.Tensor) -> torch.Tensor:
     """NT-Xent as it is usually written, with a mask over the diagonal."""
     B = len(z) // 2
@@ -82,7 +101,7 @@ def our_steps(network, images, batch, *, steps, precision=None, seed=0):
     def loss_of(rows):
         x = images[rows.to(device)]
         pair = [random_views(x, CONFIG, generator=generator) for _ in range(2)]
-        x = torch.cat(pair).contiguous(memory_format=runtime.MEMORY_FORMAT)
+        x = torch.cat(pair)
         inside = runtime.autocast(device)
         if precision is not None:
             inside = torch.autocast(device.type, precision)
@@ -119,17 +138,10 @@ def gap_of_one_step(start: Network, images: torch.Tensor) -> float:
         peer(images.float() / 255)  # draws
         pair.append(render_views(images, views_of(peer), size=SIZE))
     x, start = torch.cat(pair).double(), copy.deepcopy(start).double()
-    last = x.contiguous(memory_format=runtime.MEMORY_FORMAT)
-    ours = one_step(
-        channels_last(start), last, lambda z: nt_xent_loss(*z.chunk(2), tau=TAU)
-    )
-    theirs = one_step(copy.deepcopy(start), x, plain_nt_xent)
+    theirs = one_step(plain(start), x, plain_nt_xent)
+    ours = one_step(start, x, lambda z: nt_xent_loss(*z.chunk(2), tau=TAU))
     gradients = (ours[1] - theirs[1]).norm() / theirs[1].norm()
     return max(abs(ours[0] - theirs[0]) / theirs[0], gradients.item())
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network).to(memory_format=runtime.MEMORY_FORMAT)
 
 
 def ceiling(device: torch.device, dtype: torch.dtype) -> float:
@@ -157,7 +169,7 @@ def main() -> None:
         f"loss and gradient on the same views differ by at most {gap:.1e}, relatively"
     )
 
-    ours, theirs = channels_last(start), copy.deepcopy(start)
+    ours, theirs = copy.deepcopy(start), plain(start)
     if on_gpu:
         ours = torch.compile(ours)
         our_steps(ours, images, batch, steps=2)  # compiles
@@ -168,7 +180,7 @@ def main() -> None:
         label=f"{STEPS} steps, {2 * batch} views each",
     )
     with FlopCounterMode(display=False) as counter:
-        our_steps(channels_last(start), images, batch, steps=1)
+        our_steps(copy.deepcopy(start), images, batch, steps=1)
     flop = counter.get_total_flops() * STEPS
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -205,7 +217,7 @@ def in_bfloat16(start, images, batch, show) -> None:
     last = {}
     for name, precision in {"float32": None, "bfloat16": torch.bfloat16}.items():
         for seed in range(3 if precision is None else 1):
-            network = channels_last(start)
+            network = copy.deepcopy(start)
             options = {"steps": 4 * STEPS, "precision": precision, "seed": seed}
             seconds, losses = timed(
                 partial(our_steps, network, images, batch, **options)

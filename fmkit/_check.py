@@ -13,3 +13,8 @@ def require(condition: bool, name: str, rule: str, got: object) -> None:
     """Raise ``Refused("<name> must <rule>, got <got>.")`` if `condition` is false."""
     if not condition:
         raise Refused(f"{name} must {rule}, got {got!r}.")
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of another library's error without its line breaks."""
+    return " ".join(str(error).split())

@@ -54,17 +54,11 @@ def frozen_outputs(
     rows = []
     with torch.no_grad(), runtime.autocast(device):
         for batch in progress(batches, label=label):
-            rows.append(model(_input(model, batch)).float())
+            rows.append(model(model.prepare(batch)).float())
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), f"{name} of a frozen model changed"
     model.train(was_training)
     return torch.cat(rows)
-
-
-def _input(model: nn.Module, examples: Shaped[Tensor, "B ..."]) -> Tensor:
-    x = model.prepare(examples)
-    pictures = x.dim() == 4
-    return x.contiguous(memory_format=runtime.MEMORY_FORMAT) if pictures else x
 
 
 def random_head(m: int, k: int, *, generator: torch.Generator) -> nn.Linear:
@@ -123,7 +117,7 @@ def finetune(
     optimizer = torch.optim.AdamW(trained, lr=learning_rate)
 
     def loss_of(batch: Tensor) -> Tensor:
-        return task_loss(model(_input(model, examples[batch])), targets[batch])
+        return task_loss(model(model.prepare(examples[batch])), targets[batch])
 
     batches = minibatches(len(examples), batch_size=batch_size, generator=generator)
     schedule = warmup_cosine(steps=steps, warmup_steps=steps // 10)

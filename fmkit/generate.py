@@ -1,8 +1,8 @@
 """Generate text with a language model: token by token, with a key-value cache.
 
-B rows, T tokens of a prompt, V vocabulary. :func:`stream` yields the tokens of all rows
-at each step, and :func:`generate` collects them. A function of its own chooses a token
-from the logits u: :func:`greedy`, or one made by :func:`sampler`. On a CPU decode with
+B rows, T tokens of a prompt, V vocabulary. ``stream`` yields the tokens of all rows at
+each step, and ``generate`` collects them. A function of its own chooses a token from
+the logits u: ``greedy``, or one made by ``sampler``. On a CPU decode with
 :func:`fmkit.models.packed.packed`, which reads the weights faster.
 """
 
@@ -34,11 +34,11 @@ def sampler(
 ) -> Choose:
     """Return a function that draws from softmax(u / temperature), cut to `top_p`.
 
-    Temperature 0 is :func:`greedy`, the limit. The draw of a row depends on the
-    generator, on the step, and on the row's place in a batch of this size. It depends
-    neither on the other rows' tokens nor on when those rows end. The generator must be
-    on the model's device. Raises ``ValueError`` if the temperature is below 0 or
-    `top_p` is outside (0, 1].
+    Temperature 0 is :func:`fmkit.generate.greedy`, the limit. The draw of a row depends
+    on the generator, on the step, and on the row's place in a batch of this size. It
+    depends neither on the other rows' tokens nor on when those rows end. The generator
+    must be on the model's device. Raises ``ValueError`` if the temperature is below 0
+    or `top_p` is outside (0, 1].
 
     In the notes: (14.6).
     """
@@ -81,7 +81,7 @@ def generate(
     choose: Choose = greedy,
     eos: int | None = None,
 ) -> list[list[int]]:
-    """Collect the tokens of :func:`stream`, a list for each row.
+    """Collect the tokens of :func:`~fmkit.generate.stream`, a list for each row.
 
     The lists contain neither the prompt nor `eos`.
 

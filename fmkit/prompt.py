@@ -1,8 +1,8 @@
 """Build prompts from zero or more examples, and compute the likelihood of answers.
 
-A :class:`Format` writes pairs (x, y) as text, :func:`draw_examples` draws the pairs
-that precede a query, and :func:`score_answers` computes the likelihood that a model
-gives to each answer. q queries, a answers to each, B rows, T tokens, V vocabulary.
+A ``Format`` writes pairs (x, y) as text, ``draw_examples`` draws the pairs that precede
+a query, and ``score_answers`` computes the likelihood that a model gives to each
+answer. q queries, a answers to each, B rows, T tokens, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,7 +63,7 @@ class Format:
         return self.between.join([*head, *shown, before + x + middle.rstrip()])
 
     def answer(self, y: str) -> str:
-        """Return y after the white space that :meth:`prompt` left out."""
+        """Return y after the white space that ``prompt`` left out."""
         require(bool(y.strip()), "an answer", "be a text", y)
         middle = self._parts()[1]
         return middle[len(middle.rstrip()) :] + y

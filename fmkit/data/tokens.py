@@ -1,7 +1,7 @@
 """Turn text into the token ids that a language model of 14.3 reads, and cut sequences.
 
 A tokenizer numbers the members of its vocabulary from 0 to V - 1. Every tokenizer here
-is a :class:`tokenizers.Tokenizer` in which id 0 is the start symbol x_0, written ⊥. It
+is a ``tokenizers.Tokenizer`` in which id 0 is the start symbol x_0, written ⊥. It
 marks the beginning of a document, and no text encodes to it.
 Axes: T tokens, B batch, n tokens of a whole corpus.
 """
@@ -114,7 +114,7 @@ def _byte_names() -> list[str]:
 def padded(texts: Sequence[Sequence[int]], *, most: int) -> Int[Tensor, "n T"]:
     """Return the ids of texts as rows, each cut after `most` tokens.
 
-    :data:`PADDING` follows the last token of the shorter ones. Raises ``ValueError`` if
+    ``PADDING`` follows the last token of the shorter ones. Raises ``ValueError`` if
     there is no text, a text is empty, or an id is below 0.
     """
     require(len(texts) > 0, "texts", "be at least 1", len(texts))

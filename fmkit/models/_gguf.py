@@ -20,7 +20,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from jaxtyping import Float
 from torch import Tensor
 
-from fmkit._check import Refused
+from fmkit._check import Refused, one_line
 
 NUMBERS = dict(enumerate("BbHhIif?", 0)) | {10: "Q", 11: "q", 12: "d"}
 TEXT, LIST = 8, 9
@@ -45,11 +45,11 @@ def read_gguf(path: str | Path) -> tuple[dict[str, object], dict[str, Stored]]:
         with open(path, "rb") as file:
             whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
-        raise Refused(f"{path} cannot be read ({error}).") from error
+        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
     try:
         entries, packed = _Reader(whole).read()
     except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
-        raise Refused(f"{path} is no whole GGUF file ({error}).") from error
+        raise Refused(f"{path} is no whole GGUF file ({one_line(error)}).") from error
     stored = {}
     for name, (kind, shape, raw) in packed.items():
         if not _is_known(kind):
@@ -64,7 +64,7 @@ def _is_known(kind: GGMLQuantizationType) -> bool:
         return True
     _, size = GGML_QUANT_SIZES[kind]
     try:
-        quants.dequantize(np.empty((0, size), np.uint8), kind)
+        quants.dequantize(np.zeros((1, size), np.uint8), kind)
     except NotImplementedError:
         return False
     return True

@@ -1,10 +1,10 @@
 """BERT's encoder, and MiniLM: sentences as points.
 
-all-MiniLM-L6-v2 has BERT's shape, but it is no plain masked language model: it was
-finished by contrastive training on a billion pairs of sentences, the other pairs of a
-batch as negatives. It is 14.2's idea on text: a phi for which a sentence and its
-partner are neighbours. B batch, T tokens, V vocabulary, d width, h heads, w width of a
-head, n texts.
+all-MiniLM-L6-v2 has BERT's shape, but it is not a plain masked language model. Its
+training ended with a contrastive loss on a billion pairs of sentences, with the other
+pairs of a batch as negatives. That is the idea of 14.2 on text: phi maps a sentence and
+its partner to neighbouring points. B batch, T tokens, V vocabulary, d width, h heads, w
+width of a head.
 """
 
 import json
@@ -22,22 +22,22 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from fmkit import runtime
-from fmkit._check import Refused, require
+from fmkit._check import Refused, one_line, require
 from fmkit.data.tokens import PADDING
 from fmkit.models.language_model import LanguageModel
 
-# As sentence_bert_config.json has it, two special ones counted; it was trained on 128
+# From sentence_bert_config.json, both special tokens counted; it was trained on 128
 MINILM_TOKENS = 256
-# In MiniLM's file, and no part of a mean over tokens
+# In MiniLM's file, but not needed for a mean over tokens
 UNUSED = {"embeddings.position_ids", "pooler.dense.bias", "pooler.dense.weight"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
-    """Shape of a :class:`Bert`; the names in ``config.json`` are in brackets."""
+    """Shape of a ``Bert``; the names in ``config.json`` are in brackets."""
 
     vocabulary: int  # V [vocab_size]
-    context: int  # most tokens of a text [max_position_embeddings]
+    context: int  # longest text, in tokens [max_position_embeddings]
     types: int  # first text, second text of a pair [type_vocab_size]
     width: int  # d [hidden_size]
     layers: int  # [num_hidden_layers]
@@ -56,7 +56,7 @@ class BertConfig:
 
 
 class Attention(nn.Module):
-    """Every token looks at all real tokens of its text, those after it too."""
+    """Attention of every token to all real tokens of its text, before and after it."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -78,7 +78,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then an MLP with the exact GELU; each added to its input, then normed.
+    """Attention, then an MLP with the exact GELU; each is added to its input.
 
     Unlike the blocks of :mod:`fmkit.models.transformer` it normalizes after the sum, as
     Vaswani et al. 2017 did.
@@ -102,8 +102,9 @@ class Layer(nn.Module):
 class Bert(nn.Module):
     """The encoder of Devlin et al. 2019: a vector for every token, from both sides.
 
-    Unlike the paper's it has no dropout and no pooler: it is used, not trained, and the
-    mean of its tokens stands for a text. Every token is of the first text of a pair.
+    Unlike the paper's it has no dropout and no pooler, because it is used and not
+    pretrained here, and because a text is represented by the mean of its tokens. Every
+    token belongs to the first text of a pair.
     """
 
     def __init__(self, config: BertConfig):
@@ -164,7 +165,7 @@ def load_minilm(files: Mapping[str, str | Path]) -> LanguageModel:
         saved = load_file(path)
     except SafetensorError as error:
         raise Refused(f"{path} is damaged or no safetensors file.") from error
-    with torch.device("meta"):  # shapes only: the weights come whole, out of the file
+    with torch.device("meta"):  # shapes only: all weights come from the file
         model = Bert(config)
     theirs = {name: _their_name(name) for name in model.state_dict()}
     _check_tensors(path, saved, {theirs[n]: t for n, t in model.state_dict().items()})
@@ -176,20 +177,21 @@ def load_minilm(files: Mapping[str, str | Path]) -> LanguageModel:
 
 def _read_config(path: Path) -> BertConfig:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        act, kind = found["hidden_act"], found["position_embedding_type"]
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        act = entries["hidden_act"]
+        kind = entries["position_embedding_type"]
         config = BertConfig(
-            vocabulary=found["vocab_size"],
-            context=found["max_position_embeddings"],
-            types=found["type_vocab_size"],
-            width=found["hidden_size"],
-            layers=found["num_hidden_layers"],
-            heads=found["num_attention_heads"],
-            hidden=found["intermediate_size"],
-            norm_epsilon=found["layer_norm_eps"],
+            vocabulary=entries["vocab_size"],
+            context=entries["max_position_embeddings"],
+            types=entries["type_vocab_size"],
+            width=entries["hidden_size"],
+            layers=entries["num_hidden_layers"],
+            heads=entries["num_attention_heads"],
+            hidden=entries["intermediate_size"],
+            norm_epsilon=entries["layer_norm_eps"],
         )
     except (ValueError, TypeError, KeyError) as error:
-        why = " ".join(str(error).split())
+        why = one_line(error)
         raise Refused(f"{path} does not describe a BERT ({why}).") from error
     require(act == "gelu", f"hidden_act in {path}", "be 'gelu'", act)
     name = f"position_embedding_type in {path}"
@@ -200,21 +202,20 @@ def _read_config(path: Path) -> BertConfig:
 def _check_tensors(
     path: Path, saved: dict[str, Tensor], wanted: dict[str, Tensor]
 ) -> None:
-    """One sentence about the first tensor that is not as the model's."""
+    """Raise one sentence about the first tensor that does not fit the model."""
     for name, tensor in wanted.items():
         if name not in saved:
             raise Refused(f"{path} does not hold MiniLM: it has no {name}.")
-        found, shape = tuple(saved[name].shape), tuple(tensor.shape)
-        require(found == shape, f"{name} in {path}", f"have the shape {shape}", found)
+        got, shape = tuple(saved[name].shape), tuple(tensor.shape)
+        require(got == shape, f"{name} in {path}", f"have the shape {shape}", got)
         kind = saved[name].dtype
         require(kind.is_floating_point, f"{name} in {path}", "be floating point", kind)
     if extra := sorted(saved.keys() - wanted.keys() - UNUSED):
-        message = f"it has {extra[0]}, for which there is no place"
-        raise Refused(f"{path} does not hold MiniLM: {message}.")
+        raise Refused(f"{path} does not hold MiniLM: {extra[0]} is unknown.")
 
 
 def _their_name(name: str) -> str:
-    """`layers.3.up.weight` is `encoder.layer.3.intermediate.dense.weight` there."""
+    """Translate a name: ``norm.bias`` is ``embeddings.LayerNorm.bias`` in the file."""
     rules = (
         (r"^words", "embeddings.word_embeddings"),
         (r"^positions", "embeddings.position_embeddings"),
@@ -234,7 +235,10 @@ def _their_name(name: str) -> str:
 
 
 def _read_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
-    """Cuts texts where sentence-transformers does; the file itself says 128."""
+    """Read a tokenizer that cuts texts after 256 tokens; its own file says 128.
+
+    sentence-transformers cuts them there too.
+    """
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower

@@ -1,6 +1,6 @@
 """State what an encoder must have to work with the rest of the package.
 
-An encoder inherits from :class:`torch.nn.Module` and from nothing here: it only needs
+An encoder inherits from ``torch.nn.Module`` and from nothing here: it only needs
 the attributes and methods below. A new one is a file of its own, and no other file
 changes. B batch, c channels, H and W height and width, T tokens, d width of a token's
 vector, m representation.
@@ -18,7 +18,7 @@ class Encoder(Protocol):
     """phi: examples in, a representation of m features out.
 
     For images use :class:`fmkit.models.resnet.ResNet` as an example; for texts wrap a
-    :class:`TextEncoder` in :class:`fmkit.models.pooling.Pooled`.
+    :class:`~fmkit.models.encoder.TextEncoder` in :class:`fmkit.models.pooling.Pooled`.
     """
 
     m: int  # features of a representation
@@ -56,6 +56,6 @@ class TextEncoder(Protocol):
     def token_vectors(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
         """Compute the vector of each token, for texts given as ids.
 
-        Shorter texts end with :data:`fmkit.data.tokens.PADDING`. Padding must not
+        Shorter texts end with ``PADDING``. Padding must not
         change a text's vectors; the vectors of padding itself may be anything finite.
         """

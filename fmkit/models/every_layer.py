@@ -14,7 +14,7 @@ class EveryLayer(nn.Module):
     """All layers of `phi`, each averaged over the image as the last one is.
 
     The layers are concatenated into one tensor, so that code for one representation
-    (batches, a check that nothing changes) works for all of them. :meth:`split`
+    (batches, a check that nothing changes) works for all of them. ``split``
     separates them again. The last layer equals phi(x).
     """
 

@@ -58,10 +58,11 @@ class LanguageModel:
         return ids if ids[:1] == [self.start] else [self.start, *ids]
 
     def ids(self, texts: Sequence[str], *, most: int) -> Int[Tensor, "n T"]:
-        """Return the ids of texts as rows, padded at the end: :func:`padded`.
+        """Return the ids of texts as rows, padded at the end.
 
-        Each text is cut after `most` tokens, the start symbol counted. Raises
-        ``ValueError`` if a token has no vector in the model.
+        See :func:`fmkit.data.tokens.padded`. Each text is cut after `most`
+        tokens, the start symbol counted. Raises ``ValueError`` if a token has no vector
+        in the model.
         """
         rows = padded([self.encode(text) for text in texts], most=most)
         check_ids(rows.clamp(min=0), vocabulary=self.model.config.vocabulary)

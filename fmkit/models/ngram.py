@@ -1,7 +1,7 @@
-"""The language model before neural ones: counts of runs of up to n tokens.
+"""The language model before neural networks: counts of runs of up to n tokens.
 
-Axes: T tokens, g different k-grams (runs of k tokens) and a place for those never seen,
-c contexts (runs of k - 1 tokens) and the same.
+Axes: T tokens, g different k-grams (runs of k tokens) and one entry for all unseen
+ones, c contexts (runs of k - 1 tokens) and one entry for all unseen ones.
 """
 
 from collections.abc import Sequence
@@ -16,35 +16,39 @@ from fmkit.data.tokens import check_ids
 from fmkit.progress import progress
 
 NEVER_SEEN = torch.iinfo(torch.int64).max  # closes each list of codes
-LEAST_DISCOUNT = 0.05  # so that something is left for what was never seen
+LEAST_DISCOUNT = 0.05  # so that unseen runs keep some probability
 HELD_OUT = 0.1  # share of the tokens that choose the order
 
 
 @dataclass(frozen=True)
 class Level:
-    """k-grams for one k: numbered in the order of their codes, the last is unseen."""
+    """All k-grams of one length k, sorted by code.
 
-    codes: Int64[Tensor, " g"]  # number of the first k - 1 tokens, times V, + the last
-    kept: Float64[Tensor, " g"]  # a count less its discount
-    reserved: Float64[Tensor, " c"]  # the discounts after a context
-    total: Float64[Tensor, " c"]  # the counts after a context
+    The last entry stands for every k-gram that was never seen.
+    """
+
+    codes: Int64[Tensor, " g"]  # number of the first k - 1 tokens, times V, plus last
+    kept: Float64[Tensor, " g"]  # the count minus its discount
+    reserved: Float64[Tensor, " c"]  # the sum of the discounts after a context
+    total: Float64[Tensor, " c"]  # the sum of the counts after a context
 
 
 @dataclass(frozen=True)
 class NGram:
-    r"""Interpolated Kneser-Ney: p of (14.5) from the n - 1 tokens before, n the order.
+    r"""Interpolated Kneser-Ney: p of (14.5) from n - 1 previous tokens, n the order.
 
     .. math:: p_k(w \mid h) = \frac{c(hw) - D(c(hw)) + \sum_v D(c(hv)) \;
         p_{k-1}(w \mid h')}{\sum_v c(hv)}, \qquad p_0(w) = \frac{1}{V}
 
-    where h are k - 1 tokens and h' is h without its first. Where k = n, c counts how
-    often hw occurs; below, how many different tokens stand before it. After an h that
-    never occurs p_k is p_{k-1}. log V nats a token where nothing is known.
+    where h are k - 1 tokens and h' is h without its first. If k = n, c counts how often
+    hw occurs; for smaller k it counts how many different tokens precede hw. After an h
+    that never occurs p_k is p_{k-1}. A model that has seen no text costs log V nats a
+    token.
 
     Modified as in Chen and Goodman 1998: D depends on whether c is 1, 2 or more
-    (:func:`discounts`). On the characters of tinyshakespeare order 5 reaches 1.56 nats
-    so, 1.58 with one discount (Kneser and Ney 1995), and 1.67 with Witten-Bell
-    smoothing (1991).
+    (:func:`fmkit.models.ngram.discounts`). On the characters of tinyshakespeare order 5
+    reaches 1.56 nats this way, 1.58 with one discount (Kneser and Ney 1995), and 1.67
+    with Witten-Bell smoothing (1991).
     """
 
     vocabulary: int
@@ -55,10 +59,10 @@ class NGram:
         return len(self.levels)
 
     def log_p(self, tokens: Int[Tensor, "*B T"]) -> Float64[Tensor, "*B T"]:
-        """log p(x_t | the up to n - 1 tokens before) of every token of a row, in nats.
+        """Compute log p(x_t | up to n - 1 previous tokens) of every token, in nats.
 
-        The first token of a row is given nothing, not even ⊥ unless ⊥ is that token.
-        Raises ``ValueError`` for an id outside V.
+        The first token of a row has no context, not even ⊥. Raises ``ValueError`` if an
+        id is outside V.
         """
         check_ids(tokens, vocabulary=self.vocabulary)
         p = tokens.new_full(tokens.shape, 1 / self.vocabulary, dtype=torch.float64)
@@ -75,7 +79,7 @@ class NGram:
         return p.log()
 
     def next_probabilities(self, context: Int[Tensor, " T"]) -> Float64[Tensor, " V"]:
-        """p(x_{T+1} | context) of every member of V; they sum to 1."""
+        """Compute p(x_{T+1} | context) of every member of V; the sum is 1."""
         every = torch.arange(self.vocabulary, device=context.device)
         near = context[max(0, len(context) - self.order + 1) :]
         rows = torch.cat([near.expand(len(every), -1), every[:, None]], dim=1)
@@ -83,10 +87,10 @@ class NGram:
 
 
 def fit_ngram(tokens: Int[Tensor, " T"], *, vocabulary: int, order: int) -> NGram:
-    """Count the runs of up to `order` tokens, of ids below `vocabulary`.
+    """Count the runs of up to `order` tokens, whose ids are below `vocabulary`.
 
-    A run is a pair: the number of its first k - 1 tokens, and its last. Raises
-    ``ValueError`` for an order below 1 and an id outside V.
+    A run is stored as a pair: the number of its first k - 1 tokens, and its last token.
+    Raises ``ValueError`` if the order is below 1 or an id is outside V.
 
     In the notes: language model, (14.5).
     """
@@ -96,19 +100,19 @@ def fit_ngram(tokens: Int[Tensor, " T"], *, vocabulary: int, order: int) -> NGra
     levels: list[tuple[Tensor, Tensor]] = []
     for k in range(1, order + 1):
         last = tokens[k - 1 :]
-        codes, found, counts = torch.unique(
+        codes, inverse, counts = torch.unique(
             number[: len(last)] * vocabulary + last,
             return_inverse=True,
             return_counts=True,
         )
         if levels:
-            # Each different run adds 1 to the run that it is without its first token
+            # Each distinct run adds 1 to the count of the run without its first token
             shorter = torch.empty_like(codes)
-            shorter[found] = number[1:]
+            shorter[inverse] = number[1:]
             below = levels[-1][0]
             levels[-1] = below, shorter.bincount(minlength=len(below))
         levels.append((codes, counts))
-        number = found
+        number = inverse
     contexts = [1, *(len(codes) + 1 for codes, _ in levels)]
     built = (
         _level(codes, counts, vocabulary=vocabulary, contexts=c)
@@ -118,13 +122,13 @@ def fit_ngram(tokens: Int[Tensor, " T"], *, vocabulary: int, order: int) -> NGra
 
 
 def discounts(counts: Int64[Tensor, " g"]) -> Float64[Tensor, "4"]:
-    r"""D(0) = 0, D(1), D(2), and D(3), which holds for all larger counts.
+    r"""Compute D(0) = 0, D(1), D(2), and D(3), which holds for all larger counts.
 
     .. math:: D(j) = j - (j + 1) \frac{n_1}{n_1 + 2 n_2} \frac{n_{j+1}}{n_j}
 
-    with n_j the number of runs whose count is j. Unlike the paper each n_j is one
-    larger, and no discount is below 0.05: of few or very frequent runs some n_j is 0.
-    Source: Chen and Goodman 1998.
+    with n_j the number of runs whose count is j. Unlike the paper it adds 1 to each n_j
+    and lets no discount fall below 0.05, because some n_j is 0 if runs are few or all
+    very frequent. Source: Chen and Goodman 1998.
     """
     n = [1.0 + int((counts == j).sum()) for j in range(5)]
     y = n[1] / (n[1] + 2 * n[2])
@@ -136,10 +140,11 @@ def discounts(counts: Int64[Tensor, " g"]) -> Float64[Tensor, "4"]:
 def choose_order(
     tokens: Int[Tensor, " T"], *, vocabulary: int, orders: Sequence[int]
 ) -> tuple[int, dict[int, float]]:
-    """The best of `orders`, and the nats a token of each: chosen inside `tokens`.
+    """Choose the best of `orders` inside `tokens`; return it and nats a token of each.
 
-    Each is counted on the first 90 % and measured on the rest; the smallest of equals
-    is best. Raises ``ValueError`` without an order, and for fewer than 2 tokens.
+    Each order is counted on the first 90 % of the tokens and evaluated on the rest. If
+    several are equal, the smallest is chosen. Raises ``ValueError`` if there is no
+    order, or there are fewer than 2 tokens.
     """
     require(len(orders) >= 1, "orders", "be at least 1", len(orders))
     require(len(tokens) >= 2, "tokens", "be at least 2", len(tokens))
@@ -147,7 +152,7 @@ def choose_order(
     nats = {}
     for order in progress(sorted(orders), label="order of the n-gram"):
         model = fit_ngram(tokens[:end], vocabulary=vocabulary, order=order)
-        first = max(0, end - order + 1)  # what the first of the rest is given
+        first = max(0, end - order + 1)  # where the context of the first one begins
         nats[order] = -model.log_p(tokens[first:])[end - first :].mean().item()
     return min(nats, key=nats.__getitem__), nats
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from fmkit._check import Refused
+from fmkit._check import Refused, one_line
 from fmkit.models._gguf import Stored, read_gguf
 from fmkit.models.language_model import LanguageModel
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
@@ -113,7 +113,7 @@ def load_llama(folder: str | Path) -> LanguageModel:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library raises bare Exceptions
         what = f"{folder}/tokenizer.json cannot be read"
-        raise Refused(f"{what} ({error}).") from error
+        raise Refused(f"{what} ({one_line(error)}).") from error
     # A file of tokens for training says where to cut and to pad; nothing is cut here
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -281,7 +281,7 @@ def _gguf_tokenizer(path: str | Path, say: Callable[[str], object]) -> Tokenizer
             p for p, k in zip(vocabulary, kinds, strict=True) if k == TokenType.CONTROL
         ]
     except Exception as error:  # the library raises bare Exceptions
-        raise Refused(f"{path} has no whole tokenizer ({error}).") from error
+        raise Refused(f"{path} has no whole tokenizer ({one_line(error)}).") from error
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*before[pre], whole])
     tokenizer.decoder = decoders.ByteLevel()
@@ -293,7 +293,7 @@ def _json(path: Path) -> dict:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise Refused(f"{path} cannot be read ({error}).") from error
+        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
     if not isinstance(about, dict):
         raise Refused(f"{path} must hold one object, got {about}.")
     return about
@@ -314,4 +314,4 @@ def _of_safetensors(path: Path) -> dict[str, Stored]:
                 for name in file.keys()  # noqa: SIM118 - it is no dictionary
             }
     except (OSError, SafetensorError) as error:
-        raise Refused(f"{path} cannot be read ({error}).") from error
+        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error

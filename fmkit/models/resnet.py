@@ -1,4 +1,4 @@
-"""A residual network as phi_theta: pictures in, an m-dimensional representation out.
+"""A residual network as phi_theta: images in, an m-dimensional representation out.
 
 B batch, c channels, H and W height and width, m representation, k classes.
 """
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -17,9 +18,9 @@ from fmkit._check import require
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """What a ResNet is; the representation is as wide as the last stage.
+    """Shape of a ``ResNet``; the representation is as wide as the last stage.
 
-    The default is for 28 x 28 silhouettes on a laptop: its stem halves the picture.
+    The default is for 28 x 28 silhouettes on a laptop: its stem halves the image.
     """
 
     channels: int = 1
@@ -33,7 +34,7 @@ class ResNetConfig:
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions beside an identity, or a 1 x 1 where the shape changes.
+    """Two 3 x 3 convolutions beside an identity, or a 1 x 1 if the shape changes.
 
     The basic block of He et al. 2016, "Deep Residual Learning".
     """
@@ -56,10 +57,11 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """phi_theta of 14.1 for small pictures. It has no head: U or w is kept apart.
+    """phi_theta of 14.1 for small images. It has no head: U or w is kept apart.
 
-    The stem is one 3 x 3 convolution, as usual for pictures of about 32 pixels; unlike
+    The stem is one 3 x 3 convolution, as usual for images of about 32 pixels. Unlike
     the ImageNet network it has no 7 x 7 convolution and no pooling before the stages.
+    Weights and images are in channels-last layout, which is faster.
 
     In the notes: representation.
     """
@@ -85,9 +87,10 @@ class ResNet(nn.Module):
                 stages.append(Block(width, wider, stride))
                 width = wider
         self.stages = nn.Sequential(*stages)
+        self.to(memory_format=torch.channels_last)
 
     def prepare(self, images: UInt8[Tensor, "B c H W"]) -> Float[Tensor, "B c H W"]:
-        """Bytes to numbers between 0 and 1."""
+        """Convert bytes to values between 0 and 1."""
         channels = self.config.channels
         require(
             images.shape[1] == channels,
@@ -99,13 +102,14 @@ class ResNet(nn.Module):
 
     @property
     def widths(self) -> dict[str, int]:
-        """Channels of each layer that :meth:`activations` gives."""
+        """The number of channels of each layer of ``activations``."""
         widths = self.config.widths
         stages = {f"stage {i}": width for i, width in enumerate(widths, 1)}
         return {"stem": widths[0], **stages}
 
     def activations(self, x: Float[Tensor, "B c H W"]) -> Iterator[Tensor]:
-        """What the stem and each stage make of pictures, the last one last."""
+        """Yield the feature maps of the stem and of each stage, first layer first."""
+        x = x.contiguous(memory_format=torch.channels_last)
         ends = {*accumulate(self.config.blocks)}
         h = self.stem(2 * x - 1)
         yield h
@@ -115,6 +119,6 @@ class ResNet(nn.Module):
                 yield h
 
     def forward(self, x: Float[Tensor, "B c H W"]) -> Float[Tensor, "B m"]:
-        """Representations of pictures with values between 0 and 1."""
+        """Compute representations of images with values between 0 and 1."""
         [h] = deque(self.activations(x), maxlen=1)
         return h.mean(dim=(2, 3))  # (B, m, H', W') -> (B, m)

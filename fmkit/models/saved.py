@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from fmkit._check import Refused
+from fmkit._check import Refused, one_line
 from fmkit.data.tokens import START, read_tokenizer
 from fmkit.models.language_model import LanguageModel
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
@@ -42,9 +42,10 @@ def save_trained(
 
 
 def load_trained(path: str | Path) -> LanguageModel:
-    """Load what :func:`save_trained` wrote, in float32 and eval mode.
+    """Load what :func:`fmkit.models.saved.save_trained` wrote.
 
-    Raises ``ValueError`` if the file is damaged or was not written by it.
+    The model is in float32 and in eval mode. Raises ``ValueError`` if the file is
+    damaged or was not written by that function.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -58,5 +59,5 @@ def load_trained(path: str | Path) -> LanguageModel:
         model = with_weights(config, values)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         what = f"{path} holds no model of this book's"
-        raise Refused(f"{what} ({' '.join(str(error).split())}).") from error
+        raise Refused(f"{what} ({one_line(error)}).") from error
     return LanguageModel(model, tokenizer, None if tokenizer is None else START)

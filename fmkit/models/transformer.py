@@ -1,4 +1,4 @@
-"""The Transformer of 14.3: one decoder, for models trained here and pretrained ones.
+"""The Transformer of 14.3: one class for models trained here and pretrained ones.
 
 B batch, T tokens given, S tokens seen, V vocabulary, d width, h query heads, k key and
 value heads, w width of a head. With ``causal=False`` it is the masked variant.
@@ -18,10 +18,10 @@ from fmkit.data.tokens import PADDING
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Shape of a :class:`Transformer`; the names in Llama's files are in brackets."""
+    """Shape of a ``Transformer``; the names in Llama's files are in brackets."""
 
     vocabulary: int  # V, with the start symbol [vocab_size]
-    context: int  # most tokens of a sequence, x_0 counted [max_position_embeddings]
+    context: int  # longest sequence, x_0 counted [max_position_embeddings]
     width: int  # d [hidden_size]
     layers: int  # [num_hidden_layers]
     heads: int  # h [num_attention_heads]
@@ -30,7 +30,7 @@ class TransformerConfig:
     rope_base: float = 10_000.0  # [rope_theta]
     norm_epsilon: float = 1e-5  # [rms_norm_eps]
     tied: bool = True  # logits come from the embedding matrix [tie_word_embeddings]
-    causal: bool = True  # u_t sees x_0 .. x_{t-1}; else every token of the sequence
+    causal: bool = True  # u_t sees x_0 .. x_{t-1}; otherwise the whole sequence
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "context", "layers", "heads", "kv_heads", "hidden"):
@@ -51,8 +51,8 @@ class TransformerConfig:
 class Cache:
     """Keys and values of the tokens seen so far, with room for `room` tokens a row.
 
-    Prompts of different length are given as rows that begin with `padding` tokens which
-    are no part of them: nothing attends to those, and positions do not count them.
+    Prompts of different lengths are rows that begin with `padding` extra tokens.
+    Nothing attends to these tokens, and positions do not count them.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Cache:
             self.padding = torch.tensor(padding, device=like.device)[:, None]  # (B, 1)
 
     def positions(self, T: int) -> Int[Tensor, "_ T"]:
-        """Positions of the next T tokens: one row for all, or a row for each."""
+        """Return the positions of the next T tokens: one row for all, or one each."""
         columns = torch.arange(self.used, self.used + T, device=self.keys.device)[None]
         if self.padding is None:
             return columns
         return (columns - self.padding).clamp(min=0)
 
     def mask(self, T: int) -> Bool[Tensor, "_ 1 T S"] | None:
-        """What the next T tokens may look at; None where that is all so far."""
+        """Return which tokens the next T may attend to; None if all so far."""
         if T == 1 and self.padding is None:
             return None
         columns = torch.arange(self.used + T, device=self.keys.device)
@@ -85,7 +85,7 @@ class Cache:
         mask = (columns <= rows)[None]
         if self.padding is not None:
             mask = mask & (columns >= self.padding[:, :, None])
-            mask = mask | (columns == rows)  # an empty row would be 0 / 0
+            mask = mask | (columns == rows)  # a row without any would give 0 / 0
         return mask[:, None]
 
     def extend(
@@ -94,19 +94,19 @@ class Cache:
         keys: Float[Tensor, "B k T w"],
         values: Float[Tensor, "B k T w"],
     ) -> tuple[Float[Tensor, "B k S w"], Float[Tensor, "B k S w"]]:
-        """All keys and values of a layer, the last of them those given."""
+        """Add keys and values to those of a layer, and return all of them."""
         end = self.used + keys.shape[2]
         self.keys[layer, :, :, self.used : end] = keys
         self.values[layer, :, :, self.used : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def fork(self, rows: list[int], *, room: int) -> "Cache":
-        """A cache whose row i goes on from what row ``rows[i]`` holds now.
+        """Return a cache whose row i continues row ``rows[i]`` of this one.
 
-        A row may be named once, often or never; what one cache is given later the other
-        does not see. Raises ``ValueError`` for less room than tokens.
+        A row may be named once, often or never. Later changes of one cache do not show
+        in the other. Raises ``ValueError`` if there is less room than tokens.
         """
-        rule = f"hold what the cache does ({self.used})"
+        rule = f"be at least the number of tokens in the cache ({self.used})"
         require(room >= self.used, "room", rule, room)
         padding = [0] * len(rows)
         if self.padding is not None:
@@ -144,7 +144,7 @@ class Attention(nn.Module):
         if past is not None:
             cache, layer = past
             keys, values = cache.extend(layer, keys, values)
-        if T == 1 and self.h > self.k:  # a group shares its keys: let it be the rows
+        if T == 1 and self.h > self.k:  # the queries that share a key become rows
             queries = queries.reshape(B, self.k, self.h // self.k, self.w)
         mixed = F.scaled_dot_product_attention(
             queries,
@@ -173,7 +173,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention, then x + MLP, each of a normalized x (Zhang and Sennrich 2019)."""
+    """x + attention(norm(x)), then x + MLP(norm(x)) (Zhang and Sennrich 2019)."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -196,11 +196,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """f_theta of 14.3: x_0 .. x_T in, logits u_1 .. u_{T+1} out (14.6).
 
-    ``embed`` looks up the vectors e_x, ``contextualize`` makes of them one vector c_t
-    for each token, ``logits`` makes u of those; calling the model does all three.
-    Unlike the notes' figure it counts x_0 as a token like any other: it is a member of
-    V. Weights are drawn from N(0, 0.02^2), those that end a branch smaller by the
-    square root of the number of branches (Radford et al. 2019).
+    ``embed`` looks up the vectors e_x, ``contextualize`` computes one vector c_t for
+    each token from them, and ``logits`` computes u from c; calling the model does all
+    three. Unlike the notes' figure it treats x_0 as a token like any other, a member of
+    V. Weights are drawn from N(0, 0.02^2); at the end of a branch they are smaller by
+    the square root of the number of branches (Radford et al. 2019).
 
     In the notes: Transformer, autoregressive, (14.7).
     """
@@ -208,7 +208,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        # Its own initial values would be drawn for nothing
+        # Without the initial values of nn.Embedding, which would be overwritten
         empty = torch.empty(config.vocabulary, config.width)
         self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -226,7 +226,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(weight, std=0.02 / shrink)
 
     def cache(self, *, padding: list[int], room: int) -> Cache:
-        """An empty :class:`Cache` of this model's kind."""
+        """Return an empty :class:`~fmkit.models.transformer.Cache` for this model."""
         return Cache(
             self.config, padding=padding, room=room, like=self.embedding.weight
         )
@@ -248,12 +248,13 @@ class Transformer(nn.Module):
         *,
         real: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T d"]:
-        """c_t of every vector: what the Transformer made of it and of what it may see.
+        """Compute c_t of every token from its vector and the vectors that it may see.
 
-        With a `cache` the vectors follow those that it holds, and are added to it. In a
-        masked model nothing looks at what is not `real`; an autoregressive one needs no
-        such mask, since padding comes last. Raises ``ValueError`` for more than the
-        context, or than the cache has room for, and for `real` in such a model.
+        With a `cache` the vectors follow those in the cache, and are added to it. In a
+        masked model no token attends to tokens that are not `real`. An autoregressive
+        model needs no such mask, because padding comes last. Raises ``ValueError`` if
+        there are more tokens than the context, or than the cache has room for, and if
+        `real` is given to an autoregressive model.
         """
         rule = "be None in a causal model, which cannot see padding at the end"
         allowed = real is None or not self.config.causal
@@ -294,7 +295,7 @@ class Transformer(nn.Module):
         return self.contextualize(self.embed(tokens.clamp(min=0)), real=real)
 
     def logits(self, contextual: Float[Tensor, "*B d"]) -> Float[Tensor, "*B V"]:
-        """u of each c.
+        """Compute u from each c.
 
         In the notes: logits.
         """
@@ -307,10 +308,10 @@ class Transformer(nn.Module):
 
 
 def with_weights(config: TransformerConfig, weights: dict[str, Tensor]) -> Transformer:
-    """A model in eval mode that holds `weights` themselves: none is drawn or copied.
+    """Build a model in eval mode from `weights`, without drawing or copying any.
 
-    They have the names of its state; of a tied matrix the embedding is enough. Raises
-    ``RuntimeError`` where one is missing, unknown or of the wrong shape.
+    The weights are named as in its state; of a tied matrix the embedding is enough.
+    Raises ``RuntimeError`` if a weight is missing, unknown or of the wrong shape.
     """
     with torch.device("meta"):
         model = Transformer(config)
@@ -325,8 +326,8 @@ def with_weights(config: TransformerConfig, weights: dict[str, Tensor]) -> Trans
 def rotation_table(
     config: TransformerConfig,
 ) -> tuple[Float[Tensor, "context half"], Float[Tensor, "context half"]]:
-    """Cosine and sine of position times frequency base^(-2i/w), i from 0 to w/2 - 1."""
-    # On the CPU even where the weights have no values yet
+    """Compute cosine and sine of position times base^(-2i/w), i from 0 to w/2 - 1."""
+    # On the CPU, even if the weights are on the meta device and have no values yet
     exponents = torch.arange(0, config.head_width, 2, device="cpu").double()
     frequencies = config.rope_base ** (-exponents / config.head_width)
     angles = torch.arange(config.context, device="cpu")[:, None] * frequencies
@@ -336,9 +337,9 @@ def rotation_table(
 def rotate(
     x: Float[Tensor, "B T n w"], cos: Float[Tensor, "_ T 1 half"], sin: Tensor
 ) -> Float[Tensor, "B T n w"]:
-    """Turn pair (i, i + w/2) of each vector by its position's i-th angle (Su 2021).
+    """Rotate pair (i, i + w/2) of each vector by the i-th angle of its position.
 
-    Unlike the paper, which pairs neighbours, it pairs halves, as Llama's files do.
+    Unlike Su 2021, who pairs neighbours, it pairs halves, as Llama's files do.
     """
     a, b = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)

@@ -263,6 +263,22 @@ def test_wrong_files_and_pictures(tmp_path):
 
 @pytest.mark.parametrize(
     "phi",
+    [ResNet(ResNetConfig(channels=3)), EfficientNetLite0(size=32)],
+    ids=["resnet", "efficientnet"],
+)
+def test_networks_choose_their_memory_layout(phi, rng):
+    """However images lie in memory: the same layout inside, the same bits outside."""
+    last = {"memory_format": torch.channels_last}
+    copied = copy.deepcopy(phi.eval())
+    assert all(p.is_contiguous(**last) for p in copied.parameters() if p.dim() == 4)
+    x = torch.rand(2, 3, 32, 32, generator=rng)
+    with torch.no_grad():
+        assert all(h.is_contiguous(**last) for h in phi.activations(x))
+        assert torch.equal(phi(x), phi(x.contiguous(**last)))
+
+
+@pytest.mark.parametrize(
+    "phi",
     [
         ResNet(ResNetConfig(widths=(3, 4, 5), blocks=(1, 2, 1))),
         EfficientNetLite0(size=32),

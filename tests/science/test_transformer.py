@@ -474,7 +474,7 @@ def test_a_full_cache(small, tokens):
         message = rf"^room must be from 1 to the context \(12\), got {room}\.$"
         with pytest.raises(ValueError, match=message):
             Cache(SMALL, padding=[0], room=room, like=small.cos)
-    message = r"^room must hold what the cache does \(8\), got 7\.$"
+    message = r"^room .*\(8\), got 7\.$"
     with pytest.raises(ValueError, match=message):
         cache.fork([0], room=7)
     with pytest.raises(ValueError, match=r"^room must be from 1 to the context"):

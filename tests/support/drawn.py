@@ -1,4 +1,4 @@
-"""A small Transformer for tests that compare what models say."""
+"""A small Transformer for tests that compare the outputs of models."""
 
 import torch
 
@@ -6,7 +6,7 @@ from fmkit.models.transformer import Transformer, TransformerConfig
 
 
 def drawn(config: TransformerConfig) -> Transformer:
-    """A model with weights so large that what it says depends on all that it read."""
+    """Draw weights so large that the output depends on every token of the input."""
     model = Transformer(config).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
