@@ -223,8 +223,9 @@ def page(found: Map) -> str:
         section, chapter = item.section, where
         links = "".join(f"[{place.heading}](#{item.label})" for place in places)
         names = [m.of for m in found.functions if item.name in m.items]
-        names += [m.of.split(".")[1] for m in found.tests if item.name in m.items]
-        code = " ".join(f"`{name}`" for name in names)
+        code = [f"{{py:obj}}`{name} <fmkit.{name}>`" for name in names]
+        tests = [m.of.split(".")[1] for m in found.tests if item.name in m.items]
+        code = " ".join(code + [f"`{name}`" for name in tests])
         parts.append(f"| **{item.name}**: {item.words} | {links} | {code} |")
     return "\n".join(parts) + "\n"
 
