@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from fmkit import plot, plot_text
+from fmkit.book.palette import COLOURS
 from fmkit.data.animals import ANIMALS
 from fmkit.data.docstrings import LIBRARIES
 from fmkit.runs.record import committed, results, scores_of
@@ -197,8 +198,8 @@ def _family(
 
 def _colours(names: list[str]) -> list[str]:
     """The book's colour of each name, else one that no other has."""
-    free = iter([c for c in plot.FREE if c not in map(plot.COLOURS.get, names)])
-    return [plot.COLOURS.get(name) or next(free) for name in names]
+    free = iter([c for c in plot.FREE if c not in map(COLOURS.get, names)])
+    return [COLOURS.get(name) or next(free) for name in names]
 
 
 def _draw_loss(data: dict) -> None:
@@ -232,7 +233,7 @@ def _draw_accuracy(data: dict) -> None:
         if (line["one"], line["of"][1]) == ("test", "probe")
     }
     text = {"xlabel": family["xlabel"], "ylabel": "accuracy on test"}
-    plot.curves(lines, chance=family["chance"][""], **text)
+    plot.curves(lines, chance=family["chance"][""], colours=COLOURS, **text)
 
 
 WIDGETS = {  # by the name of the script: data, and what draws the still of them

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from support.notebooks import book
 
+from fmkit import plot
 from fmkit.book import widgets
+from fmkit.book.palette import COLOURS
 from fmkit.cli import main
 from fmkit.runs import record as records
 from fmkit.runs.record import read_record
@@ -37,6 +39,10 @@ def page(site):
 
 def metrics(chapter, name):
     return read_record(RESULTS / chapter / f"{name}.json")["metrics"]
+
+
+def test_the_colours_are_those_that_all_can_tell_apart():
+    assert set(COLOURS.values()) <= {*plot.FREE, "#7f7f7f"}
 
 
 def test_scripts_are_small_and_plain():
