@@ -1,6 +1,6 @@
 """Make the map of the notes: each of their items, its place, function and test.
 
-The items are listed in ``notes_map.toml``. The place of an item in a chapter is a label,
+``notes_map.toml`` lists the items. The place of an item in a chapter is a label,
 ``(notes-footnote-5)=``, in front of the item, or the name of a figure. The docstring of
 a function or a test ends with its items: ``In the notes: finetuning, (14.2).``
 
@@ -147,7 +147,7 @@ def marks(path: Path, package: Path) -> Iterator[Mark]:
 
 
 def reached(mark: Mark) -> set[str]:
-    """Return the names used in a test and in the helpers of its module that it calls."""
+    """Return the names in a test and in the helpers of its module that it calls."""
     parts: dict[str, ast.stmt] = {}
     for node in ast.parse(mark.module.read_text(encoding="utf-8")).body:
         targets = node.targets if isinstance(node, ast.Assign) else [node]
@@ -165,7 +165,7 @@ def reached(mark: Mark) -> set[str]:
 
 
 def complaints(whole: Map) -> Iterator[str]:
-    """Yield a sentence for each item that lacks something and each mark without item."""
+    """Yield a sentence for each incomplete item and each mark without an item."""
     names = [item.name for item in whole.items]
     labels = [item.label for item in whole.items]
     for one in sorted({x for x in names + labels if (names + labels).count(x) > 1}):

@@ -203,7 +203,7 @@ def test_execute_replaces_what_is_stale_once_it_ran(here, capsys):
 
 
 def test_two_runs_give_equal_notebooks(here):
-    """Pictures too; with metadata and cell ids, but for what papermill adds."""
+    """Images too, with metadata and cell ids, except for what papermill adds."""
     draw = "import matplotlib.pyplot as plt\n\nplt.plot(sizes);"
     cells = [markdown("Text."), code(draw), code("print(device)", "a-tag")]
     path = write(notebook(*cells), here / "tiny.ipynb")
