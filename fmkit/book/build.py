@@ -25,7 +25,7 @@ from fmkit.runs.parameters import (
 CONFIGURATION = ("_config.yml", "_toc.yml")
 PAGES = (
     *("index.md", "references.bib", "chapters", "images"),
-    *("widgets", "vendor", "_static"),
+    *("examples", "widgets", "vendor", "_static"),
 )
 
 # Binder opens a chapter without an installation: it reads environment.yml
