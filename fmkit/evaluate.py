@@ -118,9 +118,9 @@ def alignment(phi_hat: Float[Tensor, "n m"], phi_tilde: Float[Tensor, "n m"]) ->
     it is 0 if the two views of each pair are represented equally. Source: Wang and
     Isola 2020, with their alpha = 2.
     """
-    first = F.normalize(phi_hat.double(), dim=1)
-    second = F.normalize(phi_tilde.double(), dim=1)
-    return (first - second).square().sum(dim=1).mean().item()
+    unit_hat = F.normalize(phi_hat.double(), dim=1)
+    unit_tilde = F.normalize(phi_tilde.double(), dim=1)
+    return (unit_hat - unit_tilde).square().sum(dim=1).mean().item()
 
 
 def uniformity(phi: Float[Tensor, "n m"]) -> float:

@@ -93,9 +93,9 @@ def _measure(run, name, whole, views):
     """Record the cosines between the first and the second views."""
     whole.eval()
     with torch.no_grad():
-        first, second = (F.normalize(whole(x), dim=1) for x in views)
+        unit_hat, unit_tilde = (F.normalize(whole(x), dim=1) for x in views)
     whole.train()
-    for i, row in enumerate((first @ second.T).tolist()):
+    for i, row in enumerate((unit_hat @ unit_tilde.T).tolist()):
         for j, cosine in enumerate(row):
             run.metric(f"{name}/{CLASSES[i]}/{CLASSES[j]}", cosine)
 

@@ -154,7 +154,11 @@ WRONG = [
     ("alike", [B * math.log(B), math.log(B), math.log(255)], "from both sides"),
     ("alike", [B * math.log(B), 256 * math.log(255), 0.0], "before the sum"),
     ("alike", [B * math.log(B), math.log(255), math.log(256)], "The third: count"),
-    ("alike", [B * math.log(B), math.log(255), math.log(10)], "what can a label change"),
+    (
+        "alike",
+        [B * math.log(B), math.log(255), math.log(10)],
+        "what can a label change",
+    ),
     ("alike", [..., ..., ...], "Nothing comes out yet"),
     ("alike", [1.0, 2.0], "Its shape is (2,)"),
     ("simclr", lambda a, b: -simclr_loss(a, b), "the sign"),
