@@ -94,7 +94,7 @@ def seconds_to_target(
     for record in our_steps(model, optimizer, batches, **options):
         if record.step + 1 == steps or (record.step + 1) % every == 0:
             seconds += time.perf_counter() - start
-            loss = token_nats(model, held_out, label="loss").mean().item()
+            loss = token_nats(model, held_out, bar="loss").mean().item()
             if loss <= TARGET:
                 break
             start = time.perf_counter()

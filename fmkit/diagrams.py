@@ -1,4 +1,4 @@
-"""Drawings of the notes: the two stages of 14.1, the interface of a Transformer."""
+"""Draw diagrams of the notes: the two stages of 14.1, a Transformer from outside."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.patches import FancyBboxPatch
 
 
 def two_stages() -> Axes:
-    """The foundation-model paradigm of 14.1 as a drawing: pretrain, then adapt.
+    """Draw the two stages of a foundation model (14.1): pretraining, then adaptation.
 
     In the notes: two stages.
     """
@@ -36,7 +36,7 @@ def two_stages() -> Axes:
     for y in (4.95, 1.35):
         arrow((3.8, y), (5.85, y))
         arrow((9.6, y), (11.65, y))
-    arrow((12.6, 4.05), (9.3, 2.3))  # theta_hat goes into the adaptation
+    arrow((12.6, 4.05), (9.3, 2.3))  # theta_hat enters the adaptation
     ax.text(11.2, 2.75, "$\\hat\\theta$", fontsize=11)
     ax.text(0.1, 6.1, "once, on much data", fontsize=9, style="italic")
     ax.text(0.1, 2.5, "for each task, on little", fontsize=9, style="italic")
@@ -44,9 +44,9 @@ def two_stages() -> Axes:
 
 
 def transformer(words: Sequence[str]) -> Axes:
-    """The Transformer of 14.3 as a drawing: a vector a word in, logits a word out.
+    """Draw the Transformer of 14.3: for each word a vector goes in and logits come out.
 
-    `words` are x_1 .. x_T; the last thing that comes out is for the word after them.
+    `words` are x_1 to x_T; the last logits predict the word that follows them.
 
     In the notes: figure 14.1.
     """

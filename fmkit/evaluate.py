@@ -1,4 +1,4 @@
-"""Numbers about predictions, representations and texts. Nothing here prints.
+"""Compute metrics of predictions, representations and texts. Nothing here prints.
 
 n examples, q queries, m representation, k classes, r draws; T tokens.
 """
@@ -15,55 +15,60 @@ from fmkit import runtime
 from fmkit._check import require
 from fmkit.progress import progress
 
-Interval = tuple[float, float, float]  # a mean and the two ends of its interval
-Key = tuple[str, str, int]  # encoder, adaptation, number of labels in all
-# For each (encoder, adaptation, labels, split) an accuracy for each draw or seed
+Interval = tuple[float, float, float]  # a mean, then the ends of its interval
+Key = tuple[str, str, int]  # encoder, adaptation, number of labels of all classes
+# (encoder, adaptation, labels, split): an accuracy for each draw or seed
 Scores = Mapping[tuple[str, str, int, str], Sequence[float]]
 RESAMPLES = 10_000  # of a bootstrap
+LEVEL = 0.95  # share of the resampled means that an interval contains
 QUERIES_AT_ONCE = 1000  # of kNN: 200 MB of similarities to 50,000 examples
 
 
 def accuracy(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
-    """Share of examples whose largest logit is that of their label; 1/k by guessing."""
+    """Return the share of examples whose largest logit is that of their label.
+
+    Guessing gives 1/k. Raises ``ValueError`` without an example.
+    """
     require(len(labels) >= 1, "labels", "hold at least 1 example", len(labels))
     return (logits.argmax(dim=1) == labels).double().mean().item()
 
 
 def brier_score(p: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
-    r"""How far predicted probabilities lie from what came, squared; 0 is best.
+    r"""Return the mean squared distance of probabilities from the true classes.
 
     .. math:: \frac{1}{n} \sum_{i=1}^{n} \sum_{j=1}^{k} (p_j^{(i)} - 1[y^{(i)} = j])^2
 
-    1 - 1/k where all classes are as likely, 2 for one that is sure and always wrong.
-    Unlike accuracy it also punishes being sure of the wrong class more than doubting
-    it: no other p has a lower expectation than the true one. Raises ``ValueError``
-    without an example, and for rows that do not sum to 1. Source: Brier 1950.
+    A perfect model scores 0, uniform probabilities 1 - 1/k, and a model that is certain
+    and always wrong 2. Unlike accuracy, it punishes confidence in a wrong class more
+    than doubt: the true probabilities have the lowest expected score. Raises
+    ``ValueError`` without an example, and if a row does not sum to 1. Source: Brier
+    1950.
     """
     require(len(labels) >= 1, "labels", "hold at least 1 example", len(labels))
     total = p.double().sum(dim=1)
-    off = (total - 1).abs().max().item()
-    require(off < 1e-4, "p", "sum to 1 in every row", f"{off:.2g} off")
-    came = F.one_hot(labels, p.shape[1])
-    return (p.double() - came).square().sum(dim=1).mean().item()
+    worst = total[(total - 1).abs().argmax()].item()
+    require(abs(worst - 1) < 1e-4, "p", "sum to 1 in every row", round(worst, 4))
+    true = F.one_hot(labels, p.shape[1])
+    return (p.double() - true).square().sum(dim=1).mean().item()
 
 
 def reliability(
-    confidence: Float[Tensor, " n"], right: Bool[Tensor, " n"], *, bins: int
+    confidence: Float[Tensor, " n"], correct: Bool[Tensor, " n"], *, bins: int
 ) -> list[tuple[float, float, int]]:
-    """For groups of like confidence: its mean, the share that is right, how many.
+    """Return mean confidence, accuracy and size of groups of similar confidence.
 
-    Groups hold as many examples each, give or take one, from the least sure on. The
-    first two numbers are equal where a model knows how sure it may be. Unlike with bins
-    of equal width, no group is nearly empty. Raises ``ValueError`` for more bins than
-    examples. Source: DeGroot and Fienberg 1983.
+    Groups are in the order of their confidence and equal in size, give or take one
+    example. A calibrated model has equal confidence and accuracy in each group. Unlike
+    with bins of equal width, no group is nearly empty. Raises ``ValueError`` if there
+    are more bins than examples. Source: DeGroot and Fienberg 1983.
     """
     n = len(confidence)
-    require(1 <= bins <= n, "bins", f"be from 1 to the examples ({n})", bins)
+    require(1 <= bins <= n, "bins", f"be from 1 to the number of examples ({n})", bins)
     order = confidence.argsort(stable=True)
     return [
         (
             confidence[group].double().mean().item(),
-            right[group].double().mean().item(),
+            correct[group].double().mean().item(),
             len(group),
         )
         for group in order.tensor_split(bins)
@@ -79,14 +84,15 @@ def knn_votes(
     neighbours: int,
     tau: float,
 ) -> Float[Tensor, "q {classes}"]:
-    r"""Votes of the nearest labelled examples for each class: a classifier without w.
+    r"""Return, for each class, the votes of the nearest labelled examples.
 
     .. math:: \sum_{i \in N(x)} 1[y^{(i)} = c] \,
         e^{\cos(\phi(x),\, \phi(x^{(i)})) / \tau}
 
-    with N(x) the `neighbours` examples of the largest cosine. To be read by
-    :func:`accuracy`. Raises ``ValueError`` for more neighbours than examples and for a
-    temperature that is not above 0. Source: Wu et al. 2018, section 3.4.
+    N(x) are the `neighbours` examples of the largest cosine. This is a classifier
+    without a linear head w; :func:`accuracy` takes its votes as logits. Raises
+    ``ValueError`` if there are fewer examples than `neighbours`, and if `tau` is not
+    above 0. Source: Wu et al. 2018, section 3.4.
     """
     n = len(bank)
     require(1 <= neighbours <= n, "neighbours", f"be from 1 to {n}", neighbours)
@@ -95,7 +101,7 @@ def knn_votes(
     votes = []
     for some in F.normalize(queries.float(), dim=1).split(QUERIES_AT_ONCE):
         cosine, nearest = (some @ known.T).topk(neighbours, dim=1)
-        # Less the largest, which changes no order and keeps exp finite
+        # Subtracting the largest keeps exp finite and the order of votes as it is
         weight = ((cosine - cosine[:, :1]) / tau).exp()
         empty = weight.new_zeros(len(some), classes)
         votes.append(empty.scatter_add_(1, labels[nearest], weight))
@@ -103,25 +109,28 @@ def knn_votes(
 
 
 def alignment(phi_hat: Float[Tensor, "n m"], phi_tilde: Float[Tensor, "n m"]) -> float:
-    r"""How far positive pairs lie apart on the sphere: 0 where views are alike.
+    r"""Return the mean squared distance of positive pairs on the unit sphere.
 
     .. math:: \frac{1}{n} \sum_{i=1}^{n} \lVert z(\hat x^{(i)}) - z(\tilde x^{(i)})
         \rVert^2
 
-    with z the normalized representation, so it is 2 less twice the mean cosine.
-    Source: Wang and Isola 2020, with their alpha = 2.
+    z is the normalized representation, so the result is 2 minus twice the mean cosine;
+    it is 0 if the two views of each pair are represented equally. Source: Wang and
+    Isola 2020, with their alpha = 2.
     """
-    z_hat, z_tilde = (F.normalize(x.double(), dim=1) for x in (phi_hat, phi_tilde))
-    return (z_hat - z_tilde).square().sum(dim=1).mean().item()
+    unit_hat = F.normalize(phi_hat.double(), dim=1)
+    unit_tilde = F.normalize(phi_tilde.double(), dim=1)
+    return (unit_hat - unit_tilde).square().sum(dim=1).mean().item()
 
 
 def uniformity(phi: Float[Tensor, "n m"]) -> float:
-    r"""How evenly representations lie on the sphere: 0 at one point, lower is evener.
+    r"""Return how unevenly representations cover the unit sphere; lower is more even.
 
     .. math:: \log \frac{2}{n (n - 1)} \sum_{i < j} e^{-2 \lVert z_i - z_j \rVert^2}
 
-    Evenly spread on a sphere of many dimensions it is about -4. Raises ``ValueError``
-    for a single example. Source: Wang and Isola 2020, with their t = 2.
+    It is 0 if all representations are one point, and about -4 if they are spread evenly
+    on a sphere of many dimensions. Raises ``ValueError`` for a single example. Source:
+    Wang and Isola 2020, with their t = 2.
     """
     require(len(phi) >= 2, "phi", "have at least 2 rows", len(phi))
     distance = torch.pdist(F.normalize(phi.double(), dim=1))
@@ -131,11 +140,12 @@ def uniformity(phi: Float[Tensor, "n m"]) -> float:
 def planar_maps(
     series: Sequence[Float[Tensor, "n m"]],
 ) -> list[Float[Tensor, "n 2"]]:
-    """Representations of the same examples over time, each as a map in the plane.
+    """Map representations of the same examples at several times into the plane.
 
-    A map is the first two principal components of the normalized representations. As
-    an axis may turn from one time to the next, each map is turned, or mirrored, to lie
-    as near as it can to the one after it (Procrustes, Schönemann 1966).
+    A map is the first two principal components of the normalized representations. Each
+    map is rotated or reflected to lie as close as possible to the next map (Procrustes,
+    Schönemann 1966), because the directions of the components may change from one time
+    to the next.
     """
     maps: list[Tensor] = []
     for phi in reversed(series):
@@ -143,20 +153,21 @@ def planar_maps(
         u, s, _ = torch.linalg.svd(z - z.mean(dim=0), full_matrices=False)
         points = u[:, :2] * s[:2]
         if maps:
-            u, _, v = torch.linalg.svd(points.T @ maps[-1])
-            points = points @ u @ v
+            u, _, vh = torch.linalg.svd(points.T @ maps[-1])
+            points = points @ u @ vh
         maps.append(points)
     return maps[::-1]
 
 
 def token_nats(
-    model: nn.Module, windows: Sequence[Int[Tensor, "_ _"]], *, label: str
+    model: nn.Module, windows: Sequence[Int[Tensor, "_ _"]], *, bar: str = "tokens"
 ) -> Float[Tensor, " n"]:
-    """-log p of each token, given those before it in its window, the first left out.
+    """Return -log p of each token, given the earlier tokens of its window.
 
-    One window after the other. The model is in eval mode while it is asked, and then in
-    the mode in which it came. Precision is the runtime's for the device of the tokens;
-    logarithms are float32. `label` names the progress bar.
+    The first token of a window has no earlier one and gets no value. Windows are
+    processed one at a time. The model is switched to eval mode, and its mode is
+    restored afterwards. Precision is the runtime's for the device of the tokens;
+    logarithms are float32. `bar` is the text of the progress bar.
 
     In the notes: (14.5).
     """
@@ -164,7 +175,7 @@ def token_nats(
     model.eval()
     nats = []
     with torch.no_grad(), runtime.autocast(windows[0].device):
-        for window in progress(windows, label=label):
+        for window in progress(windows, label=bar):
             u, x = model(window[:, :-1]).float(), window[:, 1:]
             nats.append(F.cross_entropy(u.mT, x, reduction="none").flatten())
     model.train(was_training)
@@ -172,61 +183,65 @@ def token_nats(
 
 
 def bits_per_byte(nats: float, *, tokens: int, text: str) -> float:
-    """Bits for a byte of `text`, of which each of its `tokens` takes `nats` on average.
+    """Convert the mean loss of the `tokens` of a text, in `nats`, to bits per byte.
 
-    Unlike a loss per token it can be compared between vocabularies: it is what a
-    compressor built on the model would need. log2 256 = 8 for bytes that are all alike
-    to it. Raises ``ValueError`` for an empty text.
+    Unlike a loss per token, bits per byte can be compared between vocabularies: a
+    compressor built on the model would need as many. A model that finds every byte
+    equally likely has log2 256 = 8. Raises ``ValueError`` for an empty text.
     """
     size = len(text.encode())
     require(size >= 1, "text", "hold at least 1 byte", text)
     return nats * tokens / size / math.log(2)
 
 
-def mean_interval(
-    values: list[float], *, generator: torch.Generator, level: float = 0.95
-) -> Interval:
-    """The mean of `values` and the percentile bootstrap interval of that mean.
+def mean_interval(values: list[float], *, generator: torch.Generator) -> Interval:
+    """Return the mean of `values` and its 95 % percentile bootstrap interval.
 
-    The interval speaks only of what varied between the values (seeds, draws of labels).
-    It is too narrow for a handful of them: of three it is nearly their range, of one it
-    is that value. Raises ``ValueError`` without a value. Source: Efron 1979.
+    The interval covers only what varied between the values (seeds, draws of labels). It
+    is too narrow for a handful of values: for three it is nearly their range, for one
+    it is that value. Raises ``ValueError`` without a value. Source: Efron 1979.
     """
-    require(len(values) >= 1, "values", "be at least 1", values)
+    require(len(values) >= 1, "values", "hold at least 1 number", values)
     x = torch.tensor(values, dtype=torch.float64)
     resampled = torch.randint(len(x), (RESAMPLES, len(x)), generator=generator)
-    return x.mean().item(), *_ends(x[resampled].mean(dim=1), level)
+    low, high = _ends(x[resampled].mean(dim=1))
+    return x.mean().item(), low, high
 
 
 def crossed_interval(
-    values: Float[Tensor, "r n"], *, generator: torch.Generator, level: float = 0.95
+    values: Float[Tensor, "r n"], *, generator: torch.Generator
 ) -> Interval:
-    """The mean of `values` and its interval, where both draws and examples varied.
+    """Return the mean of `values` and its 95 % interval over draws and examples.
 
     A row is a draw (of examples for a prompt, of a seed), a column an example on which
-    every draw was measured. Rows and columns are resampled, each by itself, so that a
-    hard example stays hard in every draw. With one row it speaks of the examples alone.
-    A paired difference is that of two such tables. As with :func:`mean_interval`, it is
-    too narrow for a handful of rows. Raises ``ValueError`` without a value. Source:
-    the pigeonhole bootstrap, Owen 2007.
+    every draw was measured. Rows and columns are resampled independently, so that a
+    hard example stays hard in every draw. With one row the interval covers the examples
+    alone. For a paired difference, pass the difference of two such tables. Like
+    :func:`mean_interval`, it is too narrow for a handful of rows. Raises ``ValueError``
+    without a value. Source: the pigeonhole bootstrap, Owen 2007.
     """
     r, n = values.shape
-    require(values.numel() >= 1, "values", "be at least 1", (r, n))
+    require(values.numel() >= 1, "values", "hold at least 1 number", (r, n))
     x = values.double().cpu()
-    shares = []  # of each row, and of each column, in a resample
-    for size in (r, n):
-        drawn = torch.randint(size, (RESAMPLES, size), generator=generator)
-        share = torch.full(drawn.shape, 1 / size, dtype=x.dtype)
-        shares.append(torch.zeros_like(share).scatter_add_(1, drawn, share))
-    means = ((shares[0] @ x) * shares[1]).sum(dim=1)
-    return x.mean().item(), *_ends(means, level)
+    rows = _resampled_shares(r, generator)
+    columns = _resampled_shares(n, generator)
+    low, high = _ends(((rows @ x) * columns).sum(dim=1))
+    return x.mean().item(), low, high
 
 
-def _ends(means: Float[Tensor, " _"], level: float) -> tuple[float, float]:
-    """Of the middle `level` of resampled means."""
-    require(0 < level < 1, "level", "be between 0 and 1", level)
-    tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.quantile(means, tail).tolist()
+def _resampled_shares(
+    size: int, generator: torch.Generator
+) -> Float[Tensor, "_ {size}"]:
+    """Draw resamples of `size` things; return the share of each thing in each."""
+    drawn = torch.randint(size, (RESAMPLES, size), generator=generator)
+    one = torch.full(drawn.shape, 1 / size, dtype=torch.float64)
+    return torch.zeros_like(one).scatter_add_(1, drawn, one)
+
+
+def _ends(means: Float[Tensor, " _"]) -> tuple[float, float]:
+    """Return the ends of the interval that contains the middle of resampled means."""
+    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    low, high = torch.quantile(means, tails).tolist()
     return low, high
 
 
@@ -238,12 +253,18 @@ def learning_curve(
     *,
     generator: torch.Generator,
 ) -> list[tuple[int, float, float, float]]:
-    """Points of accuracy against labels: n_task, the mean, and its interval's ends."""
-    wanted = encoder, adaptation, split
-    keys = sorted(key for key in scores if (*key[:2], key[3]) == wanted)
-    return [
-        (key[2], *mean_interval([*scores[key]], generator=generator)) for key in keys
-    ]
+    """Return a point for each number of labels: n_task, then accuracy and its interval.
+
+    The interval is that of :func:`mean_interval` over draws or seeds.
+    """
+    n_task = sorted(
+        key[2] for key in scores if (*key[:2], key[3]) == (encoder, adaptation, split)
+    )
+    points = []
+    for labels in n_task:
+        values = scores[encoder, adaptation, labels, split]
+        points.append((labels, *mean_interval([*values], generator=generator)))
+    return points
 
 
 def gain(
@@ -254,10 +275,11 @@ def gain(
     *,
     generator: torch.Generator,
 ) -> Interval:
-    """Difference of two accuracies, draw by draw: its mean and interval.
+    """Return the mean and interval of the difference of two accuracies.
 
-    Both were measured with the same draws, in the same order, so what a draw does to
-    both of them drops out. Raises ``ValueError`` where they are not as many.
+    Both must have been measured with the same draws in the same order: the difference
+    is taken draw by draw, so that the common effect of a draw cancels. Raises
+    ``ValueError`` if the numbers of draws differ.
     """
     a, b = scores[(*better, split)], scores[(*worse, split)]
     require(len(a) == len(b), "worse", f"have {len(a)} values, as better", len(b))
@@ -266,5 +288,5 @@ def gain(
 
 
 def in_points(mean: float, low: float, high: float) -> str:
-    """A difference of accuracies as text, in percentage points: +1.2 (+0.3 to +2.0)."""
+    """Format a difference of accuracies in percentage points: +1.2 (+0.3 to +2.0)."""
     return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"

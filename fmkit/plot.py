@@ -1,6 +1,7 @@
-"""Figures from plain numbers, in one style; each function returns its Axes.
+"""Draw figures from plain numbers, in one style; each function returns its Axes.
 
-Colours are those of Okabe and Ito, told apart with any colour vision.
+A series has the colour that its caller gives it, else the next one of FREE. These are
+the colours of Okabe and Ito, which people with any colour vision can tell apart.
 """
 
 import io
@@ -15,20 +16,6 @@ from torch import Tensor
 
 from fmkit._check import require
 
-COLOURS = {
-    "pixels": "#7f7f7f",
-    "untrained": "#e69f00",
-    "scratch": "#000000",
-    "reconstruction": "#0072b2",
-    "simclr": "#d55e00",
-    "simclr-head": "#cc79a7",
-    "imagenet": "#009e73",
-    "SGD": "#56b4e9",
-    "Adam": "#0072b2",
-    "probe": "#0072b2",
-    "finetune": "#d55e00",
-    "lp-ft": "#cc79a7",
-}
 FREE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vP*X"
 STYLE = {
@@ -40,23 +27,29 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "axes.prop_cycle": plt.cycler(color=FREE),  # what a series without a name gets
+    "axes.prop_cycle": plt.cycler(color=FREE),  # of a series without a colour
     "grid.alpha": 0.3,
     "legend.frameon": False,
 }
-# A point's place on the x axis, its mean, and the two ends of its interval
+SMOOTHED = 10  # steps in the running mean of a loss
+APART = 0.12  # of a logarithmic axis lie between two labelled ticks, at the least
+FRAME_SECONDS = 0.8  # of a moving map; its last frame stays three times as long
+# The x coordinate, the mean, and the two ends of its interval
 Point = tuple[int | float, int | float, int | float, int | float]
 
 
 def use_style() -> None:
-    """Give this process's figures the look of the book."""
+    """Set the style of this book for all later figures of the process."""
     plt.rcParams.update(STYLE)
 
 
 def images(
     rows: Mapping[str, UInt8[Tensor, "n c H W"]], *, height: float = 0.8
 ) -> Axes:
-    """Rows of pictures with the name of each to its left; `height` in inches a row."""
+    """Draw rows of images, the name of each row to its left.
+
+    `height` is the height of a row in inches.
+    """
     longest = max(len(images) for images in rows.values())
     _, axes = plt.subplots(
         len(rows),
@@ -86,7 +79,10 @@ def images(
 def representations(
     images: UInt8[Tensor, "n c H W"], phi_x: Float[Tensor, "n m"]
 ) -> Axes:
-    """Each picture above the numbers that represent it, all on one scale."""
+    """Draw each image above its representation, a bar for each feature.
+
+    All bars have the same scale.
+    """
     _, axes = plt.subplots(
         2,
         len(images),
@@ -95,10 +91,10 @@ def representations(
         sharey="row",
         squeeze=False,
     )
-    for above, below, image, numbers in zip(*axes, images, phi_x, strict=True):
+    for above, below, image, features in zip(*axes, images, phi_x, strict=True):
         above.imshow(image[0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
         above.set_axis_off()
-        below.bar(range(len(numbers)), numbers.cpu().numpy(), width=1)
+        below.bar(range(len(features)), features.cpu().numpy(), width=1)
         below.set_xlabel("number")
     axes[1, 0].set_ylabel("$\\phi(x)$")
     return axes[0, 0]
@@ -111,11 +107,13 @@ def curves(
     ylabel: str,
     title: str = "",
     chance: float | None = None,
+    colours: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A line with error bars for each series, on a logarithmic x axis.
+    """Draw a line with error bars for each series, on a logarithmic x axis.
 
-    Points are (x, mean, low, high); what their interval is of belongs in the caption.
+    Points are (x, mean, low, high); the caption has to say what the intervals cover.
+    `colours` are by the names of series. Raises ``ValueError`` if a series is empty.
     """
     ax = ax or plt.subplots(figsize=(6.4, 4))[1]
     for i, (name, points) in enumerate(series.items()):
@@ -124,29 +122,35 @@ def curves(
         ax.errorbar(
             x,
             mean,
-            # A bootstrap's interval of few values may miss their mean by a rounding
+            # Rounding may put the mean of few values outside its bootstrap interval
             yerr=np.maximum([mean - low, high - mean], 0),
             label=name,
-            color=COLOURS.get(name, f"C{i}"),
+            color=_colour(name, i, colours),
             marker=MARKERS[i % len(MARKERS)],
             capsize=3,
         )
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
     ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
-    ticks = _apart({point[0] for points in series.values() for point in points})
+    ticks = _labelled({point[0] for points in series.values() for point in points})
     ax.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     ax.minorticks_off()
     ax.legend()
     return ax
 
 
-def _apart(ticks: set, part: float = 0.12) -> list:
-    """Those at least that part of a logarithmic axis apart, for labels one can read."""
-    smallest, *others = sorted(ticks)
+def _colour(name: str, i: int, colours: Mapping[str, str] | None) -> str:
+    """Return the colour of series i, which is called `name`."""
+    return (colours or {}).get(name, f"C{i}")
+
+
+def _labelled(ticks: set) -> list:
+    """Leave out ticks whose labels would overlap on a logarithmic axis."""
+    smallest, largest = min(ticks), max(ticks)
+    factor = (largest / smallest) ** APART
     kept = [smallest]
-    for tick in others:
-        if tick >= kept[-1] * (max(others) / smallest) ** part:
+    for tick in sorted(ticks - {smallest}):
+        if tick >= kept[-1] * factor:
             kept.append(tick)
     return kept
 
@@ -155,17 +159,19 @@ def losses(
     histories: Mapping[str, Iterable[float]],
     *,
     ylabel: str,
-    smooth: int = 10,
+    colours: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The loss against the step for each run: every step faint, its running mean bold.
+    """Draw the loss of each run against the step: each step faint, a running mean bold.
 
-    `smooth` is the number of steps in the mean.
+    The mean is that of a step and the nine before it. `colours` are by the names of
+    runs.
     """
     ax = ax or plt.subplots(figsize=(6.4, 3.6))[1]
     for i, (name, history) in enumerate(histories.items()):
-        y, colour = np.array(list(history)), COLOURS.get(name, f"C{i}")
-        width = min(smooth, len(y))
+        y = np.array(list(history))
+        colour = _colour(name, i, colours)
+        width = min(SMOOTHED, len(y))
         mean = np.convolve(y, np.ones(width) / width, mode="valid")
         ax.plot(y, color=colour, alpha=0.25, linewidth=1)
         ax.plot(np.arange(width - 1, len(y)), mean, color=colour, label=name)
@@ -181,7 +187,7 @@ def intervals(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """A dot and its interval for each row: (mean, low, high), the first row on top."""
+    """Draw a dot and its interval for each row (mean, low, high), the first on top."""
     ax = ax or plt.subplots(figsize=(6.4, 0.4 * len(rows) + 1))[1]
     mean, low, high = np.array([*rows.values()]).T
     ends = np.maximum([mean - low, high - mean], 0)
@@ -192,36 +198,43 @@ def intervals(
 
 
 def moving_map(
-    frames: Mapping[str, Float[Tensor, "n 2"]],
-    groups: Sequence[str],
-    *,
-    seconds: float = 0.8,
+    frames: Mapping[str, Float[Tensor, "n 2"]], groups: Sequence[str]
 ) -> bytes:
-    """An animated GIF: a point for each example, coloured by its group, frame by frame.
+    """Draw an animated GIF: in each frame a point for each example.
 
-    It plays without a kernel or a script. `frames` maps a title to where points are
-    then; `seconds` is for each, and the last stays for three times as long.
+    `frames` maps the title of a frame to its points, `groups` are the groups of the
+    examples, each of which has a colour. The GIF plays without a kernel or a script.
     """
     names = list(dict.fromkeys(groups))
-    both = np.concatenate([points.cpu().numpy() for points in frames.values()])
-    (left, bottom), (right, top) = both.min(axis=0), both.max(axis=0)
+    everywhere = np.concatenate([points.cpu().numpy() for points in frames.values()])
+    left, bottom = everywhere.min(axis=0)
+    right, top = everywhere.max(axis=0)
     figure, ax = plt.subplots(figsize=(4.8, 3.6), dpi=80)
-    pictures = []
+    drawn = []
     for title, points in frames.items():
         ax.clear()
         for i, name in enumerate(names):
             x, y = points.cpu().numpy()[[group == name for group in groups]].T
-            ax.scatter(x, y, s=9, color=f"C{i}", marker=MARKERS[i], label=name)
+            marker = MARKERS[i % len(MARKERS)]
+            ax.scatter(x, y, s=9, color=f"C{i}", marker=marker, label=name)
         ax.set(
             xlim=(left, right), ylim=(bottom, top), title=title, xticks=[], yticks=[]
         )
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         figure.canvas.draw()
         pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
-        pictures.append(Image.fromarray(pixels).quantize(16))
+        drawn.append(Image.fromarray(pixels).quantize(16))
     plt.close(figure)
-    shown = [int(1000 * seconds)] * (len(pictures) - 1) + [int(3000 * seconds)]
+    milliseconds = [int(1000 * FRAME_SECONDS)] * len(drawn)
+    milliseconds[-1] *= 3
     file = io.BytesIO()
-    options = {"save_all": True, "append_images": pictures[1:], "loop": 0}
-    pictures[0].save(file, "gif", duration=shown, optimize=True, **options)
+    drawn[0].save(
+        file,
+        "gif",
+        save_all=True,
+        append_images=drawn[1:],
+        duration=milliseconds,
+        loop=0,
+        optimize=True,
+    )
     return file.getvalue()

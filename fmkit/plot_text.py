@@ -1,5 +1,6 @@
-"""Figures of texts and of the models that read them; each function returns its Axes."""
+"""Draw texts and how models read them; each function returns its Axes."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -10,18 +11,19 @@ from torch import Tensor
 
 from fmkit._check import require
 
-SHOWN = {" ": "␣", "\n": "↵", "\t": "→"}  # in place of what one cannot see
+SHOWN = {" ": "␣", "\n": "↵", "\t": "→"}  # in place of invisible characters
 
 
 def visible(piece: str) -> str:
-    """A piece of text as it is shown: spaces and line ends can be seen."""
+    """Replace spaces, line breaks and tabs by visible characters."""
     return "".join(SHOWN.get(character, character) for character in piece)
 
 
 def influence(panels: dict[str, Float[Tensor, "T S"]]) -> Axes:
-    """How strongly each input (columns) moves each output (rows), a panel a model.
+    """Draw how strongly each input (columns) changes each output (rows).
 
-    White is exactly 0; all else is shaded by its logarithm.
+    Each model has a panel. A value that is exactly 0 is white; other values are shaded
+    by their logarithms.
     """
     _, axes = plt.subplots(
         1, len(panels), figsize=(4 * len(panels), 3.6), squeeze=False
@@ -41,19 +43,24 @@ def influence(panels: dict[str, Float[Tensor, "T S"]]) -> Axes:
 def surprise(
     pieces: Sequence[str], nats: Sequence[float], *, columns: int = 16
 ) -> Axes:
-    """A text, token by token, each shaded by how little it was expected.
+    """Draw a text token by token, each shaded by its surprise.
 
-    `nats` are -log p of each; white is 0, certain beforehand.
+    `nats` are -log p of the tokens. A white token has 0 nats: the model was certain of
+    it. Raises ``ValueError`` if there is not one number for each token.
     """
     require(len(pieces) == len(nats), "nats", f"be {len(pieces)} numbers", len(nats))
-    rows = -(-len(pieces) // columns)
+    rows = math.ceil(len(pieces) / columns)
     ax = plt.subplots(figsize=(10, 0.62 * rows + 0.3))[1]
-    shade, most = plt.get_cmap("OrRd"), 10.0
+    shade = plt.get_cmap("OrRd")
+    darkest = 10.0  # nats
     for i, (piece, size) in enumerate(zip(pieces, nats, strict=True)):
         row, column = divmod(i, columns)
         ax.add_patch(
             plt.Rectangle(
-                (column, -row), 0.96, 0.9, color=shade(0.75 * min(size, most) / most)
+                (column, -row),
+                0.96,
+                0.9,
+                color=shade(0.75 * min(size, darkest) / darkest),
             )
         )
         middle = {"ha": "center", "va": "center"}
@@ -65,10 +72,10 @@ def surprise(
 
 
 def next_words(panels: dict[str, Sequence[tuple[str, float]]]) -> Axes:
-    """The most probable next tokens after each text, as bars of their probability."""
-    most = max(len(bars) for bars in panels.values())
+    """Draw the probabilities of the likeliest next tokens, a panel for each text."""
+    longest = max(len(bars) for bars in panels.values())
     _, axes = plt.subplots(
-        1, len(panels), figsize=(10, 0.3 * most + 1), sharex=True, squeeze=False
+        1, len(panels), figsize=(10, 0.3 * longest + 1), sharex=True, squeeze=False
     )
     for ax, (title, bars) in zip(axes[0], panels.items(), strict=True):
         ax.barh(range(len(bars)), [p for _, p in bars], color="#0072b2")

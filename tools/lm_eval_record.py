@@ -1,11 +1,12 @@
-"""Our log-likelihoods beside those of lm-evaluation-harness, on the same weights.
+"""Compare our log-likelihoods with those of lm-evaluation-harness, on the same weights.
 
-It is no part of ``make bench``: lm-eval brings some thirty packages (pyarrow, datasets,
-pandas, nltk and more) that nothing else here needs, so its run is a record:
-``python -m bench._harness results/zero_shot/harness.json`` where ``pip install
-lm-eval==0.4.13`` was done. Both are given SmolLM2's weights, the harness in
-transformers' Llama, both the same tokenizer, and prompt and answer as text; what they
-make of it is their own. Capitals, 4 examples in the bare format, 4 answers a query.
+``python -m tools.lm_eval_record results/zero_shot/harness.json`` writes the record. It
+needs ``pip install lm-eval==0.4.13`` and is not part of ``make bench``, because lm-eval
+brings some thirty packages (pyarrow, datasets, pandas, nltk and more) that nothing else
+here uses. Both sides get the weights of SmolLM2 (the harness in the Llama of
+transformers), the same tokenizer, and prompts and answers as text; each tokenizes and
+scores them by itself. The task is capitals with 4 examples in the bare format and 4
+answers for each query.
 """
 
 import sys
@@ -31,7 +32,7 @@ TOLERANCE = 1e-3  # nats
 
 
 def of_harness(lm, prompts, answers) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p of every answer, and whether it is greedy, as the harness finds them."""
+    """Return log p of every answer, and whether it is greedy, by the harness."""
     bottom = lm.tokenizer.id_to_token(lm.start)
     as_theirs = PreTrainedTokenizerFast(
         tokenizer_object=lm.tokenizer,
@@ -44,16 +45,17 @@ def of_harness(lm, prompts, answers) -> tuple[torch.Tensor, torch.Tensor]:
     )
     requests = [
         Instance("loglikelihood", {}, (bottom + prompt, answer), i)
-        for i, (prompt, of) in enumerate(zip(prompts, answers, strict=True))
-        for answer in of
+        for i, (prompt, choices) in enumerate(zip(prompts, answers, strict=True))
+        for answer in choices
     ]
-    found = harness.loglikelihood(requests)
-    log_p = torch.tensor([value for value, _ in found], dtype=torch.float64)
-    greedy = torch.tensor([said for _, said in found])
+    results = harness.loglikelihood(requests)
+    log_p = torch.tensor([value for value, _ in results], dtype=torch.float64)
+    greedy = torch.tensor([is_greedy for _, is_greedy in results])
     return log_p.view(len(prompts), -1), greedy.view(len(prompts), -1)
 
 
 def main() -> None:
+    """Write the record to the path that the command names."""
     begin = time.perf_counter()
     parameters = {"task": TASK, "k": EXAMPLES, "answers": ANSWERS, "queries": QUERIES}
     parameters |= {"seed": SEED, "device": "cpu"}
@@ -66,16 +68,18 @@ def main() -> None:
     chosen = [pool[i] for i in draw_examples(pool, EXAMPLES, generator=rng)]
     prompts = [BARE.prompt(chosen, x) for x, _ in task.items[:QUERIES]]
     drawn = [candidates(task, i, count=ANSWERS, generator=rng) for i in range(QUERIES)]
-    answers = [[BARE.answer(y) for y in of] for of in drawn]
+    answers = [[BARE.answer(y) for y in choices] for choices in drawn]
     ours = score_answers(lm, prompts, answers)
     log_p, greedy = of_harness(lm, prompts, answers)
-    right = [(x.argmax(dim=1) == 0).double().mean().item() for x in (ours.log_p, log_p)]
+    accuracy = [
+        (x.argmax(dim=1) == 0).double().mean().item() for x in (ours.log_p, log_p)
+    ]
     record["metrics"] = {
         "harness/requests/4/test": float(log_p.numel()),
         "harness/largest-difference/4/test": (ours.log_p - log_p).abs().max().item(),
         "harness/greedy-differs/4/test": (ours.greedy != greedy).double().sum().item(),
-        "harness/accuracy/4/test": right[1],
-        "fmkit/accuracy/4/test": right[0],
+        "harness/accuracy/4/test": accuracy[1],
+        "fmkit/accuracy/4/test": accuracy[0],
     }
     gap = record["metrics"]["harness/largest-difference/4/test"]
     record["claims"] = {

@@ -1,10 +1,10 @@
-"""Records behind two of the pictures that answer the hand, and the book's cover.
+"""Make the records behind two of the interactive figures, and the book's cover.
 
-``python -m tools.widget_records``, run on a clean checkout, writes
-``results/widgets``: the cosines of eight pictures' views, before and after contrastive
-pretraining as in its chapter, with the views themselves, and what SmolLM2 takes for the
-next token after a few prompts. ``images/cover.png`` shows what the first run learned.
-It takes about three minutes on two cores.
+``python -m tools.widget_records``, run on a clean checkout, writes ``results/widgets``:
+the cosines between views of eight images, before and after contrastive pretraining as
+in its chapter; these views; and the next-token probabilities of SmolLM2 after a few
+prompts. ``images/cover.png`` shows the representation that the first run learned. It
+takes about three minutes on two cores.
 """
 
 import contextlib
@@ -55,9 +55,10 @@ ASKED, KEPT = 60, 5  # places a prompt, in order of probability; tokens at each
 
 
 def similarities(run, train_set, *, steps, seed):
-    """The trained network and both views of the eight pictures.
+    """Pretrain a network; return it and both views of the eight images.
 
-    Metrics ``trained/cat/dog``, ``untrained/…``: cosines of what the loss sees.
+    Records the metrics ``trained/cat/dog``, ``untrained/…``: cosines between outputs
+    of the projection head, which are the inputs of the loss.
     """
     images, labels, classes = train_set.images, train_set.labels, [*train_set.classes]
     config = ViewConfig(
@@ -69,8 +70,8 @@ def similarities(run, train_set, *, steps, seed):
     phi = ResNet(ResNetConfig(images.shape[1], (32, 64, 128), (1, 1, 1), 2))
     head = nn.Sequential(nn.Linear(phi.m, phi.m), nn.ReLU(), nn.Linear(phi.m, phi.m))
     whole = nn.Sequential(phi, head)
-    of = [int((labels == classes.index(name)).nonzero()[0]) for name in CLASSES]
-    views = [random_views(images[of], config, generator=rng) for _ in range(2)]
+    eight = [int((labels == classes.index(name)).nonzero()[0]) for name in CLASSES]
+    views = [random_views(images[eight], config, generator=rng) for _ in range(2)]
     _measure(run, "untrained", whole, views)
 
     def loss_of(batch):
@@ -89,27 +90,29 @@ def similarities(run, train_set, *, steps, seed):
 
 
 def _measure(run, name, whole, views):
+    """Record the cosines between the first and the second views."""
     whole.eval()
     with torch.no_grad():
-        z_hat, z_tilde = (F.normalize(whole(x), dim=1) for x in views)
+        unit_hat, unit_tilde = (F.normalize(whole(x), dim=1) for x in views)
     whole.train()
-    for i, row in enumerate((z_hat @ z_tilde.T).tolist()):
+    for i, row in enumerate((unit_hat @ unit_tilde.T).tolist()):
         for j, cosine in enumerate(row):
             run.metric(f"{name}/{CLASSES[i]}/{CLASSES[j]}", cosine)
 
 
 def write_views(views, path):
-    """All views in one grey picture: a row of the first ones, a row of the second."""
+    """Write all views as one grey image: the first ones in a row, the second below."""
     rows = [torch.cat([*x[:, 0]], dim=1) for x in views]
     pixels = (255 * torch.cat(rows)).round().byte().numpy()
     Image.fromarray(pixels).quantize(16).save(path, optimize=True)
 
 
 def write_cover(phi, test_set, path, *, columns=36, rows=11, seed=0):
-    """Test pictures on a grid, those near to each other that phi takes for alike.
+    """Draw test images on a grid, so that images of similar representations are close.
 
-    Their map is t-SNE's; each goes to one cell, so that the way is short in all. A
-    colour is a class, which the network was never told.
+    t-SNE maps the representations into the plane. Each image is then assigned to one
+    cell of the grid, with the least sum of squared distances. Colours are classes,
+    which the network was not trained on.
     """
     rng = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(test_set.images), generator=rng)[: rows * columns]
@@ -119,9 +122,9 @@ def write_cover(phi, test_set, path, *, columns=36, rows=11, seed=0):
     ranks = places.argsort(axis=0).argsort(axis=0) / len(places)
     cells = torch.cartesian_prod(torch.arange(columns), torch.arange(rows))
     centres = (cells + 0.5) / torch.tensor([columns, rows])
-    picture_of, cell_of = linear_sum_assignment(cdist(ranks, centres, "sqeuclidean"))
+    image_of, cell_of = linear_sum_assignment(cdist(ranks, centres, "sqeuclidean"))
     page = np.zeros((rows * 28, columns * 28, 4), dtype=np.uint8)
-    for i, cell in zip(picture_of, cell_of, strict=True):
+    for i, cell in zip(image_of, cell_of, strict=True):
         x, y = (28 * cells[cell]).tolist()
         page[y : y + 28, x : x + 28, :3] = ImageColor.getrgb(
             COVER[test_set.labels[some[i]]]
@@ -133,8 +136,11 @@ def write_cover(phi, test_set, path, *, columns=36, rows=11, seed=0):
 
 
 def next_words(run, lm, prompt):
-    """Metrics ``prompt<tab>token<tab>…``: probabilities of the next token, each given
-    those before it, at the most probable places."""
+    """Record next-token probabilities at the most probable continuations of a prompt.
+
+    A metric is called ``prompt<tab>token<tab>…``: the probability of its last token
+    after the prompt and the other tokens.
+    """
     start = lm.tokenizer.encode(prompt).ids
     queue = [(-1.0, (), (prompt,))]  # minus the probability, tokens, their texts
     for _ in range(ASKED):
@@ -149,12 +155,11 @@ def next_words(run, lm, prompt):
 
 
 def main():
-    """Make both records and what belongs to them; then put all in its place."""
-    with (
-        tempfile.TemporaryDirectory() as made
-    ):  # a run looks whether the checkout is clean
-        made = Path(made)
-        _record(made / "similarities.json", _of_pictures, steps=660, seed=0)
+    """Make both records, the views and the cover, then copy them to their places."""
+    # In a temporary folder first, because a record states whether the checkout is clean
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder)
+        _record(made / "similarities.json", _images, steps=660, seed=0)
         _record(made / "next_words.json", _of_words, seed=0)
         RESULTS.mkdir(parents=True, exist_ok=True)
         for path in made.iterdir():
@@ -162,16 +167,17 @@ def main():
 
 
 def _record(path, work, **parameters):
+    """Write the record of one run of `work`."""
     os.environ["FMKIT_RECORD"] = str(path)
     parameters |= {"device": "cpu"}
     kinds = {name: type(value) for name, value in parameters.items()}
     run = Run("widgets", {**parameters, "__annotations__": kinds})
     work(run, path.parent, **parameters)
-    with contextlib.redirect_stdout(io.StringIO()):  # it would print the card as HTML
+    with contextlib.redirect_stdout(io.StringIO()):  # the card would be printed as HTML
         run.card()
 
 
-def _of_pictures(run, folder, *, steps, seed, device):
+def _images(run, folder, *, steps, seed, device):
     train_set, test_set = load_images("animals", device=device)
     phi, views = similarities(run, train_set, steps=steps, seed=seed)
     write_views(views, folder / "views.png")

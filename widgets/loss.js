@@ -1,4 +1,4 @@
-// The loss of one picture: softmax of its similarities over tau, and where it pulls.
+// The loss of one image: softmax of its similarities over tau, and its gradient.
 const { classes, trained, untrained, views } = data;
 const state = { anchor: 0, tau: 0.1, source: "trained", s: [] };
 const take = () => {
@@ -24,7 +24,7 @@ const tau = make("input", {
 const source = chooser("similarities", [
   ["trained", "after training"], ["untrained", "before training"], ["hand", "set by hand"],
 ], state.source, (value) => { state.source = value; take(); show(); });
-const anchors = chooser("picture", classes.map((name, i) => [String(i), name]), "0", (value) => {
+const anchors = chooser("image", classes.map((name, i) => [String(i), name]), "0", (value) => {
   state.anchor = Number(value); take(); show();
 });
 const byHand = () => {

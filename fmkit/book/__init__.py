@@ -1,1 +1,1 @@
-"""Make this book: its pages, its paper, its lists, its exercises."""
+"""Make this book: execute its notebooks, build and print its pages, check answers."""

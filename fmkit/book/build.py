@@ -1,4 +1,4 @@
-"""Build the pages with Sphinx; make the whole book, every notebook executed first."""
+"""Build the pages with Sphinx, and the whole book, every notebook executed first."""
 
 import os
 import re
@@ -25,26 +25,26 @@ from fmkit.runs.parameters import (
 CONFIGURATION = ("_config.yml", "_toc.yml")
 PAGES = (
     *("index.md", "references.bib", "chapters", "images"),
-    *("widgets", "vendor", "_static"),
+    *("examples", "widgets", "vendor", "_static"),
 )
 
-# Opens a chapter without an installation: it reads environment.yml
+# Binder opens a chapter without an installation: it reads environment.yml
 LAUNCH = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
-COMPLAINT = r"WARNING|ERROR|SEVERE|malformed|Error: \w"  # in a line of Sphinx's log
+COMPLAINT = r"WARNING|ERROR|SEVERE|malformed|Error: \w"  # marks lines of the log
 
 
 def html(root: Path) -> Path:
-    """Build the pages from the committed outputs; the path of the first page."""
+    """Build the pages from the committed outputs; return the path of the first page."""
     source = stage_pages(root, root / "_build" / "stage" / "html")
     return build_site(root, source, root / "_build" / "html")
 
 
 def book(root: Path, *, profile: Path | None) -> Path:
-    """Execute every notebook afresh, build the pages from that; the first page's path.
+    """Execute every notebook, build the pages, and return the path of the first page.
 
-    With a profile the parameters are those of its sections, one a chapter, and the
-    pages lie in a folder of the profile's name; exercises have one scale, and keep
-    their outputs. Each notebook's time is printed.
+    A profile has a section of parameters for each chapter; its pages are put into a
+    folder with the name of the profile, and exercises, which have only one scale, keep
+    their committed outputs. The time of each notebook is printed.
     """
     given = _parameters_at(profile, chapters_of(root))
     build = root / "_build" / (profile.stem if profile else "")
@@ -62,7 +62,7 @@ def book(root: Path, *, profile: Path | None) -> Path:
 def _parameters_at(
     profile: Path | None, chapters: list[Path]
 ) -> dict[str, dict[str, object]]:
-    """What a profile gives each chapter, all of it checked before anything runs."""
+    """Return the parameters of each chapter, all checked before any chapter runs."""
     if profile is None:
         return {chapter.stem: {} for chapter in chapters}
     sections = read_profile(profile)
@@ -79,7 +79,7 @@ def _parameters_at(
 
 
 def stage_pages(root: Path, stage: Path) -> Path:
-    """Copy what belongs to the pages, and nothing else, into a folder made anew."""
+    """Copy the sources of the pages into an empty folder; return that folder."""
     shutil.rmtree(stage, ignore_errors=True)
     source = stage / "source"
     source.mkdir(parents=True)
@@ -96,39 +96,41 @@ def stage_pages(root: Path, stage: Path) -> Path:
 
 
 def _add_reproducibility(root: Path, source: Path) -> None:
-    """Make the page on reproducibility of the staged chapters, if the book has it.
+    """Write the page on reproducibility if the table of contents lists it.
 
-    What each chapter took may stand on other pages too: ``{{ name_of_the_chapter }}``.
+    Other pages can show the time that a chapter took as ``{{ name_of_the_chapter }}``.
     """
-    toc = yaml.safe_load((source / "_toc.yml").read_text())
+    toc = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
     if reproducibility.PAGE in files_in(toc):
         chapters = chapters_of(source)
         text = reproducibility.page(chapters, root / "results")
-        (source / f"{reproducibility.PAGE}.md").write_text(text)
-        settings = yaml.safe_load((source / "_config.yml").read_text())
+        (source / f"{reproducibility.PAGE}.md").write_text(text, encoding="utf-8")
+        settings = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
         settings["parse"]["myst_substitutions"] = reproducibility.seconds_of(chapters)
-        (source / "_config.yml").write_text(yaml.safe_dump(settings))
+        (source / "_config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
 def _add_buttons(path: Path) -> None:
-    """Launch buttons and "edit this page", if the settings name a repository's URL.
+    """Add launch buttons and "edit this page" if the settings have a repository's URL.
 
-    Without one the theme has nowhere to lead to, and stops.
+    The theme raises an error for such a button without a URL.
     """
-    settings = yaml.safe_load(path.read_text())
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     if settings["repository"]["url"]:
-        of_pages = ("repository", "edit_page")
-        settings["html"] |= {f"use_{name}_button": True for name in of_pages}
+        buttons = ("use_repository_button", "use_edit_page_button")
+        settings["html"] |= dict.fromkeys(buttons, True)
         settings["launch_buttons"] = LAUNCH
-        path.write_text(yaml.safe_dump(settings))
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
 def build_site(
     root: Path, source: Path, target: Path, *, builder: str = "html"
 ) -> Path:
-    """Build the pages of `source` and put them at `target` if there is no warning.
+    """Build the pages of `source`, move them to `target`, and return the first page.
 
-    Sphinx's builder singlehtml makes one page of all.
+    The builder "singlehtml" makes one page of the whole book. Raises
+    :class:`~fmkit.book.contents.BookError` if Sphinx warns of anything; the old pages
+    then stay at `target`.
     """
     print("Building the pages …", flush=True)
     _add_reproducibility(root, source)
@@ -140,13 +142,13 @@ def build_site(
     command += ["--path-output", str(output), "-W", "-n", "--keep-going"]
     if builder != "html":
         command += ["--builder", "custom", "--custom-builder", builder]
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         run = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
         )
     if run.returncode != 0:
-        said = complaints(log.read_text(errors="replace"), source)
-        raise BookError(f"the pages were not built ({said}); see {log}.")
+        wrong = complaints(log.read_text(encoding="utf-8", errors="replace"), source)
+        raise BookError(f"The pages were not built ({wrong}); see {log}.")
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(output / "_build" / builder, target)
@@ -154,7 +156,7 @@ def build_site(
 
 
 def complaints(log: str, source: Path) -> str:
-    """The lines of a build's log that say what is wrong, else its last one."""
+    """Return the lines of a log that name a fault, or its last line if none does."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log).replace(f"{source}{os.sep}", "")
     lines = [" ".join(x.split()) for x in plain.splitlines() if re.search(r"\w", x)]
     wrong = [line for line in lines if re.search(COMPLAINT, line)]

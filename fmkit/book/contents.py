@@ -1,4 +1,4 @@
-"""The table of contents: which pages and notebooks the book in a folder has."""
+"""Read the table of contents: which pages and notebooks the book has."""
 
 from pathlib import Path
 
@@ -6,22 +6,25 @@ import yaml
 
 from fmkit._check import Refused
 
-EXERCISES = "_exercises"  # at the end of a chapter's name
+EXERCISES = "_exercises"  # follows a chapter's name in that of its exercises
 
 
 class BookError(Refused):
-    """The book cannot be built: one sentence."""
+    """Say in one sentence why the book cannot be built."""
 
 
 def chapters_of(root: Path) -> list[Path]:
-    """The chapters of the book in `root`, in the order of its table of contents."""
+    """Return the chapters of the book in `root`, in the order of its contents."""
     return [path for path in notebooks_of(root) if not path.stem.endswith(EXERCISES)]
 
 
 def notebooks_of(root: Path) -> list[Path]:
-    """The chapters and, where the table of contents has them, their exercises."""
+    """Return the chapters and those exercises that the table of contents lists.
+
+    Raises :class:`BookError` if there is no table of contents.
+    """
     try:
-        toc = yaml.safe_load((root / "_toc.yml").read_text())
+        toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise BookError(f"{root} holds no book (_toc.yml cannot be read).") from error
     pages = [root / f"{name}.ipynb" for name in files_in(toc)]
@@ -29,6 +32,7 @@ def notebooks_of(root: Path) -> list[Path]:
 
 
 def files_in(toc: object) -> list[str]:
+    """Return the names of all pages in a table of contents, without suffixes."""
     if isinstance(toc, list):
         return [name for item in toc for name in files_in(item)]
     if not isinstance(toc, dict):

@@ -1,4 +1,4 @@
-"""Execute the notebooks whose outputs are stale, in place."""
+"""Execute, in place, the notebooks whose outputs are stale."""
 
 import base64
 import io
@@ -18,13 +18,13 @@ from fmkit.runs.stale import HASH, is_stale, source_hash
 
 
 def execute(root: Path) -> list[Path]:
-    """Execute the notebooks whose outputs are stale, on the CPU, and put them back.
+    """Execute the notebooks whose outputs are stale, on the CPU; return their paths.
 
-    A notebook is replaced only once it has run to its end. Returns those replaced.
+    A notebook is replaced only after all of its cells have run.
     """
     stale = [path for path in notebooks_of(root) if is_stale(read_notebook(path))]
     for chapter in stale:
-        digest = source_hash(read_notebook(chapter))  # of the code that is about to run
+        digest = source_hash(read_notebook(chapter))  # of the code as it runs now
         runs = root / "_build" / "stage" / "execute"
         variables = {"FMKIT_DEVICE": "cpu", "FMKIT_CLAIMS": "stop"}
         with environment(variables):  # "auto" is the CPU; a false claim stops the run
@@ -40,18 +40,19 @@ def execute(root: Path) -> list[Path]:
 
 
 def strip(notebook: NotebookNode) -> NotebookNode:
-    """Remove papermill's and all timing metadata: two runs then give equal files.
+    """Remove times and papermill's metadata, so that two runs give equal files.
 
-    Pictures get a palette, which makes those of matplotlib a third as large.
-
-    The cell that papermill injected stays, a page must show the parameters it was run
-    with; only its random id goes.
+    Images get a palette, which makes figures of matplotlib a third as large. The cell
+    that papermill injects stays, because a page must show the parameters of its run;
+    only the random id of that cell is replaced.
     """
     for holder in (notebook, *notebook.cells):
         for key in ("papermill", "execution"):
             holder.metadata.pop(key, None)
     for cell in notebook.cells:
-        if not cell.metadata.get("tags", True):  # papermill gives an empty list to all
+        if not cell.metadata.get(
+            "tags", True
+        ):  # papermill adds an empty list to every cell
             del cell.metadata["tags"]
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = "injected-parameters"
@@ -81,17 +82,17 @@ def _without_bars(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def _with_palette(png: str) -> str:
-    """A picture in base64, on white, with the 64 colours that suit it best."""
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
-    page = Image.new("RGBA", picture.size, "white")
-    page.alpha_composite(picture)
+    """Return an image, in base64, on white and reduced to its best 64 colours."""
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+    page = Image.new("RGBA", image.size, "white")
+    page.alpha_composite(image)
     file = io.BytesIO()
     page.convert("RGB").quantize(64).save(file, "png", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
 def execute_one(chapter: Path, runs: Path, *, given: dict[str, object]) -> NotebookNode:
-    """Run one chapter into a folder of its own, saying so; its notebook, stripped."""
+    """Run a notebook in a folder of its own, print its time, and return it stripped."""
     out = runs / chapter.stem
     print(f"{chapter.stem} …", flush=True)
     start = time.perf_counter()
@@ -101,5 +102,5 @@ def execute_one(chapter: Path, runs: Path, *, given: dict[str, object]) -> Noteb
 
 
 def seconds_since(start: float) -> str:
-    """How long it has been since `start`, as a text: 51 s."""
+    """Format the time since `start`: 51 s."""
     return f"{time.perf_counter() - start:.0f} s"

@@ -1,9 +1,9 @@
-"""A Sphinx extension: in a page's prose the first use of a term leads to the glossary.
+"""A Sphinx extension: link the first use of each term on a page to the glossary.
 
-Nothing has to be marked in a page. An entry of the glossary is its term, its Chinese
-and its text; a line ``.. form, form`` above it, for Sphinx a comment, names what else
-counts as the term. An ``s`` may follow each. Emphasis of a part of a term, or a line
-break in it, hides it.
+Pages need no markup for it. An entry of the glossary is a term, its Chinese and its
+text; a line ``.. form, form`` above the entry, for Sphinx a comment, lists other forms
+that count as the term. Each form may be followed by an ``s``. A term is not recognized
+if a part of it is emphasized or if a line break divides it.
 """
 
 import re
@@ -20,27 +20,29 @@ ENTRY = re.compile(
     r"^(?:\.\. (?P<forms>.+)\n)?(?P<term>\S.*)\n  (?P<chinese>.+)\n\n  (?P<text>.+)$",
     re.MULTILINE,
 )
-# Headings and blocks of code are in no paragraph anyway.
+# Headings and blocks of code need no mention: they are outside of paragraphs
 NOT_PROSE = (nodes.figure, nodes.table, nodes.literal, nodes.math)
 LINKS = (nodes.reference, addnodes.pending_xref)
 
 
 @dataclass(frozen=True)
 class Entry:
+    """Describe one entry of the glossary."""
+
     term: str
-    forms: tuple[str, ...]  # the term itself is the first
+    forms: tuple[str, ...]  # the first is the term itself
     chinese: str
     text: str
 
     @property
     def hint(self) -> str:
-        """What hovering over a link shows."""
+        """Return the text that appears when the pointer is on a link."""
         first = self.text.split(". ")[0].rstrip(".")
         return f"{self.chinese}: {first}."
 
 
 def entries_of(text: str) -> list[Entry]:
-    """The entries of a page's glossaries, in their order."""
+    """Return the entries of all glossaries on a page, in their order."""
     return [
         Entry(
             term=entry["term"],
@@ -54,21 +56,22 @@ def entries_of(text: str) -> list[Entry]:
 
 
 def link_first_uses(document: nodes.document, entries: list[Entry], page: str) -> None:
-    """Make a cross-reference of each term's first use in the prose of a page.
+    """Replace the first use of each term in the prose of a page by a cross-reference.
 
-    Where two terms begin at the same word the longer one is meant, and the shorter is
+    If two terms begin at the same word, the longer one counts, and the shorter one is
     not looked for inside it.
     """
-    of_form = {form: entry for entry in entries for form in entry.forms}
-    longest_first = map(_pattern, sorted(of_form, key=len, reverse=True))
+    by_form = {form: entry for entry in entries for form in entry.forms}
+    longest_first = map(_pattern, sorted(by_form, key=len, reverse=True))
     use = re.compile(rf"(?<![\w-])({'|'.join(longest_first)})s?(?![\w-])")
     linked = set()
     for text in [*document.findall(nodes.Text)]:
         if not _is_prose(text):
             continue
-        parts, end = [], 0
+        parts = []
+        end = 0  # of the text that is in `parts`
         for match in use.finditer(text):
-            entry = of_form.get(match[1]) or of_form[match[1].lower()]
+            entry = by_form.get(match[1]) or by_form[match[1].lower()]
             if entry.term not in linked:
                 linked.add(entry.term)
                 link = _cross_reference(match[0], entry, page)
@@ -79,16 +82,20 @@ def link_first_uses(document: nodes.document, entries: list[Entry], page: str) -
 
 
 def _pattern(form: str) -> str:
-    """A name keeps its capitals: transformers is a library, a Transformer a network."""
+    """Return a regular expression for a form; a form with capitals keeps them.
+
+    transformers is a library and a Transformer a network.
+    """
     return re.escape(form) if form != form.lower() else f"(?i:{re.escape(form)})"
 
 
 def _is_prose(text: nodes.Text) -> bool:
-    """Whether a text stands in a paragraph that somebody wrote, outside of all else."""
-    inside_paragraph, node = False, text.parent
+    """Tell whether a text is part of a paragraph that an author wrote."""
+    inside_paragraph = False
+    node = text.parent
     while node is not None:
-        shown_by_a_cell = "nb_element" in node
-        if shown_by_a_cell or isinstance(node, NOT_PROSE + LINKS):
+        output_of_a_cell = "nb_element" in node
+        if output_of_a_cell or isinstance(node, NOT_PROSE + LINKS):
             return False
         inside_paragraph |= isinstance(node, nodes.paragraph)
         node = node.parent
@@ -96,6 +103,7 @@ def _is_prose(text: nodes.Text) -> bool:
 
 
 def _cross_reference(words: str, entry: Entry, page: str) -> addnodes.pending_xref:
+    """Return a cross-reference to an entry that shows `words`."""
     shown = nodes.inline(words, words, hint=entry.hint)
     target = {"reftype": "term", "reftarget": entry.term, "refdomain": "std"}
     return addnodes.pending_xref(
@@ -104,14 +112,15 @@ def _cross_reference(words: str, entry: Entry, page: str) -> addnodes.pending_xr
 
 
 def _link_page(app: Sphinx, document: nodes.document) -> None:
+    """Link the first uses on a page of the book, once Sphinx has read it."""
     page = app.env.docname
     if page.startswith("chapters/") and page != PAGE and PAGE in app.env.found_docs:
-        text = Path(app.env.doc2path(PAGE)).read_text()
+        text = Path(app.env.doc2path(PAGE)).read_text(encoding="utf-8")
         link_first_uses(document, entries_of(text), page)
 
 
 def _finish_links(app: Sphinx, document: nodes.document, page: str) -> None:
-    """Give a link what Sphinx keeps only inside it while it looks for the target."""
+    """Move the hint from the text of a resolved link to the link itself."""
     for shown in document.findall(nodes.inline):
         if "hint" in shown and isinstance(shown.parent, nodes.reference):
             shown.parent["reftitle"] = shown["hint"]
@@ -119,7 +128,7 @@ def _finish_links(app: Sphinx, document: nodes.document, page: str) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """What Sphinx calls when ``_config.yml`` names this module."""
+    """Connect to Sphinx, which calls this if ``_config.yml`` names the module."""
     app.connect("doctree-read", _link_page)
     app.connect("doctree-resolved", _finish_links)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,10 +1,10 @@
-"""The map of the notes: where each of their items is in the book, in fmkit, in tests.
+"""Make the map of the notes: each of their items, its place, function and test.
 
-`notes_map.toml` lists the items. A place is a label before what it names in a chapter,
-``(notes-footnote-5)=``, or the name of a figure. A function or a test says in the last
-sentence of its docstring what it is of: ``In the notes: finetuning, (14.2).``
+``notes_map.toml`` lists the items. The place of an item in a chapter is a label,
+``(notes-footnote-5)=``, in front of the item, or the name of a figure. The docstring of
+a function or a test ends with its items: ``In the notes: finetuning, (14.2).``
 
-    python -m fmkit.book.notes_map    writes the page, and says what is wrong
+``python -m fmkit.book.notes_map`` writes the page and prints what is wrong.
 """
 
 import ast
@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path("chapters", "notes_map.md")
 LIST = Path("fmkit", "book", "notes_map.toml")
 MARK = "In the notes:"
-KINDS = ("definition", "footnote", "figure", "example")  # these may be text alone
-IN_CODE = ("equation", "loss", "algorithm")  # these need a function and a test
-OF_THE_MAP = r"(notes|eq-14)-"  # how labels begin that need an item
+KINDS = ("definition", "footnote", "figure", "example")  # need a place only
+IN_CODE = ("equation", "loss", "algorithm")  # need a function and a test too
+OF_THE_MAP = r"(notes|eq-14)-"  # begins the labels that need an item
 INTRODUCTION = """\
 <!-- Made by fmkit.book.notes_map from labels in chapters and docstrings. -->
 
@@ -34,49 +34,50 @@ models*, sections 14.1 to 14.3. Here is what these number or define, in their or
 equations, losses, algorithms, definitions, footnotes and the figure, and two of their
 examples. Numbers are those of the notes; the words beside them are ours.
 
-*Place* leads to where this book says it. The last column first names the *function*,
-without `fmkit`: `losses.simclr_loss` is what `from fmkit.losses import simclr_loss`
-imports. Then comes the *test* that holds it to the notes. Many compare it with a slow
-loop, which reads like the equation. `pytest -k` with a test's name runs it. A word or a
-remark that computes nothing may have neither.
+*Place* links to the passage of this book. The last column names the *function*, linked
+to the {doc}`reference <api>` and without `fmkit`: `losses.simclr_loss` is imported by
+`from fmkit.losses import simclr_loss`. The *test* after it checks the function against
+the notes. Many tests compare it with a slow loop, which reads like the equation;
+`pytest -k` with a test's name runs it. A definition or a remark without a computation
+may have neither.
 
-The page is made from labels in the chapters and from docstrings. `make test` fails
-where a place is missing, or a function or a test that is due.
+The page is made from labels in the chapters and from docstrings. `make test` fails if
+a place, or a function or test that is due, is missing.
 """
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that the notes number or name."""
+    """Describe something that the notes number or name."""
 
     section: str
     kind: str
     name: str
-    words: str  # ours
+    words: str  # what it is, in our words
     label: str  # of its place
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a label stands."""
+    """Describe where a label is."""
 
-    chapter: str  # the name of its file
-    heading: str  # the nearest above
-    text: str  # what follows the label in its cell
+    chapter: str  # name of the file, without its suffix
+    heading: str  # nearest one above
+    text: str  # that follows the label in its cell
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The items that a docstring names."""
+    """Hold the items that a docstring names."""
 
-    of: str  # a function, class or method: losses.simclr_loss
+    name: str  # of a function, class or method: losses.simclr_loss
     items: list[str]
     module: Path
 
 
 @dataclass(frozen=True)
 class Map:
-    """All that the page is made of."""
+    """Hold all that the page is made of."""
 
     items: list[Item]
     places: dict[str, list[Place]]  # by label
@@ -85,7 +86,7 @@ class Map:
 
 
 def read(root: Path) -> Map:
-    """The map of the repository in `root`."""
+    """Read the map of the repository in `root`."""
     package, tests = root / "fmkit", root / "tests"
     functions = [m for p in sorted(package.rglob("*.py")) for m in marks(p, package)]
     of_tests = [m for p in sorted(tests.rglob("test_*.py")) for m in marks(p, p.parent)]
@@ -93,9 +94,9 @@ def read(root: Path) -> Map:
 
 
 def items_of(path: Path) -> list[Item]:
-    """The list of the items; without a label of its own an item's name makes it."""
+    """Read the list of items; an item without a label gets one made of its name."""
     items = []
-    for section, rows in tomllib.loads(path.read_text()).items():
+    for section, rows in tomllib.loads(path.read_text(encoding="utf-8")).items():
         for kind, name, words, *label in rows:
             words_of_name = "-".join(re.findall(r"\w+", name.lower()))
             head = "eq" if kind == "equation" else "notes"
@@ -105,8 +106,8 @@ def items_of(path: Path) -> list[Item]:
 
 
 def places_of(root: Path) -> dict[str, list[Place]]:
-    """Every label of a Markdown cell and every name of a figure, with its places."""
-    found: dict[str, list[Place]] = {}
+    """Find the places of all labels of Markdown cells and all names of figures."""
+    places: dict[str, list[Place]] = {}
     for path in sorted((root / "chapters").glob("*.ipynb")):
         heading = ""
         for cell in read_notebook(path).cells:
@@ -124,66 +125,70 @@ def places_of(root: Path) -> dict[str, list[Place]]:
                         heading = line.lstrip("# ")
                     place = Place(path.stem, heading, "\n".join(lines[i:]))
                     for one in waiting:
-                        found.setdefault(one, []).append(place)
+                        places.setdefault(one, []).append(place)
                     waiting = []
-    return found
+    return places
 
 
 def marks(path: Path, package: Path) -> Iterator[Mark]:
-    """The marks of a module, found without importing it."""
+    """Yield the marks of a module, which is parsed and not imported."""
     module = ".".join(path.relative_to(package).with_suffix("").parts)
-    pending = [(module, node) for node in ast.parse(path.read_text()).body]
-    for name, node in pending:  # which grows
+    pending = [
+        (module, node) for node in ast.parse(path.read_text(encoding="utf-8")).body
+    ]
+    for name, node in pending:  # the list grows while it is read
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             own = f"{name}.{node.name}"
-            said = " ".join((ast.get_docstring(node) or "").split())
-            if MARK in said:
-                items = said.split(MARK)[1].strip().removesuffix(".").split(", ")
+            docstring = " ".join((ast.get_docstring(node) or "").split())
+            if MARK in docstring:
+                items = docstring.split(MARK)[1].strip().removesuffix(".").split(", ")
                 yield Mark(own, items, path)
             pending += [(own, inside) for inside in node.body]
 
 
 def reached(mark: Mark) -> set[str]:
-    """The names in a test, and in the helpers and fixtures of its module it names."""
+    """Return the names in a test and in the helpers of its module that it calls."""
     parts: dict[str, ast.stmt] = {}
-    for node in ast.parse(mark.module.read_text()).body:
+    for node in ast.parse(mark.module.read_text(encoding="utf-8")).body:
         targets = node.targets if isinstance(node, ast.Assign) else [node]
         parts |= {getattr(x, "name", getattr(x, "id", "")): node for x in targets}
-    found, pending = set(), [mark.of.split(".")[1]]
+    names: set[str] = set()
+    pending = [mark.name.split(".")[1]]
     while pending:
         name = pending.pop()
-        if name not in found:
-            found.add(name)
+        if name not in names:
+            names.add(name)
             for node in ast.walk(parts[name]) if name in parts else ():
                 for field in ("id", "attr", "arg"):  # a name, x.name, a fixture
                     pending += [getattr(node, field, None) or ""]
-    return found
+    return names
 
 
-def complaints(found: Map) -> Iterator[str]:
-    """What is missing and what dangles, a sentence each."""
-    names = [item.name for item in found.items]
-    labels = [item.label for item in found.items]
+def complaints(whole: Map) -> Iterator[str]:
+    """Yield a sentence for each incomplete item and each mark without an item."""
+    names = [item.name for item in whole.items]
+    labels = [item.label for item in whole.items]
     for one in sorted({x for x in names + labels if (names + labels).count(x) > 1}):
         yield f"{LIST.name} has {one} more than once."
-    for label, places in found.places.items():
+    for label, places in whole.places.items():
         if re.match(OF_THE_MAP, label) and label not in labels:
             yield f"{places[0].chapter}: ({label})= is of no item of {LIST.name}."
-    for mark in (*found.functions, *found.tests):
+    for mark in (*whole.functions, *whole.tests):
         for name in mark.items:
             if name not in names:
-                yield f"{mark.of} is of {name!r}, which is no item of {LIST.name}."
-    for mark in found.tests:
-        if not re.fullmatch(r"\w+\.test_\w+", mark.of):
-            yield f"{mark.of} is marked, and pytest does not collect it."
-    for item in found.items:
-        yield from _of_one(item, found)
+                yield f"{mark.name} is of {name!r}, which is no item of {LIST.name}."
+    for mark in whole.tests:
+        if not re.fullmatch(r"\w+\.test_\w+", mark.name):
+            yield f"{mark.name} is marked, and pytest does not collect it."
+    for item in whole.items:
+        yield from _of_one(item, whole)
 
 
-def _of_one(item: Item, found: Map) -> Iterator[str]:
+def _of_one(item: Item, whole: Map) -> Iterator[str]:
+    """Yield what is wrong about one item."""
     if item.kind not in (*KINDS, *IN_CODE):
         yield f"{item.name} is of the kind {item.kind}, which is unknown."
-    places = found.places.get(item.label, [])
+    places = whole.places.get(item.label, [])
     label = f"({item.label})="
     if not places:
         yield f"{item.name} has no place: put {label} before it in a chapter."
@@ -196,24 +201,25 @@ def _of_one(item: Item, found: Map) -> Iterator[str]:
             yield f"{place.chapter}: {label} stands before nothing."
         elif item.kind == "equation" and f"\\tag{{{item.name[1:-1]}}}" not in equation:
             yield f"{place.chapter}: {label} is not before the equation {item.name}."
-    functions = [mark for mark in found.functions if item.name in mark.items]
-    tests = [mark for mark in found.tests if item.name in mark.items]
+    functions = [mark for mark in whole.functions if item.name in mark.items]
+    tests = [mark for mark in whole.tests if item.name in mark.items]
     end = f'end a docstring with "{MARK} {item.name}."'
     if item.kind in IN_CODE and not functions:
         yield f"{item.name} has no function: {end}"
     if (item.kind in IN_CODE or functions) and not tests:
         yield f"{item.name} has no test: {end}"
-    own = {mark.of.split(".")[-1] for mark in functions}
+    own = {mark.name.split(".")[-1] for mark in functions}
     for mark in tests:
         if own and not own & reached(mark):
-            yield f"{mark.of} is of {item.name}, but uses no function of it."
+            yield f"{mark.name} is of {item.name}, but uses no function of it."
 
 
-def page(found: Map) -> str:
-    """The page, in Markdown: a table for each chapter within a section."""
-    parts, section, chapter = [INTRODUCTION], "", ""
-    for item in found.items:
-        places = found.places.get(item.label, [])[:1]
+def page(whole: Map) -> str:
+    """Return the page, in Markdown: a table for each chapter within a section."""
+    parts = [INTRODUCTION]
+    section = chapter = ""
+    for item in whole.items:
+        places = whole.places.get(item.label, [])[:1]
         where = f"In {{doc}}`{places[0].chapter}`:" if places else "In no chapter yet:"
         if item.section != section:
             parts += [f"\n## {item.section}"]
@@ -222,16 +228,17 @@ def page(found: Map) -> str:
             parts += ["|:--|:--|:--|"]
         section, chapter = item.section, where
         links = "".join(f"[{place.heading}](#{item.label})" for place in places)
-        names = [m.of for m in found.functions if item.name in m.items]
-        names += [m.of.split(".")[1] for m in found.tests if item.name in m.items]
-        code = " ".join(f"`{name}`" for name in names)
+        names = [m.name for m in whole.functions if item.name in m.items]
+        code = [f"{{py:obj}}`{name} <fmkit.{name}>`" for name in names]
+        tests = [m.name.split(".")[1] for m in whole.tests if item.name in m.items]
+        code = " ".join(code + [f"`{name}`" for name in tests])
         parts.append(f"| **{item.name}**: {item.words} | {links} | {code} |")
     return "\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
-    found = read(ROOT)
-    (ROOT / PAGE).write_text(page(found))
-    wrong = [*complaints(found)]
+    whole = read(ROOT)
+    (ROOT / PAGE).write_text(page(whole), encoding="utf-8")
+    wrong = [*complaints(whole)]
     print("\n".join(wrong) or f"{PAGE} is written.")
     sys.exit(bool(wrong))

@@ -1,10 +1,12 @@
-"""The book on paper: its pages as one PDF, printed by Chromium."""
+"""Print the pages of the book as one PDF, with Chromium."""
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
+
+from pypdf import PdfWriter
+from pypdf.generic import NameObject, TextStringObject
 
 from fmkit.book.build import build_site, complaints, stage_pages
 from fmkit.book.contents import BookError
@@ -13,14 +15,15 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def pdf(root: Path) -> Path:
-    """Print the pages of the committed outputs as one document; its path.
+    """Print the pages of the committed outputs as one PDF; return its path.
 
-    Chromium does it, which typesets the formulas first and numbers the pages.
+    Chromium runs MathJax, which typesets the formulas, and numbers the pages. Raises
+    :class:`~fmkit.book.contents.BookError` if there is no Chromium or it fails.
     """
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         how = "on Debian: apt-get install chromium"
-        raise BookError(f"Chromium prints the book, and none is on the PATH ({how}).")
+        raise BookError(f"Printing needs Chromium, and none is on the PATH ({how}).")
     stage, target = root / "_build" / "stage" / "pdf", root / "_build" / "book.pdf"
     source = stage_pages(root, stage)
     page = build_site(root, source, stage / "page", builder="singlehtml")
@@ -29,27 +32,30 @@ def pdf(root: Path) -> Path:
     command += ["--no-first-run", "--disable-background-networking"]
     command += [f"--user-data-dir={stage / 'browser'}", "--no-pdf-header-footer"]
     command += ["--generate-pdf-document-outline"]
-    command += ["--virtual-time-budget=100000"]  # ms for the scripts; few are needed
+    command += ["--virtual-time-budget=100000"]  # upper limit for scripts, in ms
     command += [f"--print-to-pdf={printed}", page.resolve().as_uri()]
     print("Printing them …", flush=True)
     run = subprocess.run(command, capture_output=True, text=True)
     if not printed.is_file():
-        said = complaints(run.stderr, source)
-        raise BookError(f"Chromium printed nothing ({said}).")
+        wrong = complaints(run.stderr, source)
+        raise BookError(f"Chromium printed nothing ({wrong}).")
     _repair_bookmarks(printed)
     os.replace(printed, target)
     return target
 
 
 def _repair_bookmarks(path: Path) -> None:
-    """Chromium writes a title twice where it moved the heading to the next page.
+    """Halve the titles of the outline that Chromium wrote twice in a row.
 
-    What is cut is made up for by spaces: a PDF knows its objects by their places.
+    It does so if a heading did not fit on a page and was moved to the next one.
     """
-
-    def once(found: re.Match) -> bytes:
-        start, title, end = found.groups()
-        return start + title + end + b" " * len(title)
-
-    twice = rb"(/Title (?:\(|<FEFF))([^\n]+)\2([)>])"
-    path.write_bytes(re.sub(twice, once, path.read_bytes()))
+    writer = PdfWriter(clone_from=path)
+    pending = [writer.root_object["/Outlines"]]
+    while pending:
+        bookmark = pending.pop().get_object()
+        pending += [bookmark[key] for key in ("/First", "/Next") if key in bookmark]
+        title = bookmark.get("/Title", "")
+        half = title[: len(title) // 2]
+        if half and title == half + half:
+            bookmark[NameObject("/Title")] = TextStringObject(half)
+    writer.write(path)

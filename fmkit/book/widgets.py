@@ -1,8 +1,8 @@
-"""The pictures of a page that answer the hand: their data, from records, and a still.
+"""Make the interactive figures: their data, from records, and a still image of each.
 
-Each is a script of ours in the folder ``widgets``. The build puts the script and its
-data into one piece of HTML, for the page to include, and draws what stands in its place
-in print and where no script runs.
+Each figure is a script in the folder ``widgets``. The build joins the script and its
+data to one piece of HTML, which the page includes, and draws the still image that
+replaces the figure in print and where no script runs.
 """
 
 import base64
@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from fmkit import plot, plot_text
+from fmkit.book.palette import COLOURS
 from fmkit.data.animals import ANIMALS
 from fmkit.data.docstrings import LIBRARIES
 from fmkit.runs.record import committed, results, scores_of
@@ -23,18 +24,19 @@ ENCODERS = ("pixels", "untrained", "reconstruction", "simclr", "imagenet")
 MODELS = ("words", "untrained", "decoder", "masked", "minilm", "smollm2")
 ADAPTATIONS = ("probe", "finetune", "lp-ft", "last-block", "lora", "all", "scratch")
 SPLITS = ("test", "rotate", "thicken", "invert")
-TAU = 0.1  # as in the chapter
+TAU = 0.1  # temperature, as in the chapter on contrastive learning
 NOTE = "Points are means of three seeds, bars reach from the lowest to the highest."
-Tree = dict[str, list]  # of next tokens: [probability, what follows, if recorded]
+Tree = dict[str, list]  # next token → [probability, its own tree or None]
 
 
 def write(folder: Path) -> None:
     """Write ``<name>.html`` and ``<name>.png`` beside each script in `folder`."""
-    helper = (folder / "elements.js").read_text()
+    helper = (folder / "elements.js").read_text(encoding="utf-8")
     for name, (data, draw) in WIDGETS.items():
         numbers = data()
-        script = (folder / f"{name}.js").read_text()
-        (folder / f"{name}.html").write_text(_fragment(name, numbers, helper + script))
+        script = (folder / f"{name}.js").read_text(encoding="utf-8")
+        fragment = _fragment(name, numbers, helper + script)
+        (folder / f"{name}.html").write_text(fragment, encoding="utf-8")
         plot.use_style()
         draw(numbers)
         plt.savefig(folder / f"{name}.png")
@@ -42,7 +44,10 @@ def write(folder: Path) -> None:
 
 
 def _fragment(name: str, data: object, script: str) -> str:
-    """A div that fills itself; the data lie in it, since a page may not read files."""
+    """Return a div that fills itself.
+
+    It contains its data, because a page opened as a file may not read other files.
+    """
     text = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
     return (
         f'<div class="widget" id="widget-{name}">\n'
@@ -53,8 +58,8 @@ def _fragment(name: str, data: object, script: str) -> str:
     )
 
 
-def of_loss() -> dict[str, object]:
-    """Cosines between the views of eight pictures, before and after pretraining."""
+def loss_data() -> dict[str, object]:
+    """Return cosines between views of eight images, before and after pretraining."""
     metrics = committed(FOLDER)["similarities"]["metrics"]
     views = (results(FOLDER) / "views.png").read_bytes()
     classes = list(dict.fromkeys(name.split("/")[1] for name in metrics))
@@ -68,30 +73,34 @@ def of_loss() -> dict[str, object]:
     return {"classes": classes, **cosines, "views": source}
 
 
-def of_words() -> dict[str, Tree]:
-    """For each prompt its recorded places, as a tree of next tokens."""
+def words_data() -> dict[str, Tree]:
+    """Return for each prompt a tree of its recorded next tokens."""
     trees: dict[str, Tree] = {}
     for name, p in committed(FOLDER)["next_words"]["metrics"].items():
         prompt, *before, token = name.split("\t")
-        here = trees.setdefault(prompt, {})
+        branch = trees.setdefault(prompt, {})
         for earlier in before:
-            here = here[earlier][1]
-        here[token] = [round(p, 5), {}]
+            branch = branch[earlier][1]
+        branch[token] = [round(p, 5), {}]
     return {prompt: _pruned(tree) for prompt, tree in trees.items()}
 
 
 def _pruned(tree: Tree) -> Tree | None:
-    """A tree whose places that were not recorded are None rather than empty."""
+    """Replace the empty trees inside a tree, which were not recorded, by None."""
     return {token: [p, _pruned(after)] for token, (p, after) in tree.items()} or None
 
 
-def of_accuracy() -> dict[str, object]:
-    """Three families of lines; each has its x, two things to switch, one to choose."""
-    animals = _lines("contrastive_learning", "animals", of=ENCODERS)
-    animals |= _lines("pretraining_and_adaptation", "finetuning", of=ENCODERS)
+def accuracy_data() -> dict[str, object]:
+    """Return three families of lines.
+
+    A family has its x axis, two properties that switch lines on and off, and one
+    property with a menu.
+    """
+    animals = _lines("contrastive_learning", "animals", encoders=ENCODERS)
+    animals |= _lines("pretraining_and_adaptation", "finetuning", encoders=ENCODERS)
     texts = {}
-    for runs in ("smollm2", "minilm", "small"):  # the last has all labels of "words"
-        texts |= _lines("finetuning_language_models", runs, of=MODELS)
+    for runs in ("smollm2", "minilm", "small"):  # "small" has more labels for "words"
+        texts |= _lines("finetuning_language_models", runs, encoders=MODELS)
     return {
         "animals, with labels": _family(
             animals,
@@ -100,7 +109,7 @@ def of_accuracy() -> dict[str, object]:
                 "encoder": ("pixels", "simclr", "imagenet"),
                 "adaptation": ("probe",),
             },
-            chosen="test pictures",
+            chosen="test images",
             chance={"": 1 / len(ANIMALS)},
             note="An untrained network finetuned is training from scratch.",
         ),
@@ -127,20 +136,21 @@ def of_accuracy() -> dict[str, object]:
 
 
 def _lines(
-    chapter: str, runs: str, *, of: tuple[str, ...]
+    chapter: str, runs: str, *, encoders: tuple[str, ...]
 ) -> dict[tuple[str, ...], list[list[float]]]:
-    """Points of each (test set, encoder, adaptation)."""
+    """Return the points of each (test set, encoder, adaptation)."""
     lines: dict[tuple[str, ...], list[list[float]]] = {}
     for (encoder, adaptation, labels, split), values in _scores(chapter, runs).items():
-        if encoder in of and adaptation in ADAPTATIONS and split in SPLITS:
+        if encoder in encoders and adaptation in ADAPTATIONS and split in SPLITS:
             point = _point(labels, values)
             lines.setdefault((split, encoder, adaptation), []).append(point)
     return lines
 
 
 def _prompt_lines() -> dict[tuple[str, ...], list[list[float]]]:
-    """Points of each (task, format) of SmolLM2."""
-    answers, scores = _answers(), _scores("in_context_learning", "kshot")
+    """Return the points of each (task, format) of SmolLM2."""
+    answers = _answers()
+    scores = _scores("in_context_learning", "kshot")
     lines: dict[tuple[str, ...], list[list[float]]] = {}
     for (what, how, k, _), values in scores.items():
         task, form = what.rsplit("-", 1)
@@ -150,18 +160,18 @@ def _prompt_lines() -> dict[tuple[str, ...], list[list[float]]]:
 
 
 def _scores(chapter: str, runs: str) -> dict[tuple[str, str, int, str], list[float]]:
-    """What the runs of a chapter gave that are called `runs` and a seed."""
-    named = committed(chapter).items()
-    return scores_of(of for name, of in named if name.startswith(f"{runs}_seed"))
+    """Return the scores of the recorded runs ``<runs>_seed0``, ``<runs>_seed1`` …"""
+    records = committed(chapter)
+    return scores_of(records[x] for x in records if x.startswith(f"{runs}_seed"))
 
 
 def _answers() -> dict[str, int]:
-    """How many answers each task has; 0 where an item has its own."""
+    """Return how many answers each task has; 0 if each item has its own."""
     return {name: len(load_task(name).answers) for name in TASKS}
 
 
 def _point(x: int, values: list[float]) -> list[float]:
-    """x, mean, lowest, highest."""
+    """Return x, then mean, minimum and maximum of the values."""
     numbers = (sum(values) / len(values), min(values), max(values))
     return [x, *(round(number, 4) for number in numbers)]
 
@@ -175,7 +185,10 @@ def _family(
     chance: dict[str, float],
     note: str,
 ) -> dict[str, object]:
-    """Lines by (chosen, switched …); `switched` says which are on at first."""
+    """Return a family of lines, whose keys are (chosen, switched, …).
+
+    `switched` names the lines that are on at first.
+    """
     values = [list(dict.fromkeys(column)) for column in zip(*lines, strict=True)]
     return {
         "xlabel": xlabel,
@@ -183,8 +196,10 @@ def _family(
         "colours": dict(zip(values[1], _colours(values[1]), strict=True)),
         "one": {"name": chosen, "values": values[0]},
         "many": [
-            {"name": name, "values": of, "first": first}
-            for (name, first), of in zip(switched.items(), values[1:], strict=True)
+            {"name": name, "values": all_values, "first": first}
+            for (name, first), all_values in zip(
+                switched.items(), values[1:], strict=True
+            )
         ],
         "chance": chance,
         "note": f"{NOTE} {note}",
@@ -196,13 +211,13 @@ def _family(
 
 
 def _colours(names: list[str]) -> list[str]:
-    """The book's colour of each name, else one that no other has."""
-    free = iter([c for c in plot.FREE if c not in map(plot.COLOURS.get, names)])
-    return [plot.COLOURS.get(name) or next(free) for name in names]
+    """Return the colour of each name in the palette, or one that no other name has."""
+    free = iter([c for c in plot.FREE if c not in map(COLOURS.get, names)])
+    return [COLOURS.get(name) or next(free) for name in names]
 
 
 def _draw_loss(data: dict) -> None:
-    """The softmax of the first picture's similarities at τ = .1, before and after."""
+    """Draw the softmax of the first image's similarities, before and after training."""
     _, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
     for ax, state in zip(axes, ("untrained", "trained"), strict=True):
         s = torch.tensor(data[state][0])
@@ -214,8 +229,9 @@ def _draw_loss(data: dict) -> None:
 
 
 def _draw_words(data: dict) -> None:
-    """The first prompt, with the most probable token chosen twice."""
-    text, tree, panels = next(iter(data)), next(iter(data.values())), {}
+    """Draw the first prompt, continued twice by its most probable token."""
+    text, tree = next(iter(data.items()))
+    panels = {}
     for _ in range(3):
         bars = [(token, p) for token, (p, _) in tree.items()]
         panels[f"{text} …"] = bars
@@ -224,7 +240,7 @@ def _draw_words(data: dict) -> None:
 
 
 def _draw_accuracy(data: dict) -> None:
-    """Probes of all encoders on the animals, as they are."""
+    """Draw the probes of all encoders on the unchanged test images of the animals."""
     family = next(iter(data.values()))
     lines = {
         line["of"][0]: [(*point,) for point in line["points"]]
@@ -232,11 +248,11 @@ def _draw_accuracy(data: dict) -> None:
         if (line["one"], line["of"][1]) == ("test", "probe")
     }
     text = {"xlabel": family["xlabel"], "ylabel": "accuracy on test"}
-    plot.curves(lines, chance=family["chance"][""], **text)
+    plot.curves(lines, chance=family["chance"][""], colours=COLOURS, **text)
 
 
-WIDGETS = {  # by the name of the script: data, and what draws the still of them
-    "loss": (of_loss, _draw_loss),
-    "words": (of_words, _draw_words),
-    "accuracy": (of_accuracy, _draw_accuracy),
+WIDGETS = {  # name of the script: its data, and the function that draws the still image
+    "loss": (loss_data, _draw_loss),
+    "words": (words_data, _draw_words),
+    "accuracy": (accuracy_data, _draw_accuracy),
 }

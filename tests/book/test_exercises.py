@@ -58,7 +58,7 @@ def test_an_exercise_that_does_not_exist():
         (..., "Nothing comes out yet"),
         ("two", "must be a tensor, and it is str"),
         (torch.ones(3), r"shape is \(3,\), and it must be \(2,\)"),
-        (torch.tensor([1.0, torch.nan]), "no finite number"),
+        (torch.tensor([1.0, torch.nan]), "not a finite number"),
         (torch.tensor([2.0, 1.0]), "^Look at the order"),
         (torch.tensor([1.0, 3.0]), "smallest case"),
     ],

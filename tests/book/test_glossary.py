@@ -13,7 +13,6 @@ from sphinx import addnodes
 
 from fmkit.book import contents
 from fmkit.book.glossary import PAGE, entries_of, link_first_uses
-from fmkit.runs.parameters import read_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / f"{PAGE}.md").read_text()
@@ -85,56 +84,16 @@ def test_an_entry_has_chinese_and_whole_sentences(entry):
     assert not re.search(r"[`${}*]", entry.hint)  # it is shown as it stands
 
 
-# The pages, beside the notebooks' Markdown read in another way: word by word.
-
-
-def words_of(markdown):
-    """Its words and marks in order; what is no prose is one mark."""
-    text = re.sub(r"^(```|\$\$).*?^\1`*$", "¶", markdown, flags=re.M | re.S)
-    text = re.sub(r"^\s*(#|\||:::|\(\S+\)=).*$", "¶", text, flags=re.M)
-    text = re.sub(r"\$[^$]+\$|\{[\w:]+\}`[^`]*`|`[^`]*`|\[[^]]*\]\([^)]*\)", "¶", text)
-    return re.findall(r"[\w-]+|\S|\n", text)
-
-
-def is_form(words, form):
-    """Whether words are a form, or its plural; a form with capitals keeps them."""
-    said = " ".join(words) if form != form.lower() else " ".join(words).lower()
-    return said in (form, f"{form}s")
-
-
-def first_uses(words):
-    """Each term of the glossary that occurs, with its words, in order."""
-    found, i = {}, 0
-    while i < len(words):
-        uses = [
-            (len(form.split()), entry.term)
-            for entry in ENTRIES
-            for form in entry.forms
-            if is_form(words[i : i + len(form.split())], form)
-        ]
-        length, term = max(uses, default=(1, None))
-        if term:
-            found.setdefault(term, " ".join(words[i : i + length]))
-        i += length
-    return [*found.items()]
-
-
 def links_of(page):
-    """The links of a built page to the glossary: anchor and words."""
+    """Return the links of a built page to the glossary: anchor and words."""
     found = r'<a class="glossary-term [^>]*href="glossary\.html#([^"]+)"[^>]*>(.*?)</a>'
     return [(a, re.sub("<.*?>", "", t)) for a, t in re.findall(found, page)]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_first_use_of_a_term_is_its_only_link(path, site):
-    cells = read_notebook(path).cells
-    markdown = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    expected = [
-        (f"term-{term.replace(' ', '-')}", words)
-        for term, words in first_uses(words_of("\n¶\n".join(markdown)))
-    ]
-    page = (site / "chapters" / f"{path.stem}.html").read_text()
-    assert links_of(page) == expected
+def test_no_term_is_linked_twice_on_a_page(site):
+    for path in (site / "chapters").glob("*.html"):
+        anchors = [anchor for anchor, _ in links_of(path.read_text())]
+        assert len(anchors) == len({*anchors}), path.stem
 
 
 def test_every_term_is_linked_from_a_chapter_or_its_exercises(site):
@@ -144,11 +103,8 @@ def test_every_term_is_linked_from_a_chapter_or_its_exercises(site):
     assert [term for term, anchor in terms.items() if anchor not in linked] == []
 
 
-# The extension on documents of a few words.
-
-
 def linked(text, around=None):
-    """What of a document is linked: (term, words) in order."""
+    """Return what is linked in a small document: (term, words) in order."""
     settings = {"myst_enable_extensions": ["dollarmath", "colon_fence"]}
     document = publish_doctree(text, parser=Parser(), settings_overrides=settings)
     if around is not None:

@@ -102,11 +102,11 @@ def test_a_row_has_place_function_and_test(tmp_path):
     rows = [x for x in notes_map.page(found).splitlines() if x.startswith("| **")]
     assert rows == [
         "| **linear probe**: learns $w$ | [The probe](#notes-linear-probe)"
-        " | `probe.probe` `test_probe` |",
+        " | {py:obj}`probe.probe <fmkit.probe.probe>` `test_probe` |",
         "| **(14.1)**: what it minimizes | [The probe](#eq-14-1)"
-        " | `probe.probe` `test_probe` |",
+        " | {py:obj}`probe.probe <fmkit.probe.probe>` `test_probe` |",
         "| **few-shot**: few labels | [Few labels](#notes-few-shot)"
-        " | `probe.Head.forward` `test_probe` |",
+        " | {py:obj}`probe.Head.forward <fmkit.probe.Head.forward>` `test_probe` |",
         "| **figure 14.1**: what goes in | [Few labels](#fig-in) |  |",
     ]
     assert "## 14.1 Adaptation\n\nIn {doc}`tiny`:\n\n| " in notes_map.page(found)
@@ -210,4 +210,4 @@ def test_what_is_missing_and_what_dangles(tmp_path, old, new, complaint):
 def test_a_function_that_is_gone_makes_the_page_stale(tmp_path):
     before = notes_map.page(small(tmp_path))
     after = notes_map.page(small(tmp_path, "def probe(x)", "def linear(x)"))
-    assert ("`probe.linear`" in before, "`probe.linear`" in after) == (False, True)
+    assert ("`probe.linear " in before, "`probe.linear " in after) == (False, True)

@@ -1,4 +1,4 @@
-"""The pictures that answer the hand: their numbers are the records'; they answer."""
+"""The interactive figures show the numbers of the records, and react."""
 
 import json
 import math
@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from support.notebooks import book
 
+from fmkit import plot
 from fmkit.book import widgets
+from fmkit.book.palette import COLOURS
 from fmkit.cli import main
 from fmkit.runs import record as records
 from fmkit.runs.record import read_record
@@ -24,7 +26,7 @@ MOST = 30_000  # bytes of a script
 
 
 def numbers_on(page, name):
-    """The data that the page's picture called `name` reads."""
+    """Return the data that the figure called `name` reads."""
     # What is in a script is not escaped
     pattern = rf'id="widget-{name}">\s*<script type="application/json">(.*?)</script>'
     return json.loads(re.search(pattern, page, re.DOTALL)[1])
@@ -37,6 +39,10 @@ def page(site):
 
 def metrics(chapter, name):
     return read_record(RESULTS / chapter / f"{name}.json")["metrics"]
+
+
+def test_the_colours_are_those_that_all_can_tell_apart():
+    assert set(COLOURS.values()) <= {*plot.FREE, "#7f7f7f"}
 
 
 def test_scripts_are_small_and_plain():
@@ -110,7 +116,7 @@ def test_the_accuracies_are_those_of_the_records(page, family):
 
 @pytest.fixture
 def tab(site, browser):
-    """The page of the pictures in a browser without a network, with a finger."""
+    """The page of the figures in a browser without a network, on a touch screen."""
     context = browser.new_context(offline=True, has_touch=True)
     tab = context.new_page()
     tab.goto((site / "chapters" / "interactive_figures.html").as_uri())
@@ -121,7 +127,7 @@ def tab(site, browser):
 def test_the_loss_is_the_cross_entropy_of_what_is_set(tab, rng):
     root = tab.locator("#widget-loss")
     sliders = root.locator("tbody input").all()
-    root.get_by_label("picture").select_option(label="dog")
+    root.get_by_label("image").select_option(label="dog")
     for tau in (0.05, 0.3, 1.5):
         s = 2 * torch.rand(len(sliders), generator=rng) - 1
         for slider, value in zip(sliders, s.tolist(), strict=True):
@@ -147,7 +153,7 @@ def test_the_loss_is_the_cross_entropy_of_what_is_set(tab, rng):
 
 
 def root_classes(root):
-    return root.get_by_label("picture").locator("option").all_inner_texts()
+    return root.get_by_label("image").locator("option").all_inner_texts()
 
 
 def test_the_loss_answers_keys_and_fingers(tab):
@@ -245,7 +251,7 @@ def test_a_still_stands_there_without_scripts_and_in_print(site, browser, tab):
     assert [still.is_visible() for still in stills.all()] == [False] * len(names)
     tab.emulate_media(media="print")
     assert [still.is_visible() for still in stills.all()] == [True] * len(names)
-    assert [picture.is_visible() for picture in alive.all()] == [False] * len(names)
+    assert [figure.is_visible() for figure in alive.all()] == [False] * len(names)
 
 
 def test_a_damaged_record_stops_the_pages_with_a_sentence(

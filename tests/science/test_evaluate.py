@@ -39,7 +39,7 @@ def test_accuracy_of_guessing(rng):
 
 
 def test_accuracy_needs_an_example():
-    with pytest.raises(ValueError, match="labels must hold at least 1 example, got 0"):
+    with pytest.raises(ValueError, match=r"labels .*1.* 0\."):
         accuracy(torch.ones(0, 3), torch.ones(0, dtype=torch.long))
 
 
@@ -72,8 +72,8 @@ def test_brier_score_is_least_in_expectation_at_the_truth():
 @pytest.mark.parametrize(
     ("p", "message"),
     [
-        (torch.empty(0, 2), "labels must hold at least 1 example, got 0."),
-        (torch.tensor([[0.5, 0.4]]), r"p must sum to 1 in every row, got '0.1 off'."),
+        (torch.empty(0, 2), r"labels .*1.* 0\."),
+        (torch.tensor([[0.5, 0.4]]), r"p .*1.* 0\.9\."),
     ],
 )
 def test_brier_score_says_what_is_wrong(p, message):
@@ -100,7 +100,7 @@ def test_reliability_of_a_model_that_knows_what_it_knows(rng):
 
 @pytest.mark.parametrize("bins", [0, 3])
 def test_reliability_says_what_is_wrong(bins):
-    with pytest.raises(ValueError, match=r"bins must be from 1 to the examples \(2\)"):
+    with pytest.raises(ValueError, match=rf"bins .*2.* {bins}\."):
         reliability(torch.ones(2), torch.ones(2, dtype=torch.bool), bins=bins)
 
 
@@ -133,10 +133,8 @@ def test_crossed_interval_is_wider_than_if_all_cells_were_apart(rng):
 
 
 def test_crossed_interval_says_what_is_wrong(rng):
-    with pytest.raises(ValueError, match=r"values must be at least 1, got \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"values .*1.* \(0, 3\)"):
         crossed_interval(torch.empty(0, 3), generator=rng)
-    with pytest.raises(ValueError, match=r"level must be between 0 and 1, got 1\.5"):
-        crossed_interval(torch.ones(1, 1), generator=rng, level=1.5)
 
 
 def test_mean_interval_of_one_and_of_equal_values(rng):
@@ -158,10 +156,10 @@ def test_mean_interval_covers_the_mean_as_often_as_it_says(rng):
     covered = 0
     for _ in range(200):
         values = torch.randn(30, generator=rng).tolist()
-        _, low, high = mean_interval(values, generator=rng, level=0.8)
+        _, low, high = mean_interval(values, generator=rng)
         covered += low <= 0 <= high
-    # 80 % of 200 with a deviation of 5.7, less a little: the bootstrap is narrow
-    assert 135 <= covered <= 180
+    # 95 % of 200 with a deviation of 3.1, less a little: the bootstrap is narrow
+    assert 175 <= covered <= 199
 
 
 def test_mean_interval_belongs_to_the_generator():
@@ -172,17 +170,9 @@ def test_mean_interval_belongs_to_the_generator():
     assert ends(3) == ends(3)
 
 
-@pytest.mark.parametrize(
-    ("values", "level", "message"),
-    [
-        ([], 0.95, r"values must be at least 1, got \[\]"),
-        ([1.0], 1.0, "level must be between 0 and 1, got 1.0"),
-        ([1.0], 0.0, "level must be between 0 and 1, got 0.0"),
-    ],
-)
-def test_wrong_arguments(rng, values, level, message):
-    with pytest.raises(ValueError, match=message):
-        mean_interval(values, generator=rng, level=level)
+def test_mean_interval_needs_a_value(rng):
+    with pytest.raises(ValueError, match=r"values .*1.* \[\]"):
+        mean_interval([], generator=rng)
 
 
 @pytest.fixture
@@ -207,7 +197,7 @@ def test_knn_is_the_loop(phi, rng, tau, monkeypatch):
         assert found == pytest.approx(shares, rel=1e-3, abs=1e-6)
 
 
-def test_a_picture_is_its_own_nearest_neighbour(phi):
+def test_an_image_is_its_own_nearest_neighbour(phi):
     labels = torch.arange(60)
     votes = knn_votes(phi, labels, phi, classes=60, neighbours=1, tau=0.1)
     assert accuracy(votes, labels) == 1
@@ -249,7 +239,7 @@ def test_alignment_and_uniformity_have_closed_forms(phi):
     circle = torch.stack([angle.cos(), angle.sin()], dim=1)
     bessel = torch.special.i0e(torch.tensor(4.0)).item()
     assert math.exp(uniformity(circle)) == pytest.approx(bessel, rel=0.02)
-    with pytest.raises(ValueError, match="phi must have at least 2 rows, got 1"):
+    with pytest.raises(ValueError, match=r"phi .*2.* 1\."):
         uniformity(poles[:1])
 
 
@@ -275,7 +265,7 @@ def test_gain_is_taken_draw_by_draw(rng):
     mean, low, high = gain(SCORES, ours, pixels, generator=rng)
     assert (mean, low, high) == pytest.approx((0.2, 0.1, 0.3))
     assert in_points(mean, low, high) == "+20.0 (+10.0 to +30.0)"
-    with pytest.raises(ValueError, match="worse must have 2 values, as better, got 1"):
+    with pytest.raises(ValueError, match=r"worse .*2.* 1\."):
         gain(SCORES, ours, ("pixels", "probe", 100), generator=rng)
 
 
@@ -321,7 +311,7 @@ def test_token_nats_are_those_of_the_loop(rng):
     table = torch.randn(4, 4, generator=rng)
     windows = [torch.randint(4, (3, 6), generator=rng), torch.tensor([[1, 2, 0]])]
     model = Bigrams(table).train()
-    found = token_nats(model, windows, label="nats")
+    found = token_nats(model, windows)
     rows = [row for window in windows for row in window.tolist()]
     expected = [
         -math.log(reference.softmax(table[before].tolist())[x])
@@ -338,5 +328,5 @@ def test_bits_per_byte_do_not_depend_on_how_a_text_is_cut():
     assert as_bytes == pytest.approx(8)
     # The same probability of the whole text, as 3 tokens
     assert bits_per_byte(3 * math.log(256), tokens=3, text=text) == pytest.approx(8)
-    with pytest.raises(ValueError, match="text must hold at least 1 byte, got ''"):
+    with pytest.raises(ValueError, match=r"text .*1.* ''\."):
         bits_per_byte(1.0, tokens=1, text="")

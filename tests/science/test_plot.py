@@ -21,7 +21,8 @@ def test_curves_show_points_intervals_and_names():
         "pixels": [(10, 0.3, 0.2, 0.5), (100, 0.6, 0.55, 0.6)],
         "new": [(10, 1, 1, 1)],
     }
-    ax = plot.curves(series, xlabel="n", ylabel="accuracy", title="t", chance=0.1)
+    text = {"xlabel": "n", "ylabel": "accuracy", "title": "t"}
+    ax = plot.curves(series, chance=0.1, colours={"new": "#123456"}, **text)
     first, second = ax.containers
     x, y = first.lines[0].get_data()
     assert (x.tolist(), y.tolist()) == ([10, 100], [0.3, 0.6])
@@ -30,7 +31,10 @@ def test_curves_show_points_intervals_and_names():
         [[10, pytest.approx(0.2)], [10, pytest.approx(0.5)]],
         [[100, pytest.approx(0.55)], [100, pytest.approx(0.6)]],
     ]
-    assert first.lines[0].get_color() == plot.COLOURS["pixels"]
+    assert (first.lines[0].get_color(), second.lines[0].get_color()) == (
+        "C0",
+        "#123456",
+    )
     assert second.lines[0].get_marker() != first.lines[0].get_marker()
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert sorted(names) == ["chance", "new", "pixels"]
@@ -49,18 +53,19 @@ def test_curves_draw_into_given_axes():
 
 
 def test_a_series_without_points_is_named():
-    with pytest.raises(ValueError, match="pixels must have at least 1 point"):
+    with pytest.raises(ValueError, match=r"pixels .*1.* \[\]"):
         plot.curves({"pixels": []}, xlabel="", ylabel="")
 
 
 def test_losses_show_every_step_and_the_running_mean():
     history = [float(i * i) for i in range(20)]
-    ax = plot.losses({"Adam": history}, ylabel="loss", smooth=4)
+    ax = plot.losses({"Adam": history}, ylabel="loss", colours={"Adam": "#123456"})
     every, mean = ax.lines
     assert every.get_ydata().tolist() == history
-    expected = [sum(history[i - 3 : i + 1]) / 4 for i in range(3, 20)]
+    expected = [sum(history[i - 9 : i + 1]) / 10 for i in range(9, 20)]
     assert mean.get_ydata().tolist() == pytest.approx(expected)
-    assert mean.get_xdata().tolist() == [*range(3, 20)]
+    assert mean.get_xdata().tolist() == [*range(9, 20)]
+    assert {every.get_color(), mean.get_color()} == {"#123456"}
 
 
 def test_losses_of_few_steps():
@@ -69,7 +74,7 @@ def test_losses_of_few_steps():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_are_shown_in_their_rows(channels, rng):
+def test_images_are_shown_in_their_rows(channels, rng):
     shape = (3, channels, 4, 5)
     images = torch.randint(256, shape, generator=rng, dtype=torch.uint8)
     ax = plot.images({"cat": images, "dog": images[:2]})
@@ -118,10 +123,10 @@ def test_intervals_stand_in_their_rows():
     assert ends[0] == [[pytest.approx(0.4), 0], [pytest.approx(0.7), 0]]
 
 
-def test_moving_map_is_a_picture_that_moves():
+def test_moving_map_is_an_animation():
     places = torch.tensor([[0.0, 0], [1, 1], [0, 1]])
     frames = {"step 0": places, "step 5": places.flip(0), "step 9": places}
-    film = plot.moving_map(frames, ["a", "b", "a"], seconds=0.5)
+    film = plot.moving_map(frames, ["a", "b", "a"])
     with Image.open(io.BytesIO(film)) as opened:
         assert (opened.format, opened.n_frames) == ("GIF", 3)
         pixels, durations = [], []
@@ -129,13 +134,24 @@ def test_moving_map_is_a_picture_that_moves():
             opened.seek(i)
             durations.append(opened.info["duration"])
             pixels.append(opened.convert("RGB").tobytes())
-    assert durations == [500, 500, 1500]
+    assert durations == [800, 800, 2400]
     assert pixels[0] != pixels[1]
     assert matplotlib.pyplot.get_fignums() == []  # nothing is left to be shown
 
 
-def test_series_without_a_name_have_colours_that_all_can_tell_apart(closed_figures):
+def test_series_without_a_colour_have_those_that_all_can_tell_apart():
     plot.use_style()
     [line] = plt.subplots()[1].plot([1, 2])
     assert line.get_color() == plot.FREE[0]
-    assert set(plot.COLOURS.values()) <= {*plot.FREE, "#7f7f7f"}
+
+
+def test_a_map_may_have_more_groups_than_there_are_markers():
+    groups = [f"{i}" for i in range(len(plot.MARKERS) + 1)]
+    places = torch.arange(2 * len(groups)).view(-1, 2).float()
+    assert plot.moving_map({"step 0": places}, groups).startswith(b"GIF")
+
+
+def test_labels_of_ticks_do_not_overlap():
+    points = [(x, 1, 1, 1) for x in (10, 11, 20, 100)]
+    ax = plot.curves({"a": points}, xlabel="", ylabel="")
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["10", "20", "100"]

@@ -1,6 +1,6 @@
-"""Answers to the exercises on 14.3: right ones, and mistakes as a learner writes them.
+"""Answers to the exercises on 14.3: correct ones, and mistakes of learners.
 
-A mistake comes with a piece of its hint.
+Each mistake comes with a piece of its hint.
 """
 
 import math
@@ -85,7 +85,7 @@ RIGHT = {
 }
 WRONG = [
     ("unigram-cost", 0.5 * math.log2(2) + 0.5 * math.log2(52), "to which logarithm"),
-    ("unigram-cost", math.exp(0.5 * math.log(2) + 0.5 * math.log(52)), "number of wo"),
+    ("unigram-cost", math.exp(0.5 * math.log(2) + 0.5 * math.log(52)), "number of eq"),
     ("unigram-cost", math.log(27), "the space: is it"),
     ("unigram-cost", 0.5 * math.log(26), "does it cost nothing"),
     ("unigram-cost", 0.5 * math.log(2) + 0.5 * math.log(26), "all 27 sum to"),
@@ -95,7 +95,7 @@ WRONG = [
     (
         "next-token",
         lambda u, x: F.cross_entropy(u[:, 1:].mT, x[:, :-1]),
-        "which token is nobody asked about",
+        "which token is never predicted",
     ),
     (
         "next-token",
@@ -148,9 +148,9 @@ WRONG = [
     ("lora-merge", lambda W, A, B, a: W + a / A.shape[1] * B @ A, "which side of A"),
     ("lora-merge", lambda W, A, B, a: W + a / len(A) * (B @ A).T, "which row of B"),
     ("lora-merge", lambda W, A, B, a: W + A @ B, "RuntimeError"),
-    ("lora-count", lambda s, r: sum(r * e * d for e, d in s), "has either of them"),
-    ("lora-count", lambda s, r: sum(r * d for e, d in s), "is A all"),
-    ("lora-count", lambda s, r: sum(r * e for e, d in s), "is B all"),
+    ("lora-count", lambda s, r: sum(r * e * d for e, d in s), "does either have"),
+    ("lora-count", lambda s, r: sum(r * d for e, d in s), "is A the"),
+    ("lora-count", lambda s, r: sum(r * e for e, d in s), "is B the"),
     ("lora-count", lambda s, r: sum(e + d for e, d in s), "the rank"),
     ("lora-count", lambda s, r: sum(e * d + r * (e + d) for e, d in s), "frozen"),
     ("lora-count", lambda s, r: sum(2 * r * d for e, d in s), "not square"),
@@ -172,7 +172,7 @@ WRONG = [
     (
         "answer-log-p",
         lambda u, x, T: u.log_softmax(1)[range(T, len(x)), x[T:]].sum(),
-        "made before it came",
+        "made before it",
     ),
     (
         "answer-log-p",
@@ -202,7 +202,7 @@ WRONG = [
     (
         "ties",
         lambda s: (s[:, :1] > s[:, 1:]).all(1).double().mean(),
-        "nothing of it right",
+        "is it never correct",
     ),
     (
         "ties",
@@ -224,7 +224,7 @@ WRONG = [
             for b in range(20)
         )
         / 400,
-        "alike likely, or operators",
+        "the operators?",
     ),
     (
         "first-guess",
@@ -238,8 +238,8 @@ WRONG = [
         "take the likeliest",
     ),
     ("first-guess", _first_guess(KNOWN + 1), "training never had"),
-    ("first-guess", 1 / 40, "any number"),
-    ("first-guess", 8 * _first_guess(), "how often, or how many"),
+    ("first-guess", 1 / 40, "all numbers equally"),
+    ("first-guess", 8 * _first_guess(), "a share, or a count"),
     (
         "doubting",
         lambda agrees, e: torch.where(agrees, 1 - e, e / 39).prod(1),
@@ -253,7 +253,7 @@ WRONG = [
     (
         "doubting",
         lambda agrees, e: _normalized(torch.where(agrees, 1 - e, e / 40).prod(1)),
-        "is the right one among",
+        "is the correct one among",
     ),
     ("doubting", lambda agrees, e: _normalized(agrees.sum(1).double()), "independent"),
     (
@@ -265,7 +265,7 @@ WRONG = [
     (
         "doubting",
         lambda agrees, e: _normalized(agrees.all(1).double()),
-        "no finite number",
+        "not a finite number",
     ),
     ("ridge", _ridge(lambda sigma, k: 1.0), "with little noise"),
     ("ridge", _ridge(lambda sigma, k: 0.0), "is there one"),

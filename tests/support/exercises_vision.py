@@ -1,4 +1,4 @@
-"""Answers to the exercises on 14.1 and 14.2: right ones, and mistakes with a hint."""
+"""Answers to the exercises on 14.1 and 14.2: correct ones, and mistakes with a hint."""
 
 import math
 
@@ -92,7 +92,7 @@ WRONG = [
     (
         "probe-loss",
         lambda x, y, w, b, s: F.cross_entropy(x @ w.T + b, y) + s / 2 * w.norm(),
-        "when w is doubled",
+        "if w is doubled",
     ),
     (
         "probe-loss",
@@ -151,16 +151,24 @@ WRONG = [
     ("alike", [math.log(B), math.log(255), math.log(255)], "do the notes put"),
     ("alike", [B * math.log(B - 1), math.log(255), math.log(255)], "The first: count"),
     ("alike", [B * math.log(B), math.log(256), math.log(256)], "The second: count"),
-    ("alike", [B * math.log(B), math.log(B), math.log(255)], "how many sides"),
+    ("alike", [B * math.log(B), math.log(B), math.log(255)], "from both sides"),
     ("alike", [B * math.log(B), 256 * math.log(255), 0.0], "before the sum"),
     ("alike", [B * math.log(B), math.log(255), math.log(256)], "The third: count"),
-    ("alike", [B * math.log(B), math.log(255), math.log(10)], "what can a label do"),
+    (
+        "alike",
+        [B * math.log(B), math.log(255), math.log(10)],
+        "what can a label change",
+    ),
     ("alike", [..., ..., ...], "Nothing comes out yet"),
     ("alike", [1.0, 2.0], "Its shape is (2,)"),
     ("simclr", lambda a, b: -simclr_loss(a, b), "the sign"),
     ("simclr", lambda a, b: simclr_loss(a, b) / len(a), "divided by anything"),
     ("simclr", lambda a, b: simclr_loss(b, a), "over which argument"),
-    ("simclr", lambda a, b: simclr_loss(F.normalize(a), F.normalize(b)), "multiply"),
+    (
+        "simclr",
+        lambda a, b: simclr_loss(F.normalize(a), F.normalize(b)),
+        "product in the notes",
+    ),
     (
         "simclr",
         lambda a, b: sum(
@@ -170,10 +178,14 @@ WRONG = [
         "is j = i in its sum",
     ),
     ("nt-xent", lambda a, b, tau: nt_xent_of(a, b, unit=False), "twice as long"),
-    ("nt-xent", lambda a, b, tau: nt_xent_of(a, b, with_self=True), "compared with"),
+    (
+        "nt-xent",
+        lambda a, b, tau: nt_xent_of(a, b, with_self=True),
+        "is a view compared",
+    ),
     ("nt-xent", lambda a, b, tau: nt_xent_of(a, b, scale=tau), "more, or less"),
     ("nt-xent", lambda a, b, tau: nt_xent_of(a, b, scale=1.0), "Look for tau"),
-    ("nt-xent", lambda a, b, tau: nt_xent_of(a, b, rows=5), "who asks"),
+    ("nt-xent", lambda a, b, tau: nt_xent_of(a, b, rows=5), "outer sum: which"),
     ("nt-xent", lambda a, b, tau: 10 * nt_xent(a, b, tau), "in front of the outer"),
     ("nt-xent", other_side_only, "Count the terms of a denominator"),
 ]

@@ -1,4 +1,4 @@
-"""What every chapter must have: each guard takes a notebook and returns complaints."""
+"""Check what every chapter must have: a guard returns complaints about a notebook."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from nbformat import NotebookNode
 from fmkit.runs.parameters import RerunError, parameters_of, tags_of
 from fmkit.runs.stale import PACKAGE, is_stale
 
-CELLS, LINES, COLUMNS = 32, 25, 88  # where the house style says about 25, about 20, 88
+CELLS, LINES, COLUMNS = 32, 25, 88  # the house style: about 25, about 20, 88
 SIZE = 400_000  # bytes of a notebook with its outputs
 DRAWS = (
     r"\bplt\.(?!rcParams|style|close)|\bplot\.(?!use_style)\w+\(|\bdiagrams\.\w+\("
@@ -19,7 +19,7 @@ IMAGE_FILE = r"\.(png|svg|jpe?g|gif)\s*$"
 
 
 def parameters(notebook: NotebookNode) -> list[str]:
-    """One cell of annotated, commented literals, seed and device among them."""
+    """Demand one cell of annotated, commented literals, among them seed and device."""
     try:
         found = parameters_of(notebook)
     except RerunError as error:
@@ -38,7 +38,7 @@ def parameters(notebook: NotebookNode) -> list[str]:
 
 
 def executed(notebook: NotebookNode) -> list[str]:
-    """Every code cell ran, in order, without an error or a word on stderr."""
+    """Demand that every code cell ran, in order, without an error or text on stderr."""
     counts = [cell.execution_count for cell in _code(notebook)]
     wrong = []
     if counts != list(range(1, len(counts) + 1)):
@@ -52,7 +52,7 @@ def executed(notebook: NotebookNode) -> list[str]:
 
 
 def figures(notebook: NotebookNode) -> list[str]:
-    """A cell that draws shows one image, with a text for those who do not see it."""
+    """Demand that a cell that draws shows one image, with alt text and a caption."""
     wrong = []
     for cell in _code(notebook):
         shown = cell.metadata.get("mystnb", {})
@@ -75,7 +75,7 @@ def figures(notebook: NotebookNode) -> list[str]:
 
 
 def checks(notebook: NotebookNode) -> list[str]:
-    """Claims are made, and the text of some cells is compared on every change."""
+    """Demand claims, and cells whose text is compared on every change."""
     tags = {tag for cell in _code(notebook) for tag in tags_of(cell)}
     needed = ("claim", "nbval-check-output")
     wrong = [f"no cell is tagged {tag}" for tag in needed if tag not in tags]
@@ -86,15 +86,15 @@ def checks(notebook: NotebookNode) -> list[str]:
 
 
 def fresh(notebook: NotebookNode, *, package: Path = PACKAGE) -> list[str]:
-    """The outputs belong to the code of today."""
+    """Demand that the outputs were made by the current code."""
     stale = is_stale(notebook, package=package)
     return ["its outputs are stale: run make execute"] if stale else []
 
 
 def solved(notebook: NotebookNode) -> list[str]:
-    """Three exercises or more, each with a hint and a solution that ran, folded away.
+    """Demand three exercises or more, each with a folded hint and a folded solution.
 
-    One of them or more can be checked, and its solution is right.
+    At least one of them must have a check, which its solution passes.
     """
     parts = _exercises(notebook)
     wrong = [f"it has {len(parts)} exercises"] if len(parts) < 3 else []
@@ -117,26 +117,26 @@ def solved(notebook: NotebookNode) -> list[str]:
 
 
 def _exercises(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:
-    """The cells of each exercise by its heading, which begins with its number."""
-    found: dict[str, list[NotebookNode]] = {}
-    here: list[NotebookNode] = []
+    """Return the cells of each exercise, by its heading, which begins with a number."""
+    exercises: dict[str, list[NotebookNode]] = {}
+    current: list[NotebookNode] = []
     for cell in notebook.cells:
         heading = re.match(r"## (.*)", cell.source)
         if cell.cell_type == "markdown" and heading:
-            here = []
+            current = []
             if re.match(r"\d", heading[1]):
-                found[heading[1]] = here
-        here.append(cell)
-    return found
+                exercises[heading[1]] = current
+        current.append(cell)
+    return exercises
 
 
 def checks_in(cell: NotebookNode) -> list[str]:
-    """The exercises that a cell checks an answer of, by their names."""
+    """Return the names of the exercises whose answers a cell checks."""
     return re.findall(r'^check\("([^"]+)"', cell.source, re.MULTILINE)
 
 
 def readable(notebook: NotebookNode) -> list[str]:
-    """Few short cells, and nothing in them that belongs into the package."""
+    """Demand few and short cells, and no code in them that belongs into the package."""
     code = _code(notebook)
     wrong = [f"it has {len(code)} code cells"] if len(code) > CELLS else []
     for cell in code:
@@ -153,7 +153,7 @@ def readable(notebook: NotebookNode) -> list[str]:
 
 
 def small(path: Path) -> list[str]:
-    """Its file is one that a code host still shows."""
+    """Demand a file that code hosts still show."""
     size = path.stat().st_size
     return [f"it has {size} bytes, more than {SIZE}"] if size > SIZE else []
 

@@ -1,4 +1,4 @@
-"""The built pages, and what their HTML says."""
+"""Find the built pages, build them if they are not current, and read their HTML."""
 
 import re
 from html.parser import HTMLParser
@@ -13,7 +13,7 @@ FIRST = ROOT / "_build" / "html" / "index.html"
 
 
 class Page(HTMLParser):
-    """The parts of a page that are looked at."""
+    """Hold the tags of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -28,19 +28,19 @@ class Page(HTMLParser):
 
 
 def without_text(page):
-    """Images whose alternative text is missing or is the path of a file."""
+    """Return the images whose alternative text is missing or is the path of a file."""
     texts = {a.get("src"): (a.get("alt") or "").strip() for a in page.of("img")}
     path = re.compile(r"\S+\.(png|svg|jpe?g|gif)$")
     return [src for src, alt in texts.items() if not alt or path.match(alt)]
 
 
 def read_by_people(site):
-    """Every page but the theme's templates, whatever is added later."""
+    """Return all pages except the theme's templates."""
     return sorted(p for p in site.rglob("*.html") if "_static" not in p.parts)
 
 
 def is_current(page):
-    """Whether the pages were built after the last change of what they are made of."""
+    """Tell whether the pages are newer than all of their sources."""
     if not page.exists():
         return False
     made_of = (*books.CONFIGURATION, *books.PAGES, "fmkit", "results")
@@ -53,9 +53,9 @@ def is_current(page):
 
 
 def built():
-    """The folder of the pages of the committed outputs, built if they are not current.
+    """Return the folder of the pages, which are built if they are not current.
 
-    One process builds them, and those beside it wait.
+    Of several processes one builds them, and the others wait.
     """
     FIRST.parent.parent.mkdir(exist_ok=True)
     with FileLock(FIRST.parent.with_suffix(".lock")):

@@ -1,7 +1,7 @@
-"""Answers to the book's exercises, checked: what is right, and what to look at.
+"""Check answers to the exercises of this book.
 
-A check compares an answer with what fmkit gives and with what common mistakes give, and
-says where to look. It never says what to write.
+A check compares an answer with the correct result and with the results of common
+mistakes, and says where to look. It never says what to write.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ CHECKS: dict[str, Callable[[object], None]] = VISION | LANGUAGE
 def check(exercise: str, answer: object) -> None:
     """Print whether `answer`, a function or a number, solves `exercise`.
 
-    What the answer itself raises is reported too, so that a notebook runs on. Raises
-    ``ValueError`` for an exercise that does not exist.
+    An error that the answer raises is printed too, so that the notebook continues.
+    Raises ``ValueError`` if there is no such exercise.
     """
     known = ", ".join(CHECKS)
     require(exercise in CHECKS, "exercise", f"be one of {known}", exercise)
@@ -27,7 +27,7 @@ def check(exercise: str, answer: object) -> None:
     except Look as look:
         print(f"Not yet. {look}")
     except Exception as error:
-        said = " ".join(str(error).split())
-        print(f"Not yet. It stops with {type(error).__name__}: {said}")
+        message = " ".join(str(error).split())
+        print(f"Not yet. It stops with {type(error).__name__}: {message}")
     else:
         print("Right.")

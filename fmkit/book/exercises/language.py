@@ -1,6 +1,7 @@
-"""Checks for the exercises on 14.3. In shapes: B batch, T tokens, V vocabulary.
+"""Check the exercises on 14.3.
 
-d width, k examples, o operators, n items, a answers to each; e and r as in fmkit.lora.
+Axes: B batch, T tokens, V vocabulary, d width, k examples, o operators, n items, a
+answers to each; e and r as in :mod:`fmkit.lora`.
 """
 
 from math import exp, log
@@ -16,17 +17,17 @@ from fmkit.tasks.regression import ridge_predictions
 
 
 def _unigram_cost(answer):
-    """Nats a token of the best unigram: half spaces, half 26 letters, alike often."""
+    """Check nats a token of the best unigram: half spaces, half random letters."""
     right = log(2) + log(26) / 2
     compare(
         answer,
         right,
         {
             "Look at the unit: to which logarithm does a nat belong?": right / log(2),
-            "Look at the unit: nats, or a number of words that are alike to it?": (
+            "Look at the unit: nats, or the number of equally likely words?": (
                 exp(right)
             ),
-            "Look at the space: is it to this model a token like any other?": log(27),
+            "Look at the space: is it as likely as any other token?": log(27),
             "Look at a space: does it cost nothing, as if it were certain?": (
                 log(26) / 2
             ),
@@ -41,7 +42,7 @@ def _unigram_cost(answer):
 
 
 def _next_token(answer):
-    """(14.8): ``answer(u, x)``, u B T V made from x B T, which begins with x_0."""
+    """Check (14.8): ``answer(u, x)``, u B T V made from x B T, which begins x_0."""
     rng = torch.Generator().manual_seed(0)
     u = torch.randn(2, 5, 7, generator=rng)
     x = torch.randint(7, (2, 5), generator=rng)
@@ -53,18 +54,18 @@ def _next_token(answer):
         right,
         {
             "Look at the sign: a loss of -log p is never negative.": -right,
-            "Look at one place t: what has u[:, t] seen, and what is it about?": (
+            "Look at one place t: what has u[:, t] seen, and what does it predict?": (
                 next_token_loss(u, x)
             ),
-            "Look at the two ends: which token is nobody asked about, and which logits "
-            "are about a token that is not there?": (
+            "Look at the two ends: which token is never predicted, and which logits "
+            "predict a token that does not exist?": (
                 next_token_loss(u[:, 1:], x[:, :-1])
             ),
             "Look at the last place: does a row end, or go on from its beginning?": (
                 next_token_loss(u, x.roll(-1, dims=1))
             ),
             "Look at what stands before the sum in (14.8).": right * 8,
-            "Look at what is divided by: the rows of the batch, or its terms?": (
+            "Look at the divisor: the rows of the batch, or the terms of the sum?": (
                 right * 4
             ),
             "Look at the softmax: over which axis does it sum to 1?": (
@@ -78,7 +79,7 @@ def _next_token(answer):
 
 
 def _bits_per_byte(answer):
-    """``answer(nats, tokens, text)``: the mean nats of a token, how many, the text."""
+    """Check ``answer(nats, tokens, text)``: mean nats and number of the tokens."""
     text = "Über 3 Größen ≤ π"
     nats, tokens, size = 2.5, 9, len(text.encode())
     right = bits_per_byte(nats, tokens=tokens, text=text)
@@ -86,15 +87,17 @@ def _bits_per_byte(answer):
         answer(nats, tokens, text),
         right,
         {
-            "Look at the text: has each of its characters one byte?": (
+            "Look at the text: does each of its characters have one byte?": (
                 right * size / len(text)
             ),
             "Look at the unit: nats or bits?": right * log(2),
             "Look at the unit: is a bit more than a nat, or less?": right * log(2) ** 2,
-            "Look at what is divided by: is it of a token, or of a byte?": (
+            "Look at the divisor: is the result that of a token, or of a byte?": (
                 nats / log(2)
             ),
-            "Look at `nats`: of how much of the text is it?": nats / log(2) / size,
+            "Look at `nats`: to how much of the text does it belong?": nats
+            / log(2)
+            / size,
             "Take a text whose tokens have many bytes: should the result be large?": (
                 nats * size / tokens / log(2)
             ),
@@ -103,21 +106,25 @@ def _bits_per_byte(answer):
 
 
 def _lora_count(answer):
-    """How many numbers are trained: ``answer(shapes, rank)``, each shape an (e, d)."""
+    """Count the trained parameters: ``answer(shapes, rank)``, shapes (e, d)."""
     shapes, r = [(12, 5), (5, 7), (30, 6)], 3
     compare(
         answer(shapes, r),
         sum(r * (e + d) for e, d in shapes),
         {
-            "Look at the shapes of A and B: has either of them e rows and d columns?": (
+            "Look at the shapes of A and B: does either have e rows and d columns?": (
                 sum(r * e * d for e, d in shapes)
             ),
-            "Look at the formula: is A all that is new?": sum(r * d for _, d in shapes),
-            "Look at the formula: is B all that is new?": sum(r * e for e, _ in shapes),
+            "Look at the formula: is A the only new matrix?": sum(
+                r * d for _, d in shapes
+            ),
+            "Look at the formula: is B the only new matrix?": sum(
+                r * e for e, _ in shapes
+            ),
             "Look at the rank: would a higher one train as many?": (
                 sum(e + d for e, d in shapes)
             ),
-            "Look at what stays frozen: is it in your number?": (
+            "Look at the frozen parameters: are they in your number?": (
                 sum(e * d + r * (e + d) for e, d in shapes)
             ),
             "Take a matrix that is not square: is each of its sides in the number?": (
@@ -128,7 +135,7 @@ def _lora_count(answer):
 
 
 def _lora_merge(answer):
-    """One matrix e d in place of three: ``answer(W, A, B, alpha)``; A r d, B e r."""
+    """Check the merged matrix e d: ``answer(W, A, B, alpha)``; A r d, B e r."""
     rng = torch.Generator().manual_seed(0)
     W, A = torch.randn(4, 4, generator=rng), torch.randn(2, 4, generator=rng)
     B, alpha = torch.randn(4, 2, generator=rng), 3.0
@@ -137,9 +144,7 @@ def _lora_merge(answer):
         answer(W, A, B, alpha),
         W + alpha / 2 * BA,
         {
-            "Look at the matrix that was there before: what is left of it?": (
-                alpha / 2 * BA
-            ),
+            "Look at the original matrix: what is left of it?": (alpha / 2 * BA),
             "Look at the scale: where is alpha?": W + BA,
             "Look at the scale: would it stay the same at another rank?": (
                 W + alpha * BA
@@ -155,7 +160,7 @@ def _lora_merge(answer):
 
 
 def _last_token(answer):
-    """c_{T+1} of each text: ``answer(c, real)``, B T d and B T, false where padded."""
+    """Check c_{T+1} of texts: ``answer(c, real)``, B T d and B T, false for padding."""
     rng = torch.Generator().manual_seed(0)
     c = torch.randn(4, 5, 3, generator=rng)
     lengths, rows = torch.tensor([2, 5, 1, 4]), torch.arange(4)
@@ -164,17 +169,17 @@ def _last_token(answer):
         answer(c, real),
         last_token(c, real),
         {
-            "Look at the shortest text: what stands in its last column?": c[:, -1],
-            "Look at a text of one token: in which column does it stand?": (
+            "Look at the shortest text: what is in its last column?": c[:, -1],
+            "Look at a text of one token: in which column is it?": (
                 c[rows, lengths.clamp(max=4)]
             ),
             "Look at a text of two tokens: which of them has seen both?": (
                 c[rows, lengths - 2]
             ),
-            "Look at what an autoregressive vector has seen: which one has seen all?": (
+            "Look at what a causal vector has seen: which one has seen all tokens?": (
                 first_token(c, real)
             ),
-            "Look at the question: is one vector asked for, or a mixture?": (
+            "Look at the question: does it want one vector, or a mixture?": (
                 mean_of_tokens(c, real)
             ),
             "Look at the columns that are padding: do they take part?": c.mean(dim=1),
@@ -183,7 +188,7 @@ def _last_token(answer):
 
 
 def _answer_log_p(answer):
-    """log p of x[T:] after x[:T]: ``answer(u, x, T)``, u[t] of the token after x[t]."""
+    """Check log p of x[T:] after x[:T]: ``answer(u, x, T)``, u[t] predicts x[t + 1]."""
     rng = torch.Generator().manual_seed(0)
     u, x = torch.randn(7, 6, generator=rng), torch.randint(6, (7,), generator=rng)
     T, places = 4, torch.arange(6)
@@ -193,31 +198,31 @@ def _answer_log_p(answer):
         answer(u, x, T),
         right,
         {
-            "Look at a token of the answer: which row of u was made before it came?": (
+            "Look at a token of the answer: which row of u was made before it?": (
                 u.log_softmax(dim=1)[torch.arange(T, 7), x[T:]].sum()
             ),
-            "Look at how the tokens are put together: is it a product of p?": (
+            "Look at how the tokens are combined: is it a product of p?": (
                 each[T - 1 :].mean()
             ),
             "Look at the first token of the answer: is it counted?": each[T:].sum(),
             "Look at the last token of the answer: is it counted?": (
                 each[T - 1 : -1].sum()
             ),
-            "Look at the prompt: is it judged too?": each.sum(),
-            "Look at u: are these logarithms of probabilities yet?": (
+            "Look at the prompt: is it scored too?": each.sum(),
+            "Look at u: are these logarithms of probabilities already?": (
                 u[places, x[1:]][T - 1 :].sum()
             ),
             "Look at the softmax: over which axis does it sum to 1?": (
                 u.log_softmax(dim=0)[places, x[1:]][T - 1 :].sum()
             ),
-            "Look at what is asked for: p, or its logarithm?": right.exp(),
-            "Look at the sign: what sign has the logarithm of a probability?": -right,
+            "Look at the question: does it want p, or its logarithm?": right.exp(),
+            "Look at the sign: what sign does the logarithm of p have?": -right,
         },
     )
 
 
 def _ties(answer):
-    """Accuracy: ``answer(scores)``, n a; the right answer is first, ties are shared."""
+    """Check accuracy: ``answer(scores)``, n a; the correct one is first, ties count."""
     rng = torch.Generator().manual_seed(1)
     scores = torch.randint(3, (40, 4), generator=rng).double()
     best = scores == scores.amax(dim=1, keepdim=True)
@@ -228,14 +233,16 @@ def _ties(answer):
         answer(scores),
         right,
         {
-            "Look at a row whose scores are all alike: what does it gain by the place "
-            "of the right answer?": first.mean(),
-            "Look at a row whose scores are all alike: is nothing of it right?": (
+            "Look at a row whose scores are all equal: what does it gain by the place "
+            "of the correct answer?": first.mean(),
+            "Look at a row whose scores are all equal: is it never correct?": (
                 (first * (many == 1)).mean()
             ),
-            "Look at a row in which two of four share the lead: how often is a draw "
-            "among those right?": torch.where(many > 1, first / 4, first).mean(),
-            "Look at a row in which the right answer is behind: does a tie help it?": (
+            "Look at a row in which two of four share the lead: how often is a random "
+            "choice among them correct?": torch.where(
+                many > 1, first / 4, first
+            ).mean(),
+            "Look at a row whose correct answer is behind: does a tie help it?": (
                 (1 / several.double()).mean()
             ),
             "Look at the result: is it a share of the items?": (first / many).sum(),
@@ -244,7 +251,7 @@ def _ties(answer):
 
 
 def _first_guess(answer):
-    """How often a reader of the known operators is right at k = 0, at the best."""
+    """Check the best accuracy at k = 0 of a reader who knows the operators."""
     votes = _votes(KNOWN)  # (o, a, b)
     best = votes.amax(dim=0)
     p = votes / KNOWN
@@ -254,7 +261,7 @@ def _first_guess(answer):
         (best / KNOWN).mean(),
         {
             "Look at the operators: do no two of them give the same answer?": 1 / KNOWN,
-            "Look at what is known: are answers alike likely, or operators?": (
+            "Look at what is known: are answers equally likely, or the operators?": (
                 (1 / different).mean()
             ),
             "Look at how the reader answers: does it draw, or take the likeliest?": (
@@ -262,21 +269,21 @@ def _first_guess(answer):
             ),
             "Look at the operators: does the reader know the one that training never "
             "had?": (_votes(KNOWN + 1).amax(dim=0) / (KNOWN + 1)).mean(),
-            "Look at the answers: is any number as likely as another?": 1 / NUMBERS,
-            "Look at what is asked: how often, or how many operators?": best.mean(),
+            "Look at the answers: are all numbers equally likely?": 1 / NUMBERS,
+            "Look at the question: is the result a share, or a count?": best.mean(),
         },
         rel=1e-3,
     )
 
 
 def _votes(count):
-    """How many of the first `count` operators answer as each of them does: o a b."""
+    """Count for each of the first operators those that answer as it does: o a b."""
     known = ANSWERS[:count]
     return (known[:, None] == known[None]).sum(dim=1).double()
 
 
 def _doubting(answer):
-    """p of each operator: ``answer(agrees, epsilon)``, o k; an example may be wrong."""
+    """Check p of operators: ``answer(agrees, epsilon)``, o k; examples may be wrong."""
     agrees = torch.tensor(
         [[1, 1, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
     ).bool()
@@ -298,19 +305,21 @@ def _doubting(answer):
             "Look at an example that does not agree: how many numbers can it show?": (
                 as_often / as_often.sum()
             ),
-            "Look at the numbers that a wrong answer can be: is the right one among "
+            "Look at the numbers that a wrong answer can be: is the correct one among "
             "them?": every / every.sum(),
             "Look at several examples: how does one combine independent ones?": (
                 right / right.sum()
             ),
             "Look at the earlier examples: do they still count?": last / last.sum(),
-            "Look at what is asked for: p, or its logarithm?": (p / p.sum()).log(),
+            "Look at the question: does it want p, or its logarithm?": (
+                p / p.sum()
+            ).log(),
         },
     )
 
 
 def _ridge(answer):
-    """The best guess of y: ``answer(x, y, query, sigma)``; x k d, y k, query d."""
+    """Check the best y: ``answer(x, y, query, sigma)``; x k d, y k, query d."""
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(1, 5, 3, generator=rng), torch.randn(1, 5, generator=rng)
     sigma = 0.7

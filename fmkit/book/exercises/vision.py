@@ -1,6 +1,6 @@
-"""Checks for the exercises on 14.1 and 14.2.
+"""Check the exercises on 14.1 and 14.2.
 
-In shapes: B batch, m representation, n labelled and q new examples, k classes, r draws.
+Axes: B batch, m representation, n labelled and q new examples, k classes, r draws.
 """
 
 import math
@@ -14,9 +14,9 @@ from fmkit.probe import least_squares_probe, logistic_objective
 
 
 def _probe_loss(answer):
-    """Equation (14.1) with cross-entropy, bias and ridge.
+    """Check equation (14.1) with cross-entropy, bias and ridge.
 
-    ``answer(phi_x, y, w, b, lambda_)`` with the shapes n m, n, k m, k and a number.
+    ``answer(phi_x, y, w, b, lambda_)`` gets the shapes n m, n, k m, k and a number.
     """
     rng = torch.Generator().manual_seed(0)
     phi_x = torch.randn(6, 4, generator=rng)
@@ -35,13 +35,13 @@ def _probe_loss(answer):
             "Look at lambda_: does the answer depend on it?": loss,
             "Look at the penalty: is its factor that of the chapter?": loss
             + 2 * penalty,
-            "Look at the penalty: what becomes of it when w is doubled?": (
+            "Look at the penalty: what happens to it if w is doubled?": (
                 loss + lambda_ / 2 * w.norm()
             ),
             "Look at the penalty: which parameters are in it?": (
                 loss + penalty + lambda_ / 2 * b.square().sum()
             ),
-            "Look at a picture whose representation is all zeros: what is its u?": (
+            "Look at an image whose representation is all zeros: what is its u?": (
                 F.cross_entropy(phi_x @ w.T, y) + penalty
             ),
             "Look at what each function expects: logits, or probabilities?": (
@@ -52,7 +52,7 @@ def _probe_loss(answer):
 
 
 def _least_norm(answer):
-    """The shortest w that fits n < m labels: ``answer(phi_x, y)``, n m and n, to m."""
+    """Check the shortest w that fits n < m labels: ``answer(phi_x, y)``, n m and n."""
     rng = torch.Generator().manual_seed(0)
     phi_x = torch.randn(4, 7, generator=rng, dtype=torch.float64)
     y = torch.randn(4, generator=rng, dtype=torch.float64)
@@ -62,7 +62,7 @@ def _least_norm(answer):
         "Try it on two examples that are not orthogonal: are both labels fitted?": (
             phi_x.T @ y
         ),
-        "Look at y: the labels that you fit are not quite those that were given.": (
+        "Look at y: the labels that you fit differ from the given ones.": (
             phi_x.T @ torch.linalg.solve(phi_x @ phi_x.T, y - y.mean())
         ),
     }
@@ -80,9 +80,9 @@ def _least_norm(answer):
 
 
 def _nearest_mean(answer):
-    """Logits by the class means: ``answer(phi_x, y, phi_new, k)``.
+    """Check logits from class means: ``answer(phi_x, y, phi_new, k)``.
 
-    With shapes n m, n and q m, to q k. Classes have different numbers of examples.
+    The shapes are n m, n and q m, of the result q k. Classes differ in size.
     """
     rng = torch.Generator().manual_seed(0)
     phi_x, phi_new = torch.randn(9, 5, generator=rng), torch.randn(4, 5, generator=rng)
@@ -98,14 +98,15 @@ def _nearest_mean(answer):
         right,
         {
             "Look at the largest logit of a row: is its class near, or far?": -right,
-            "The order of classes is right. Look at the formula of the distance.": (
+            "The order of classes is correct. Look at the formula of the distance.": (
                 -(-right).sqrt()
             ),
-            "Look at the sum over the m numbers: is it divided by anything?": right / 5,
-            "Give every labelled picture twice: the centres must not move.": (
+            "Look at the sum over the m features: is it divided by anything?": right
+            / 5,
+            "Give every labelled image twice: the centres must not move.": (
                 logits(phi_x, phi_new, torch.sum)
             ),
-            "Look at what is compared: are representations changed before?": (
+            "Look at the comparison: are representations changed before it?": (
                 logits(F.normalize(phi_x), F.normalize(phi_new))
             ),
         },
@@ -113,7 +114,7 @@ def _nearest_mean(answer):
 
 
 def _paired_gain(answer):
-    """Mean of a difference and its standard error: ``answer(better, worse)``.
+    """Check the mean of a difference and its standard error: ``answer(better, worse)``.
 
     Both have the shape r, an accuracy for each draw; the result has the shape 2.
     """
@@ -136,7 +137,7 @@ def _paired_gain(answer):
             "Add 0.1 to both in one draw: the second number must stay what it is.": (
                 with_error(both / r**0.5)
             ),
-            "Look at the second number: what becomes of it with a thousand draws?": (
+            "Look at the second number: what happens to it with a thousand draws?": (
                 with_error(deviation)
             ),
             "Look at the unit of the second number: is it that of an accuracy?": (
@@ -149,10 +150,10 @@ def _paired_gain(answer):
     )
 
 
-def _alike(answer):
-    """Three losses where every view is represented alike, for B = 128: 3 numbers.
+def _equal_views(answer):
+    """Check three losses if all views are represented equally, for B = 128.
 
-    In their order SimCLR's of the notes, NT-Xent, and SupCon of the 2B views.
+    They are the SimCLR loss of the notes, NT-Xent, and SupCon of the 2B views.
     """
     B = 128
     n = 2 * B
@@ -170,12 +171,14 @@ def _alike(answer):
         },
         {
             "The second: count the views in one denominator.": math.log(n),
-            "The second: from how many sides do its views come?": math.log(B),
+            "The second: from both sides, or from one, do its views come?": math.log(B),
             "The second: look at what stands before the sum.": n * math.log(n - 1),
         },
         {
             "The third: count the views in one denominator.": math.log(n),
-            "The third: what can a label do where all cosines are equal?": math.log(10),
+            "The third: what can a label change if all cosines are equal?": math.log(
+                10
+            ),
         },
     )
     for got, value, mistakes in zip(answer, right, of_each, strict=True):
@@ -183,7 +186,7 @@ def _alike(answer):
 
 
 def _simclr(answer):
-    """The SimCLR loss of the notes: ``answer(phi_hat, phi_tilde)``, both B m."""
+    """Check the SimCLR loss of the notes: ``answer(phi_hat, phi_tilde)``, both B m."""
     rng = torch.Generator().manual_seed(0)
     phi_hat, phi_tilde = torch.randn(2, 5, 3, generator=rng)
     scores = phi_hat @ phi_tilde.T  # (B, B)
@@ -203,7 +206,7 @@ def _simclr(answer):
             "Look at the denominator: over which argument does j run?": (
                 F.cross_entropy(scores.T, partner, reduction="sum")
             ),
-            "Look at what the notes multiply: are the vectors changed before?": (
+            "Look at the product in the notes: are the vectors changed before it?": (
                 F.cross_entropy(unit, partner, reduction="sum")
             ),
         },
@@ -211,7 +214,7 @@ def _simclr(answer):
 
 
 def _nt_xent(answer):
-    """NT-Xent: ``answer(phi_hat, phi_tilde, tau)``, both B m, to a number."""
+    """Check NT-Xent: ``answer(phi_hat, phi_tilde, tau)``, both B m, to a number."""
     rng = torch.Generator().manual_seed(0)
     phi_hat, phi_tilde = torch.randn(2, 5, 3, generator=rng)
     B, tau = 5, 0.5
@@ -237,14 +240,14 @@ def _nt_xent(answer):
             "Make phi_hat twice as long: does the answer change? It should not.": loss(
                 others(views @ views.T) / tau
             ),
-            "Look at the denominator: whom is a view compared with there?": loss(
+            "Look at the denominator: with which views is a view compared?": loss(
                 z @ z.T / tau
             ),
             "Look at tau: does a small one make differences count more, or less?": loss(
                 cosine * tau
             ),
             "Look for tau: does the answer depend on it?": loss(cosine),
-            "Count the terms of the outer sum: who asks the question?": loss(
+            "Count the terms of the outer sum: which views have a term?": loss(
                 cosine / tau, B
             ),
             "Look at what stands in front of the outer sum.": 2 * B * right,
@@ -259,7 +262,7 @@ VISION = {
     "least-norm": _least_norm,
     "nearest-mean": _nearest_mean,
     "paired-gain": _paired_gain,
-    "alike": _alike,
+    "alike": _equal_views,
     "simclr": _simclr,
     "nt-xent": _nt_xent,
 }
