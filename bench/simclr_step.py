@@ -206,7 +206,7 @@ def more_on_a_cpu(start, images, batch, show) -> None:
     else:
         print("bfloat16: this processor only emulates it, so it is not timed")
     if shutil.which("g++"):
-        network = torch.compile(channels_last(start))
+        network = torch.compile(copy.deepcopy(start))
         our_steps(network, images, batch, steps=2)
         seconds, _ = timed(lambda: our_steps(network, images, batch, steps=STEPS))
         show("ours compiled", seconds, "float32")
