@@ -1,8 +1,8 @@
 """Whole steps of SimCLR: views, network, loss, backward, optimizer.
 
 The peer is the same network in a loop as one would write it by hand: kornia's views,
-the default layout, NT-Xent with a mask, AdamW. Ours are `random_views`,
-`ResNet` in channels-last, `nt_xent_loss` and `train`. The loss and its gradient on the same views
+the default layout, NT-Xent with a mask, AdamW. Ours are `random_views`, `ResNet` in
+channels-last, `nt_xent_loss` and `train`. The loss and its gradient on the same views
 are compared first. On a CPU the network is the small one of the chapters, on CUDA it is
 ResNet-18, ours compiled, and both in bfloat16 if the card has it. Times are for STEPS
 steps.
