@@ -111,8 +111,9 @@ def alignment(phi_hat: Float[Tensor, "n m"], phi_tilde: Float[Tensor, "n m"]) ->
     with z the normalized representation, so it is 2 less twice the mean cosine.
     Source: Wang and Isola 2020, with their alpha = 2.
     """
-    z_hat, z_tilde = (F.normalize(x.double(), dim=1) for x in (phi_hat, phi_tilde))
-    return (z_hat - z_tilde).square().sum(dim=1).mean().item()
+    both = phi_hat.double(), phi_tilde.double()
+    unit_hat, unit_tilde = (F.normalize(x, dim=1) for x in both)
+    return (unit_hat - unit_tilde).square().sum(dim=1).mean().item()
 
 
 def uniformity(phi: Float[Tensor, "n m"]) -> float:
