@@ -298,8 +298,12 @@ def normalized(seed=0):
     return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
 
 
-def trained_until(model, *, bad_step, wrong=math.nan, stop=None, steps=60, **options):
-    """The losses of the records that come, the error, and all states on the way."""
+def trained_until(model, *, bad_step, wrong=math.nan, stop=None, steps=60, add=False):
+    """The losses of the records that come, the error, and all states on the way.
+
+    The loss of the bad step is multiplied by `wrong`, which also spoils the weights,
+    or with `add` increased by it, which leaves its gradient finite.
+    """
     x = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     states = []
@@ -307,10 +311,12 @@ def trained_until(model, *, bad_step, wrong=math.nan, stop=None, steps=60, **opt
     def loss_of(step):
         states.append(copy.deepcopy(model.state_dict()))
         loss = (model(x) - x[:, :1]).square().mean()
-        return loss * wrong if step == bad_step else loss
+        if step == bad_step:
+            loss = loss + wrong if add else loss * wrong
+        return loss
 
     losses, error = [], None
-    run = train(loss_of, count(), optimizer, modules=[model], steps=steps, **options)
+    run = train(loss_of, count(), optimizer, modules=[model], steps=steps)
     try:
         for record in run:
             losses.append(record.loss)
@@ -347,6 +353,15 @@ def test_asked_every_20th_step_it_keeps_the_same_promise(monkeypatch, bad_step, 
         good = states[bad_step - 1]
         assert_state(rarely, good)
         assert good["1.num_batches_tracked"] == bad_step - 1
+
+
+def test_one_bad_loss_among_good_ones_is_not_forgotten(monkeypatch):
+    """Its gradient is finite, so are all losses after it: still it is an error."""
+    monkeypatch.setattr("fmkit.runtime.look_every", lambda device: 20)
+    losses, error, states = trained_until(model := normalized(), bad_step=5, add=True)
+    assert math.isfinite(losses[-1])
+    assert (error.step, error.last_loss) == (5, losses[4])
+    assert_state(model, states[4])
 
 
 def test_without_a_bad_loss_both_are_one_run(monkeypatch):
