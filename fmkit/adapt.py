@@ -57,7 +57,11 @@ def frozen_outputs(
     buffer changed.
     """
     was_training = model.training
-    versions, buffers = _versions(model), _buffers(model)
+    # A write raises the version of a parameter, so none is copied. The kernel of batch
+    # norm does not raise that of its buffers
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    versions = {name: p._version for name, p in model.named_parameters()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.eval()
     device = examples.device
     batches = examples.split(runtime.batch_size_for_inference(device))
@@ -65,27 +69,15 @@ def frozen_outputs(
     with torch.no_grad(), runtime.autocast(device):
         for batch in progress(batches, label=bar):
             rows.append(model(_input(model, batch)).float())
-    now = _versions(model)
-    changed = [name for name in versions if now.get(name) != versions[name]]
-    for name, tensor in model.named_buffers():
-        changed += [] if torch.equal(tensor, buffers[name]) else [name]
-    assert not changed, f"{changed[0]} of a frozen model changed"
+    for name, p in model.named_parameters():
+        before = parameters[name].data_ptr(), versions[name]
+        same = (p.data_ptr(), p._version) == before
+        assert same, f"{name} of a frozen model changed"
+    for name, buffer in model.named_buffers():
+        same = torch.equal(buffer, buffers[name])
+        assert same, f"{name} of a frozen model changed"
     model.train(was_training)
     return torch.cat(rows)
-
-
-def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return the address and the version of each parameter, which a write raises.
-
-    Because of that, parameters need not be copied and compared.
-    """
-    named = model.named_parameters()
-    return {name: (p.data_ptr(), p._version) for name, p in named}
-
-
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the buffers: the kernel of batch norm does not raise their version."""
-    return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
 def _input(model: nn.Module, examples: Shaped[Tensor, "B ..."]) -> Tensor:
