@@ -125,7 +125,8 @@ def test_a_norm_that_falls_late_is_waited_for(rng, monkeypatch):
     """Fewer idle steps than these runs need are an error; the steps allowed are not."""
     x, labels = task(rng, n=40, m=6, k=3, gap=10.0)
     arguments = {"classes": 3, "lambdas": [1e-8], "tolerance": 1e-10}
-    logistic_path(x, labels, **arguments)
+    monkeypatch.setattr(_logistic, "MAX_IDLE_STEPS", 12)
+    logistic_path(x, labels, **arguments)  # takes more steps than 12
     monkeypatch.setattr(_logistic, "MAX_IDLE_STEPS", 1)
     with pytest.raises(RuntimeError, match="the gradient norm stays"):
         logistic_path(x, labels, **arguments)
