@@ -36,11 +36,11 @@ def work() -> None:
     images = torch.tensor(load_array(fetch("animals")["images.gz"])[:IMAGES])
     images = images.unsqueeze(1)
     cpu = torch.device("cpu")
-    size = frozen_outputs(phi, images, label="warm").norm().item()
+    size = frozen_outputs(phi, images, bar="warm").norm().item()
     for line in sys.stdin:
         start, done = time.perf_counter(), 0
         while (seconds := time.perf_counter() - start) < float(line):
-            frozen_outputs(phi, images, label="features")
+            frozen_outputs(phi, images, bar="features")
             done += len(images)
         answer = {"seconds": 1000 * seconds / max(done, 1), "norm": size}
         answer |= {"threads": torch.get_num_threads()}

@@ -44,7 +44,7 @@ def main() -> None:
         return torch.cat(rows)
 
     def ours():
-        return frozen_outputs(phi, images, label="ours")
+        return frozen_outputs(phi, images, bar="ours")
 
     expected = theirs()
     gap = ((ours() - expected).abs().max() / expected.max()).item()

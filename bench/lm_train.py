@@ -26,7 +26,7 @@ from fmkit.evaluate import token_nats
 from fmkit.losses import next_token_loss
 from fmkit.models.transformer import Transformer, TransformerConfig
 from fmkit.muon import Muon
-from fmkit.train import train, warmup_cosine
+from fmkit.train import constant, train, warmup_cosine
 
 CONTEXT, BATCH, STEPS, ROUNDS = 64, 12, 30, 7
 LAPTOP = {"width": 128, "layers": 4, "heads": 4, "kv_heads": 4, "hidden": 336}
@@ -40,13 +40,14 @@ def our_model(vocabulary: int, shape: dict[str, int]) -> Transformer:
     return Transformer(config)
 
 
-def our_steps(model, optimizer, batches, *, steps: int, schedule=lambda step: 1.0):
+def our_steps(model, optimizer, batches, *, steps: int, schedule=constant):
     """Records of `steps` steps, as a chapter takes them."""
 
     def loss_of(x):
         return next_token_loss(model(x[:, :-1]), x[:, 1:])
 
-    return train(loss_of, batches, optimizer, steps=steps, schedule=schedule)
+    options = {"modules": [model], "steps": steps, "schedule": schedule}
+    return train(loss_of, batches, optimizer, **options)
 
 
 def peer_steps(model, optimizer, batches, *, steps: int) -> None:
@@ -86,11 +87,10 @@ def seconds_to_target(
     batches = windows(
         text["train"], context=CONTEXT, batch_size=QUICK_BATCH, generator=generator
     )
-    schedule = warmup_cosine(steps=steps, warmup_steps=steps // 20)
     optimizer = optimizer_of(model)
     held_out = consecutive(text["test"], context=CONTEXT, batch_size=128)
     seconds, start = 0.0, time.perf_counter()
-    options = {"steps": steps, "schedule": schedule}
+    options = {"steps": steps, "schedule": warmup_cosine(0.05)}
     for record in our_steps(model, optimizer, batches, **options):
         if record.step + 1 == steps or (record.step + 1) % every == 0:
             seconds += time.perf_counter() - start

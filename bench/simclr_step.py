@@ -1,7 +1,7 @@
 """Whole steps of SimCLR: views, network, loss, backward, optimizer.
 
 The peer is the same network in a loop as one would write it by hand: kornia's views,
-the default layout, NT-Xent with a mask, AdamW. Ours are `random_views`, `ResNet` in
+the default layout, NT-Xent with a mask, AdamW. Ours are `two_views`, `ResNet` in
 channels-last, `nt_xent_loss` and `train`. The loss and its gradient on the same views
 are compared first. On a CPU the network is the small one of the chapters, on CUDA it is
 ResNet-18, ours compiled, and both in bfloat16 if the card has it. Times are for STEPS
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import report, side_by_side, timed
 from bench.augment import CONFIG, SIZE, kornia_of, views_of
 from fmkit import runtime
-from fmkit.augment import random_views, render_views
+from fmkit.augment import render_views, two_views
 from fmkit.losses import nt_xent_loss
 from fmkit.models.resnet import ResNet, ResNetConfig
 from fmkit.train import minibatches, train
@@ -99,9 +99,7 @@ def our_steps(network, images, batch, *, steps, precision=None, seed=0):
     generator = torch.Generator(device).manual_seed(seed)
 
     def loss_of(rows):
-        x = images[rows.to(device)]
-        pair = [random_views(x, CONFIG, generator=generator) for _ in range(2)]
-        x = torch.cat(pair)
+        x = two_views(images[rows.to(device)], CONFIG, generator=generator)
         inside = runtime.autocast(device)
         if precision is not None:
             inside = torch.autocast(device.type, precision)
@@ -110,7 +108,7 @@ def our_steps(network, images, batch, *, steps, precision=None, seed=0):
 
     order = torch.Generator().manual_seed(seed)
     batches = minibatches(len(images), batch_size=batch, generator=order)
-    records = train(loss_of, batches, adamw(network), steps=steps)
+    records = train(loss_of, batches, adamw(network), modules=[network], steps=steps)
     return [record.loss for record in records]
 
 

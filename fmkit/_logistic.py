@@ -1,7 +1,8 @@
-"""Logistic regression with a ridge, for many lambdas and many weightings at once.
+"""Solve logistic regression with a ridge, for many lambdas and weightings at once.
 
-The solver under fmkit.probe, which checks the arguments and states what is minimized.
-n examples, m representation, k classes, p problems, r coordinates, the bias last.
+This is the solver of :mod:`fmkit.probe`, which checks the arguments and states the
+objective. Axes: n examples, m representation, k classes, p problems, r coordinates,
+with the bias last.
 """
 
 from collections import deque
@@ -13,33 +14,37 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 FLOAT32_REACH = 5e-7  # gradient norm below which rounding to float32 shows
-MOST_STEPS = 2000  # tens are usual, hundreds where lambda is tiny
+MAX_STEPS = 2000  # tens are usual, hundreds if lambda is tiny
+MAX_IDLE_STEPS = 30  # without a smaller gradient norm; then rounding keeps it up
 MEMORY = 30  # steps that L-BFGS remembers
 
 
 def exact_device(device: torch.device) -> torch.device:
-    """`device`, or the CPU in place of MPS, which has no float64."""
+    """Return `device`, or the CPU instead of MPS, which has no float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
 @dataclass(frozen=True)
 class Eigenbasis:
-    """Centred features of mean square 1 in the eigenbasis of their covariance."""
+    """Centred features of mean square 1, in the eigenbasis of their covariance."""
 
     coordinates: Float[Tensor, "r n"]
     eigenvalues: Float[Tensor, " r"]
     rotation: Float[Tensor, "m r-1"]
     mean: Float[Tensor, " m"]
-    size: float  # mean squared feature before it became 1
+    size: float  # mean squared feature before the scaling
 
 
 def eigenbasis(features: Float[Tensor, "n m"]) -> Eigenbasis:
-    """Rotate into at most n directions, all that n rows span; the bias has a 1."""
+    """Rotate features into the at most n directions that n rows span.
+
+    A last coordinate of 1 is added for the bias.
+    """
     x = features.to(exact_device(features.device)).double()
     n, m = x.shape
     mean = x.mean(dim=0)
     size = (x - mean).square().mean().item()
-    if size <= 1e-28 * x.square().mean().item():  # equal features, but for rounding
+    if size <= 1e-28 * x.square().mean().item():  # equal rows, except for rounding
         mean, size = x[0], 1.0
     x = (x - mean) / size**0.5
     directions = torch.eye(m, dtype=x.dtype, device=x.device)
@@ -60,7 +65,7 @@ def eigenbasis(features: Float[Tensor, "n m"]) -> Eigenbasis:
 def linear(
     basis: Eigenbasis, coefficients: Float[Tensor, "k r"]
 ) -> tuple[Float[Tensor, "k m"], Float[Tensor, " k"]]:
-    """Weight and bias for the features as they came."""
+    """Turn coefficients into weight and bias for the original features."""
     weight = coefficients[:, :-1] @ basis.rotation.T / basis.size**0.5
     bias = coefficients[:, -1] - weight @ basis.mean
     return weight, bias - bias.mean()
@@ -68,18 +73,20 @@ def linear(
 
 @dataclass(frozen=True)
 class Problem:
-    """p logistic regressions on the same examples, each with weights of its own."""
+    """p logistic regressions on the same examples, with different weights of these."""
 
     coordinates: Float[Tensor, "r n"]
     eigenvalues: Float[Tensor, " r"]
-    penalized: Float[Tensor, " r"]  # 1, but 0 for the bias
+    penalized: Float[Tensor, " r"]  # 1, and 0 for the bias
     one_hot: Float[Tensor, "k n"]
-    rows: Float[Tensor, "p 1 n"]  # weight of each example, of sum 1
+    rows: Float[Tensor, "p 1 n"]  # weights of the examples, which sum to 1
 
     def to(self, dtype: torch.dtype) -> "Problem":
+        """Convert every tensor to a dtype."""
         return Problem(*(tensor.to(dtype) for tensor in vars(self).values()))
 
     def logits(self, coefficients: Float[Tensor, "p k r"]) -> Float[Tensor, "p k n"]:
+        """Compute the logits of every example in every problem."""
         u = coefficients.flatten(0, 1) @ self.coordinates  # one product for all p
         return u.unflatten(0, coefficients.shape[:2])
 
@@ -89,6 +96,7 @@ class Problem:
         logits: Float[Tensor, "p k n"],
         lambda_: float,
     ) -> Float[Tensor, "p k r"]:
+        """Compute the gradient of each objective with respect to its coefficients."""
         residuals = (logits.softmax(dim=1) - self.one_hot) * self.rows
         fit = residuals.flatten(0, 1) @ self.coordinates.T
         return fit.view_as(coefficients) + lambda_ * self.penalized * coefficients
@@ -96,7 +104,7 @@ class Problem:
     def preconditioner(
         self, logits: Float[Tensor, "p k n"], lambda_: float
     ) -> Callable[[Tensor], Tensor]:
-        """Division by (mean Hessian of the logits) x (covariance) + lambda."""
+        """Return division by (mean Hessian of the logits) x (covariance) + lambda."""
         p = logits.softmax(dim=1)
         weighted = p * self.rows
         mean_hessian = weighted.sum(dim=2).diag_embed() - weighted @ p.mT
@@ -113,7 +121,7 @@ def problem_of(
     *,
     classes: int,
 ) -> Problem:
-    """The problems in which `rows` says how much each example counts."""
+    """Return the problems in which `rows` are the weights of the examples."""
     penalized = torch.ones_like(basis.eigenvalues)
     penalized[-1] = 0
     labels = labels.to(rows.device)
@@ -126,11 +134,12 @@ def problem_of(
 
 def path(
     problem: Problem, lambdas: Sequence[float], *, tolerance: float
-) -> Iterator[tuple[Float[Tensor, "p k r"], Float[Tensor, " p"]]]:
-    """Coefficients and gradient norms for each lambda, from large to small.
+) -> Iterator[Float[Tensor, "p k r"]]:
+    """Yield the coefficients for each lambda, which come from large to small.
 
-    Steps are taken in float32, the norms in float64; where they are above `tolerance`,
-    steps in float64 follow. Raises ``RuntimeError`` where these are not enough.
+    Steps are taken in float32, and gradient norms are computed in float64. If a norm is
+    above `tolerance`, steps in float64 follow. Raises ``RuntimeError`` if a norm is
+    still above it.
     """
     rough = problem.to(torch.float32)
     shape = (len(problem.rows), len(problem.one_hot), len(problem.eigenvalues))
@@ -143,21 +152,22 @@ def path(
         coefficients = coefficients.double()
         norm = _gradient_norm(problem, coefficients, lambda_)
         if not (norm <= tolerance).all():
-            still = torch.zeros_like(trend)
-            coefficients = _minimize(problem, coefficients, still, lambda_, tolerance)
+            none = torch.zeros_like(trend)
+            coefficients = _minimize(problem, coefficients, none, lambda_, tolerance)
             norm = _gradient_norm(problem, coefficients, lambda_)
         if not (norm <= tolerance).all():
             raise RuntimeError(
                 f"the gradient norm stays at {norm.max().item():.1e}, above the "
-                f"tolerance {tolerance:.1e}, as far as rounding lets it fall."
+                f"tolerance {tolerance:.1e}, because of rounding."
             )
         trend = coefficients - start
-        yield coefficients, norm
+        yield coefficients
 
 
 def _gradient_norm(
     problem: Problem, coefficients: Float[Tensor, "p k r"], lambda_: float
 ) -> Float[Tensor, " p"]:
+    """Compute the gradient norm of each problem."""
     logits = problem.logits(coefficients)
     return problem.gradient(coefficients, logits, lambda_).flatten(1).norm(dim=1)
 
@@ -165,6 +175,7 @@ def _gradient_norm(
 def _dot(
     a: Float[Tensor, "p i j"], b: Float[Tensor, "p i j"]
 ) -> Float[Tensor, "p 1 1"]:
+    """Compute the inner product in each problem."""
     return (a * b).sum(dim=(1, 2), keepdim=True)
 
 
@@ -175,30 +186,38 @@ def _minimize(
     lambda_: float,
     tolerance: float,
 ) -> Float[Tensor, "p k r"]:
-    """L-BFGS steps, the first along `direction`, until each gradient is small."""
+    """Take L-BFGS steps, the first along `direction`, until each gradient is small.
+
+    A problem also stops if its gradient norm has not fallen for ``MAX_IDLE_STEPS``.
+    """
     logits = problem.logits(coefficients)
     gradient = problem.gradient(coefficients, logits, lambda_)
     precondition = problem.preconditioner(logits, lambda_)
     steps = deque(maxlen=MEMORY)
     downhill = _dot(gradient, direction) < 0
     direction = torch.where(downhill, direction, -precondition(gradient))
-    for _ in range(MOST_STEPS):
+    smallest = torch.full_like(downhill, torch.inf, dtype=gradient.dtype)
+    idle = torch.zeros_like(downhill, dtype=torch.int)
+    for _ in range(MAX_STEPS):
         slope = _dot(gradient, direction)
-        going = _dot(gradient, gradient) > tolerance**2
-        going &= slope < 0  # rounding can leave no way down
+        square = _dot(gradient, gradient)
+        idle = torch.where(square < smallest, 0, idle + 1)
+        smallest = smallest.minimum(square)
+        going = (square > tolerance**2) & (idle < MAX_IDLE_STEPS)
+        going &= slope < 0  # with rounding there may be no way down
         if not going.any():
             break
         direction, slope = (torch.where(going, x, 0) for x in (direction, slope))
         moves = problem.logits(direction)
         ridge = lambda_ * problem.penalized * direction
-        of_ridge = _dot(ridge, coefficients), _dot(ridge, direction)
-        length = _line_search(problem, logits, moves, slope, of_ridge)
+        penalty = _dot(ridge, coefficients), _dot(ridge, direction)
+        length = _line_search(problem, logits, moves, slope, penalty)
         coefficients = coefficients + length * direction
         logits = logits + length * moves
         last, gradient = gradient, problem.gradient(coefficients, logits, lambda_)
         step, change = length * direction, gradient - last
         curvature = _dot(step, change)
-        # A problem that is done takes steps of 0: they are left out
+        # A problem that is done takes steps of 0, which must not count
         steps.append((step, change, torch.where(curvature > 0, 1 / curvature, 0)))
         direction = -_inverse_hessian(gradient, steps, precondition)
     return coefficients
@@ -209,28 +228,29 @@ def _line_search(
     logits: Float[Tensor, "p k n"],
     moves: Float[Tensor, "p k n"],
     slope: Float[Tensor, "p 1 1"],
-    of_ridge: tuple[Float[Tensor, "p 1 1"], Float[Tensor, "p 1 1"]],
+    penalty: tuple[Float[Tensor, "p 1 1"], Float[Tensor, "p 1 1"]],
 ) -> Float[Tensor, "p 1 1"]:
-    """Length of a step that leaves at most 0.3 of the slope: Newton's, in a bracket.
+    """Return a step length that leaves at most 0.3 of the slope, by bracketed Newton.
 
-    `of_ridge` is the slope of the penalty at length 0, and its curvature. The search
-    costs no product with the features, as logits are linear along a line.
+    `penalty` has the slope of the ridge at length 0, and its curvature. The search
+    needs no product with the features, because logits are linear along a line.
     """
     length, low = torch.ones_like(slope), torch.zeros_like(slope)
     high = torch.full_like(slope, torch.inf)
-    of_label = (problem.one_hot * moves).sum(dim=1, keepdim=True)  # (p, 1, n)
+    label_moves = (problem.one_hot * moves).sum(dim=1, keepdim=True)  # (p, 1, n)
     for _ in range(20):
         p_moves = (logits + length * moves).softmax(dim=1) * moves
         mean = p_moves.sum(dim=1, keepdim=True)
         variance = (p_moves * moves).sum(dim=1, keepdim=True) - mean.square()
-        here = _dot(mean - of_label, problem.rows) + of_ridge[0] + length * of_ridge[1]
-        done = here.abs() <= 0.3 * slope.abs()
+        at_length = _dot(mean - label_moves, problem.rows)
+        at_length = at_length + penalty[0] + length * penalty[1]
+        done = at_length.abs() <= 0.3 * slope.abs()
         if done.all():
             break
-        low = torch.where(here < 0, length, low)
-        high = torch.where(here > 0, length, high)
-        curvature = _dot(variance.clamp(min=0), problem.rows) + of_ridge[1]
-        newton = (length - here / curvature).minimum(10 * length)
+        low = torch.where(at_length < 0, length, low)
+        high = torch.where(at_length > 0, length, high)
+        curvature = _dot(variance.clamp(min=0), problem.rows) + penalty[1]
+        newton = (length - at_length / curvature).minimum(10 * length)
         inside = (newton > low) & (newton < high)
         better = torch.where(inside, newton, (low + high) / 2)
         length = torch.where(done, length, better)
@@ -242,7 +262,10 @@ def _inverse_hessian(
     steps: Sequence[tuple[Tensor, Tensor, Tensor]],
     precondition: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "p k r"]:
-    """The two loops of L-BFGS over (step, change, 1 / curvature), oldest first."""
+    """Apply the inverse Hessian of L-BFGS to a gradient, by its two loops.
+
+    Each of `steps` is (step, change of the gradient, 1 / curvature), the oldest first.
+    """
     result, shares = gradient, []
     for step, change, scale in reversed(steps):
         shares.append(scale * _dot(step, result))

@@ -1,70 +1,90 @@
 """Adaptation of a pretrained phi to a task (14.1): frozen representations, finetuning.
 
-An example is a picture, or the ids of a text: what `prepare` of the model takes. n
-examples, m representation, k classes. The linear probe itself is in fmkit.probe.
+An example is an image, or the token ids of a text: whatever the method ``prepare`` of
+the model takes. Axes: n examples, m representation, k classes. The linear probe itself
+is in :mod:`fmkit.probe`.
 """
 
 import copy
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from fmkit import runtime
 from fmkit._check import require
 from fmkit.probe import Probe
 from fmkit.progress import progress
-from fmkit.train import minibatches, train, warmup_cosine
+from fmkit.train import Records, minibatches, train, warmup_cosine
 
 
 class Predictor(nn.Module):
     r"""The prediction :math:`w^\top \phi_\theta(x)` of 14.1: phi, then its head.
+
+    `losses` has the loss of each step of :func:`finetune`, before that step.
 
     In the notes: linear head.
     """
 
     def __init__(self, phi: nn.Module, head: nn.Linear):
         super().__init__()
-        self.phi, self.head = phi, head
+        self.phi = phi
+        self.head = head
+        self.losses: list[float] = []
 
     def prepare(self, examples: Shaped[Tensor, "B ..."]) -> Tensor:
+        """Turn examples into the input of `forward`, as phi does."""
         return self.phi.prepare(examples)
 
     def forward(self, x: Tensor) -> Float[Tensor, "B k"]:
+        """Compute the logits u of prepared examples."""
         return self.head(self.phi(x))
 
 
 def frozen_outputs(
-    model: nn.Module, examples: Shaped[Tensor, "n ..."], *, label: str
+    model: nn.Module,
+    examples: Shaped[Tensor, "n ..."],
+    *,
+    bar: str = "frozen outputs",
 ) -> Float[Tensor, "n m"]:
-    """What a frozen model gives for each example: phi(x), or a predictor's logits.
+    """Compute the output of a frozen model for each example: phi(x), or logits.
 
-    Frozen: in eval mode and without gradients. Batch size, layout and precision are
-    the runtime's for the device of the examples; the result is float32. Raises
-    ``AssertionError`` should a parameter or a buffer change on the way, and leaves the
-    model in the mode in which it came. `label` names the progress bar.
+    Frozen means in eval mode and without gradients. Afterwards the model is in the
+    mode that it was in before. Batch size, layout and precision are those of
+    :mod:`fmkit.runtime` for the device of the examples; the result is float32. `bar`
+    is the text of the progress bar. Raises ``AssertionError`` if a parameter or a
+    buffer changed.
     """
     was_training = model.training
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    # A write raises the version of a parameter, so none is copied. The kernel of batch
+    # norm does not raise that of its buffers
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    versions = {name: p._version for name, p in model.named_parameters()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.eval()
     device = examples.device
     batches = examples.split(runtime.batch_size_for_inference(device))
     rows = []
     with torch.no_grad(), runtime.autocast(device):
-        for batch in progress(batches, label=label):
+        for batch in progress(batches, label=bar):
             rows.append(model(model.prepare(batch)).float())
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]), f"{name} of a frozen model changed"
+    for name, p in model.named_parameters():
+        before = parameters[name].data_ptr(), versions[name]
+        same = (p.data_ptr(), p._version) == before
+        assert same, f"{name} of a frozen model changed"
+    for name, buffer in model.named_buffers():
+        same = torch.equal(buffer, buffers[name])
+        assert same, f"{name} of a frozen model changed"
     model.train(was_training)
     return torch.cat(rows)
 
 
 def random_head(m: int, k: int, *, generator: torch.Generator) -> nn.Linear:
-    """w of (14.3): k random vectors of R^m, entries from N(0, 1/m), and a bias of 0.
+    """Draw w of (14.3): k vectors of R^m with entries from N(0, 1/m), and a bias of 0.
 
-    Unlike the notes it has a bias, and one vector a class in place of a single one.
+    Unlike the notes it has a bias, and one vector for each class instead of a single
+    one. Raises ``ValueError`` if `m` is below 1.
 
     In the notes: (14.3).
     """
@@ -77,7 +97,7 @@ def random_head(m: int, k: int, *, generator: torch.Generator) -> nn.Linear:
 
 
 def probe_head(probe: Probe) -> nn.Linear:
-    """The w of a linear probe, as LP-FT starts from it (Kumar et al. 2022)."""
+    """Make a head of the w of a linear probe: start of LP-FT (Kumar et al. 2022)."""
     head = nn.Linear(probe.weight.shape[1], probe.weight.shape[0])
     with torch.no_grad():
         head.weight.copy_(probe.weight)
@@ -85,50 +105,74 @@ def probe_head(probe: Probe) -> nn.Linear:
     return head
 
 
-def finetune(
-    phi: nn.Module,
-    head: nn.Linear,
+def finetuning(
+    model: Predictor,
     examples: Shaped[Tensor, "n ..."],
-    targets: Shaped[Tensor, "n ..."],
+    labels: Int[Tensor, " n"],
     *,
     steps: int,
     batch_size: int,
     learning_rate: float,
     generator: torch.Generator,
-    task_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-) -> Predictor:
-    r"""Finetuning, (14.2) to (14.4): w and theta trained from `head` and from `phi`.
+) -> Records:
+    r"""Train w and theta of `model` in place, (14.2) to (14.4); yield a record a step.
 
     .. math:: \min_{w, \theta} \frac{1}{n_\text{task}} \sum_{i=1}^{n_\text{task}}
         \ell_\text{task}(y^{(i)}, w^\top \phi_\theta(x^{(i)}))
 
-    Both are copied, so the pretrained model stays as it is; the result is in eval mode.
-    Of theta only what has ``requires_grad`` is trained: a block, low-rank updates.
-    A `phi` given in eval mode keeps the batch norm statistics of pretraining, one in
-    train mode learns its own (for an untrained one: training from scratch). AdamW with
-    weight decay 0.01, a tenth of the steps warm-up, then cosine. Unlike the notes it
-    minimizes by batches, for `steps` steps, not to the minimum. Raises what
-    :func:`fmkit.train.train` raises.
+    with cross-entropy as the loss of the task, in nats. Each step is taken when its
+    record is asked for, and `model` can be looked at in between. Only parameters with
+    ``requires_grad`` are trained: everything, one block, or low-rank updates.
+
+    `model` stays in the mode it is in, and this decides about batch norm: if its phi
+    is in eval mode, the statistics of pretraining stay; if it is in train mode, phi
+    learns new ones (for an untrained phi: training from scratch).
+
+    The optimizer is AdamW with weight decay 0.01; the learning rate rises during a
+    tenth of the steps and then falls as a cosine. Unlike the notes, it minimizes on
+    minibatches, for `steps` steps and not to the minimum. Raises the errors of
+    :func:`fmkit.train.train`.
 
     In the notes: finetuning, (14.2), (14.4), finetuning a language model.
     """
-    model = copy.deepcopy(Predictor(phi, head)).to(examples.device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate)
 
     def loss_of(batch: Tensor) -> Tensor:
-        return task_loss(model(model.prepare(examples[batch])), targets[batch])
+        u = model(model.prepare(examples[batch]))
+        return F.cross_entropy(u, labels[batch])
 
     batches = minibatches(len(examples), batch_size=batch_size, generator=generator)
-    schedule = warmup_cosine(steps=steps, warmup_steps=steps // 10)
-    records = train(
-        loss_of,
-        batches,
-        optimizer,
-        steps=steps,
-        schedule=schedule,
-        buffers=model.buffers(),
+    schedule = warmup_cosine(0.1)
+    return train(
+        loss_of, batches, optimizer, modules=[model], steps=steps, schedule=schedule
     )
-    for _ in progress(records, label="finetuning", total=steps):
-        pass
+
+
+def finetune(
+    phi: nn.Module,
+    head: nn.Linear,
+    examples: Shaped[Tensor, "n ..."],
+    labels: Int[Tensor, " n"],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    generator: torch.Generator,
+) -> Predictor:
+    """Finetune copies of `phi` and `head` with :func:`finetuning`, behind a bar.
+
+    The pretrained model stays as it is. The result is in eval mode and has the loss of
+    each step in its `losses`.
+
+    In the notes: finetuning, (14.2), (14.4), finetuning a language model.
+    """
+    model = copy.deepcopy(Predictor(phi, head)).to(examples.device)
+    options = {"steps": steps, "batch_size": batch_size, "generator": generator}
+    options |= {"learning_rate": learning_rate}
+    records = progress(
+        finetuning(model, examples, labels, **options), label="finetuning"
+    )
+    # All losses are read at the end, because reading one waits for the device
+    model.losses = [record.loss for record in [*records]]
     return model.eval()

@@ -1,6 +1,6 @@
-"""Batched random changes of pictures and of texts, on their device.
+"""Batched random changes of images and of texts, on the device of the data.
 
-B batch, c channels, H and W height and width, s side of a view; T tokens.
+Axes: B batch, c channels, H and W height and width, s side of a view; T tokens.
 """
 
 import math
@@ -14,18 +14,19 @@ from torch import Tensor
 from fmkit import runtime
 from fmkit._check import require
 
-LUMA = (0.299, 0.587, 0.114)  # what red, green and blue count for in grey, ITU-R BT.601
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601
 
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """What a random view may be; the defaults crop, flip and nothing else.
+    """The distribution of random views; the defaults crop and flip only.
 
-    `area` bounds the share of the picture that a crop keeps and `ratio` its width over
-    its height. `rotation` is the largest angle in degrees, either way. A factor of
-    `brightness`, `contrast` and `saturation` is drawn from 1 - b to 1 + b, a shift of
-    `hue` from -h to h turns of the colour circle; all four together apply with
-    probability `jitter`. `flip` and `grey` are probabilities.
+    `area` bounds the share of the image that a crop keeps, and `ratio` the width of
+    the crop over its height. `rotation` is the largest angle in degrees, in both
+    directions. The factors of brightness, contrast and saturation are drawn from 1 - b
+    to 1 + b, and the shift of the hue from -h to h turns of the colour circle. These
+    four are applied together, with probability `jitter`. `flip` and `grey` are
+    probabilities. Raises ``ValueError`` if a value is outside its range.
     """
 
     size: int  # side of a view in pixels
@@ -42,10 +43,10 @@ class ViewConfig:
 
     def __post_init__(self) -> None:
         require(self.size >= 1, "size", "be at least 1 pixel", self.size)
-        for name, most in (("area", 1.0), ("ratio", math.inf)):
+        for name, limit in (("area", 1.0), ("ratio", math.inf)):
             low, high = bounds = getattr(self, name)
-            rule = f"be two numbers above 0 that ascend, at most {most}"
-            require(0 < low <= high <= most, name, rule, bounds)
+            rule = f"be a lower and an upper bound, above 0 and at most {limit}"
+            require(0 < low <= high <= limit, name, rule, bounds)
         for name in ("flip", "jitter", "grey", "brightness", "contrast", "saturation"):
             value = getattr(self, name)
             require(0 <= value <= 1, name, "be from 0 to 1", value)
@@ -56,9 +57,9 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class Views:
-    """One drawn view of each picture of a batch: where it looks and what it changes."""
+    """One view of each image of a batch, as drawn: its crop and its changes."""
 
-    left: Float[Tensor, " B"]  # edges of the crop, in pixels of the picture
+    left: Float[Tensor, " B"]  # edges of the crop, in pixels of the image
     top: Float[Tensor, " B"]
     width: Float[Tensor, " B"]
     height: Float[Tensor, " B"]
@@ -71,9 +72,11 @@ class Views:
     grey: Bool[Tensor, " B"]
 
     def __getitem__(self, rows: slice) -> "Views":
+        """Return the views of some images of the batch."""
         return Views(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def to(self, device: torch.device) -> "Views":
+        """Move every parameter to a device."""
         return Views(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
@@ -83,11 +86,11 @@ def random_views(
     *,
     generator: torch.Generator,
 ) -> Float[Tensor, "B c s s"]:
-    """A random view of each picture, x_hat or x_tilde of 14.2: values from 0 to 1.
+    """Return a random view of each image, x_hat or x_tilde of 14.2, from 0 to 1.
 
-    Crop, flip, rotation and change of colour are drawn for every picture anew. Raises
-    ``ValueError`` for pictures that are not bytes, that have other than 1 or 3
-    channels, or that are smaller than a view. Source: Chen et al. 2020, appendix A.
+    Crop, flip, rotation and changes of colour are drawn independently for each image.
+    Raises ``ValueError`` if the images are not bytes, do not have 1 or 3 channels, or
+    are smaller than a view. Source: Chen et al. 2020, appendix A.
 
     In the notes: augmentation, positive pair.
     """
@@ -96,13 +99,31 @@ def random_views(
     return render_views(images, views, size=config.size)
 
 
+def two_views(
+    images: UInt8[Tensor, "B c H W"],
+    config: ViewConfig,
+    *,
+    generator: torch.Generator,
+) -> Float[Tensor, "2*B c s s"]:
+    """Return two random views of each image, x_hat of all and then x_tilde of all.
+
+    Rows i and B + i are a positive pair, and ``phi(views).chunk(2)`` gives the two
+    arguments of :func:`fmkit.losses.nt_xent_loss`. Raises the errors of
+    :func:`random_views`.
+
+    In the notes: positive pair.
+    """
+    pair = [random_views(images, config, generator=generator) for _ in range(2)]
+    return torch.cat(pair)
+
+
 def draw_views(
     config: ViewConfig, B: int, *, height: int, width: int, generator: torch.Generator
 ) -> Views:
-    """Draw B views of pictures of that height and width: one draw a parameter.
+    """Draw the parameters of B views of images of one height and width.
 
     Unlike torchvision, which draws a crop again until it fits, a side that is longer
-    than the picture's is cut to it.
+    than that of the image is cut to it.
     """
 
     def uniform(low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -131,18 +152,18 @@ def draw_views(
 def render_views(
     images: UInt8[Tensor, "B c H W"], views: Views, *, size: int
 ) -> Float[Tensor, "B c s s"]:
-    """The pictures as `views` see them, brought to `size` pixels a side.
+    """Render the views of images, `size` pixels a side.
 
-    All geometry is one bilinear resampling; what lies outside a picture repeats its
-    edge. Then come brightness, contrast, saturation, hue and grey, by torchvision's
-    formulas, and in this order (in the paper it is drawn); on one channel the last
-    three change nothing. Errors are those of :func:`random_views`.
+    All geometry is one bilinear resampling; the edge of an image is repeated outside
+    it. Brightness, contrast, saturation, hue and grey follow in this order (in the
+    paper the order is random), by the formulas of torchvision; the last three do not
+    change an image of one channel. Raises the errors of :func:`random_views`.
 
     In the notes: augmentation.
     """
     B, c, H, W = images.shape
     is_bytes = images.dtype == torch.uint8
-    require(is_bytes, "images", "be bytes, which no NaN can be among", images.dtype)
+    require(is_bytes, "images", "be bytes (so none is NaN)", images.dtype)
     require(c in (1, 3), "images", "have 1 or 3 channels", c)
     rule = f"be at least as large as a view ({size} by {size})"
     require(min(H, W) >= size, "images", rule, f"{H} by {W}")
@@ -151,37 +172,38 @@ def render_views(
     step = runtime.views_at_once(images.device)
     for start in range(0, B, step):
         rows = slice(start, start + step)
-        some = views[rows]
-        seen = F.grid_sample(
-            images[rows].float(), _grid(some, H, W, size), "bilinear", "border", False
+        chunk = views[rows]
+        sampled = F.grid_sample(
+            images[rows].float(), _grid(chunk, H, W, size), "bilinear", "border", False
         )
-        out[rows] = _recoloured(seen.flatten(2), some).view_as(seen)
+        out[rows] = _recoloured(sampled.flatten(2), chunk).view_as(sampled)
     return out
 
 
 def _grid(views: Views, H: int, W: int, size: int) -> Float[Tensor, "B s s 2"]:
-    """Where each pixel of a view looks, in grid_sample's units: a picture is -1 to 1.
+    """Return the place in the image that each pixel of a view shows.
 
-    A view's pixel (x, y), from -1 to 1 too, is flipped, stretched to the crop, turned
-    about the crop's centre and moved there.
+    Coordinates are those of ``grid_sample``: an image spans -1 to 1. A pixel (x, y) of
+    the view, from -1 to 1 too, is flipped, stretched to the crop, turned about the
+    centre of the crop and moved there.
     """
     cos, sin = views.angle.cos(), views.angle.sin()
     w = torch.where(views.flip, -views.width, views.width)
     h = views.height
     centre_x = (2 * views.left + views.width) / W - 1
     centre_y = (2 * views.top + h) / H - 1
-    # Turned counterclockwise on a y axis that points down
+    # A counterclockwise turn, on a y axis that points down
     rows = (w * cos / W, -h * sin / W, centre_x, w * sin / H, h * cos / H, centre_y)
-    to_picture = torch.stack(rows, dim=1).view(-1, 3)  # (2B, 3)
+    to_image = torch.stack(rows, dim=1).view(-1, 3)  # (2B, 3)
     along = (torch.arange(size, device=w.device) * 2 + 1) / size - 1
     x, y = along.repeat(size), along.repeat_interleave(size)
-    # One product for the batch: affine_grid's many small ones take seven times as long
-    grid = to_picture @ torch.stack([x, y, torch.ones_like(x)])  # (2B, s s)
+    # One product for the batch; the many small ones of affine_grid take 7 times as long
+    grid = to_image @ torch.stack([x, y, torch.ones_like(x)])  # (2B, s s)
     return grid.view(-1, 2, size, size).permute(0, 2, 3, 1)
 
 
 def _recoloured(x: Float[Tensor, "B c p"], views: Views) -> Float[Tensor, "B c p"]:
-    """Bytes as floats, changed in place and brought to 0 to 1; p pixels."""
+    """Change the colours of p pixels in place: from 0 to 255 in, from 0 to 1 out."""
     B, c, _ = x.shape
     luma = x.new_tensor(LUMA if c == 3 else [1.0])
     brightness, contrast, saturation = (
@@ -202,27 +224,28 @@ def _recoloured(x: Float[Tensor, "B c p"], views: Views) -> Float[Tensor, "B c p
 def _hue_shifted(
     x: Float[Tensor, "B 3 p"], turns: Float[Tensor, " B"]
 ) -> Float[Tensor, "B 3 p"]:
-    """`x`, in place, with its hue moved by a share of the colour circle.
+    """Shift the hue by a share of the colour circle, in place, and return `x`.
 
-    It is the way through HSV and back, but without its comparisons, which take four
-    times as long as arithmetic. With k the hue in sixths of the circle from cyan, red
-    is the largest number less the chroma times (2 - |k|) brought between 0 and 1;
-    green and blue are the smallest plus that for k + 1 and k - 1.
+    It equals the way through HSV and back, but without the comparisons of HSV, which
+    take four times as long as arithmetic. Let k be the hue in sixths of the circle
+    from cyan. Then red is the largest channel minus the chroma times 2 - abs(k),
+    clamped to 0 to 1; green and blue are the smallest channel plus the same for k + 1
+    and k - 1.
     """
     r, g, b = x.unbind(dim=1)
-    most, least = torch.maximum(r, g), torch.minimum(r, g)
-    torch.maximum(most, b, out=most)
-    torch.minimum(least, b, out=least)
-    chroma = most - least
-    # |k| = 2 + (r - g - b + least) / chroma, and blue above green is k above 0
-    k = (r - g).sub_(b).add_(least).div_(chroma.clamp_min(1e-20)).add_(2)
+    largest, smallest = torch.maximum(r, g), torch.minimum(r, g)
+    torch.maximum(largest, b, out=largest)
+    torch.minimum(smallest, b, out=smallest)
+    chroma = largest - smallest
+    # |k| = 2 + (r - g - b + smallest) / chroma, and k is above 0 if blue is above green
+    k = (r - g).sub_(b).add_(smallest).div_(chroma.clamp_min(1e-20)).add_(2)
     k.copysign_(b - g).add_(6 * turns[:, None])
     k.sub_((k / 6).round_(), alpha=6)  # from -3 to 3
     ends = k.new_tensor([0, -1, 1]).view(3, 1)
     t = (k[:, None] - ends).abs_().clamp_(1, 2)  # (B, 3, p)
-    torch.addcmul(least - chroma, t[:, 0], chroma, out=r)
-    torch.addcmul(most + chroma, t[:, 1], chroma, value=-1, out=g)
-    torch.addcmul(most + chroma, t[:, 2], chroma, value=-1, out=b)
+    torch.addcmul(smallest - chroma, t[:, 0], chroma, out=r)
+    torch.addcmul(largest + chroma, t[:, 1], chroma, value=-1, out=g)
+    torch.addcmul(largest + chroma, t[:, 2], chroma, value=-1, out=b)
     return x
 
 
@@ -233,31 +256,32 @@ def mask_patches(
     share: float,
     generator: torch.Generator,
 ) -> Float[Tensor, "B c H W"]:
-    """Each square of `patch` pixels is set to 0 with probability `share`.
+    """Set each square of `patch` by `patch` pixels to 0 with probability `share`.
 
-    Squares are drawn independently, for every picture anew. Raises ``ValueError``
-    where `patch` does not divide both sides of the picture, and for a share outside
-    0 to 1. Source: masked autoencoders, He et al. 2022 (which hide an exact share).
+    Squares are drawn independently of each other, and anew for each image. Raises
+    ``ValueError`` if `patch` does not divide both sides of the image, and if `share`
+    is not from 0 to 1. Source: masked autoencoders, He et al. 2022 (which hide an
+    exact share).
     """
     B, _, H, W = x.shape
     divides = patch >= 1 and H % patch == 0 and W % patch == 0
-    require(divides, "patch", f"divide the picture's sides ({H} and {W})", patch)
+    require(divides, "patch", f"divide the sides of the image ({H} and {W})", patch)
     require(0 <= share <= 1, "share", "be from 0 to 1", share)
     draws = torch.rand(
         B, 1, H // patch, W // patch, generator=generator, device=generator.device
     )
-    seen = (draws >= share).to(x)
-    return x * seen.repeat_interleave(patch, dim=2).repeat_interleave(patch, dim=3)
+    visible = (draws >= share).to(x)
+    return x * visible.repeat_interleave(patch, dim=2).repeat_interleave(patch, dim=3)
 
 
 def mask_tokens(
     x: Int[Tensor, "B T"], *, share: float, mask: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Each token is replaced by the id `mask` with probability `share`; and which were.
+    """Replace tokens by the id `mask` with probability `share`; also return which.
 
-    At least one of the batch is. Raises ``ValueError`` for a share that is not above 0
-    or above 1. Source: Devlin et al. 2019, who leave a fifth of the chosen tokens in
-    the text, half of them exchanged for others.
+    At least one token of the batch is replaced. Raises ``ValueError`` if `share` is
+    not above 0 and at most 1. Source: Devlin et al. 2019, who leave a fifth of the
+    chosen tokens in the text and exchange half of these for random ones.
 
     In the notes: masked language model.
     """

@@ -1,6 +1,7 @@
-"""Low-rank updates (LoRA): finetuning in which a matrix changes by one of low rank.
+"""Low-rank updates (LoRA): finetuning that changes a matrix by one of low rank.
 
-*B batch axes, d numbers in and e numbers out of a layer, r rank.
+Axes: d inputs and e outputs of a layer, r rank; any number of batch axes. B is a matrix
+here, as in the paper, and not the size of a batch.
 """
 
 import copy
@@ -12,24 +13,24 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fmkit._check import require
+from fmkit._check import Refused, require
 
 
 class LowRank(nn.Module):
-    r"""A linear layer that stays as it is, and an update of rank r that is trained.
+    r"""A frozen linear layer with a trained update of rank r.
 
     .. math:: x \mapsto W x + b + \frac{\alpha}{r} B A x
 
-    A is drawn as ``peft`` draws it, uniformly from within 1 / sqrt(d), by the global
-    generator; B is 0, so that at first nothing changes. Unlike the paper's, whose A is
-    Gaussian, and unlike ``peft``'s it has no dropout. Raises ``ValueError`` for a rank
-    below 1 or above what the matrix has. Source: Hu et al. 2021.
+    A is drawn from the global generator as in ``peft``, uniformly within 1 / sqrt(d)
+    of 0. B is 0, so at first nothing changes. Unlike the paper, whose A is Gaussian,
+    and unlike ``peft``, it has no dropout. Raises ``ValueError`` if `rank` is below 1
+    or above the smaller side of W. Source: Hu et al. 2021.
     """
 
     def __init__(self, linear: nn.Linear, *, rank: int, alpha: float):
         super().__init__()
-        most = min(linear.weight.shape)
-        require(1 <= rank <= most, "rank", f"be from 1 to {most}", rank)
+        limit = min(linear.weight.shape)
+        require(1 <= rank <= limit, "rank", f"be from 1 to {limit}", rank)
         self.linear = linear
         self.scale = alpha / rank
         like = linear.weight.detach()
@@ -37,12 +38,16 @@ class LowRank(nn.Module):
         self.B = nn.Parameter(like.new_zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
-    def forward(self, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B e"]:
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch e"]:
+        """Compute the output of the layer plus that of the update."""
         return self.linear(x) + self.scale * F.linear(F.linear(x, self.A), self.B)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """One linear layer that computes the same: W + (alpha / r) B A."""
+        """Return one linear layer that computes the same: W + (alpha / r) B A.
+
+        The layer itself stays as it is.
+        """
         linear = copy.deepcopy(self.linear)
         linear.weight += self.scale * self.B @ self.A
         return linear
@@ -51,25 +56,31 @@ class LowRank(nn.Module):
 def with_low_rank(
     model: nn.Module, names: Sequence[str], *, rank: int, alpha: float
 ) -> nn.Module:
-    """A copy of `model` in which only low-rank updates are trained.
+    """Return a copy of `model` in which only low-rank updates are trained.
 
-    They are added to each linear layer of one of `names`, the last part of its name in
-    the model, or several (``out``, ``mlp.down``). Everything else is frozen. A matrix
-    that makes queries, keys and values at once gets one update, not three. Raises
-    ``ValueError`` for a name that no linear layer has, and for a bad rank.
+    Every linear layer gets an update if its path in the model ends in one of `names`:
+    its last part, or several parts (``out``, ``mlp.down``). Everything else is frozen.
+    A matrix that computes queries, keys and values together gets one update, not
+    three. Raises ``ValueError`` if no linear layer has one of `names`, and if `rank`
+    does not fit.
     """
     model = copy.deepcopy(model).requires_grad_(False)
+    linear = [n for n, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     for name in names:
-        found = [n for n, layer in model.named_modules() if _is_called(n, name, layer)]
-        require(len(found) > 0, "names", "be those of linear layers", name)
-    for path, layer in [*model.named_modules()]:
-        if any(_is_called(path, name, layer) for name in names):
-            model.set_submodule(path, LowRank(layer, rank=rank, alpha=alpha))
+        if not any(_ends_in(path, name) for path in linear):
+            known = ", ".join(sorted({path.split(".")[-1] for path in linear}))
+            raise Refused(
+                f"names must be those of linear layers ({known}), got {name!r}."
+            )
+    for path in linear:
+        if any(_ends_in(path, name) for name in names):
+            layer = LowRank(model.get_submodule(path), rank=rank, alpha=alpha)
+            model.set_submodule(path, layer)
     return model
 
 
 def merge_low_rank(model: nn.Module) -> nn.Module:
-    """A copy of `model` with each update added to its matrix: no slower than before."""
+    """Return a copy of `model` with each update added to its matrix, for full speed."""
     model = copy.deepcopy(model)
     for path, layer in [*model.named_modules()]:
         if isinstance(layer, LowRank):
@@ -77,5 +88,6 @@ def merge_low_rank(model: nn.Module) -> nn.Module:
     return model
 
 
-def _is_called(path: str, name: str, layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear) and f".{path}".endswith(f".{name}")
+def _ends_in(path: str, name: str) -> bool:
+    """Return whether the last parts of a module's path are `name`."""
+    return f".{path}".endswith(f".{name}")

@@ -1,7 +1,7 @@
-"""Losses as pure functions.
+"""Losses of pretraining as pure functions.
 
-B batch, N views, m representation, c channels, H and W height and width; T tokens,
-V vocabulary.
+Axes: B batch, N views, m representation, c channels, H and W height and width; T
+tokens, V vocabulary.
 """
 
 import torch
@@ -9,41 +9,40 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fmkit._check import require
+from fmkit._check import Refused, require
 
 
 def reconstruction_loss(
     x_rebuilt: Float[Tensor, "B c H W"], x: Float[Tensor, "B c H W"]
 ) -> Float[Tensor, " B"]:
-    r"""Squared error of a rebuilt picture: an l_pre(theta, x) of 14.1 for each picture.
+    r"""Return the squared error of each rebuilt image: an l_pre(theta, x) of 14.1.
 
     .. math:: \ell_\text{pre}(\theta, x^{(i)}) =
         \frac{1}{d} \lVert \text{rebuilt}^{(i)} - x^{(i)} \rVert^2
 
     with d = cHW. It is a loss of single examples, so L_pre is its mean over a batch or
-    a data set. In squared units of `x`; the best constant picture, the mean of all,
-    gives the mean variance of a pixel. Raises ``ValueError`` where shapes differ.
+    a data set. In squared units of `x`; the best constant image, the mean of all,
+    gives the mean variance of a pixel. Raises ``ValueError`` if the shapes differ.
     Source: denoising autoencoders, Vincent et al. 2008.
 
     In the notes: pretraining loss, self-supervised loss.
     """
-    alike = x_rebuilt.shape == x.shape
-    require(alike, "x_rebuilt", f"have the shape {tuple(x.shape)}", x_rebuilt.shape)
+    _require_shape("x_rebuilt", x_rebuilt, tuple(x.shape))
     return (x_rebuilt.float() - x.float()).square().flatten(1).mean(dim=1)
 
 
 def simclr_loss(
     phi_hat: Float[Tensor, "B m"], phi_tilde: Float[Tensor, "B m"]
 ) -> Float[Tensor, ""]:
-    r"""SimCLR loss of the notes (14.2): row i of the two arguments is a positive pair.
+    r"""Return the SimCLR loss of the notes (14.2); rows i are a positive pair.
 
     .. math:: -\sum_{i=1}^{B} \log
         \frac{\exp(\phi(\hat x^{(i)})^\top \phi(\tilde x^{(i)}))}
              {\sum_{j=1}^{B} \exp(\phi(\hat x^{(i)})^\top \phi(\tilde x^{(j)}))}
 
     Unlike :func:`nt_xent_loss` it is one-sided, has no temperature and does not
-    normalize; unlike most code it *sums* over the batch. In nats; B log B when every
-    view is alike. Raises ``ValueError`` for a batch of one.
+    normalize. Unlike most code it *sums* over the batch. In nats; B log B if all views
+    are equal. Raises ``ValueError`` for a batch of one, because it has no negatives.
 
     In the notes: SimCLR loss.
     """
@@ -56,16 +55,16 @@ def simclr_loss(
 def nt_xent_loss(
     phi_hat: Float[Tensor, "B m"], phi_tilde: Float[Tensor, "B m"], *, tau: float
 ) -> Float[Tensor, ""]:
-    r"""NT-Xent: row i of the two arguments is a positive pair, all else is negative.
+    r"""Return NT-Xent; rows i are a positive pair, all other pairs are negative.
 
     .. math:: -\frac{1}{2B} \sum_{i=1}^{2B} \log
         \frac{\exp(z_i^\top z_{p(i)} / \tau)}{\sum_{j \ne i} \exp(z_i^\top z_j / \tau)}
 
-    with z the 2B normalized views and p(i) the partner of i. Unlike
-    :func:`simclr_loss` it is two-sided, also has the other views of its own side as
-    negatives, and is a mean. In nats; log(2B - 1) when every view is alike. Raises
-    ``ValueError`` for a batch of one and a temperature that is not above 0. Source:
-    Chen et al. 2020.
+    with z the 2B normalized representations and p(i) the partner of i. Unlike
+    :func:`simclr_loss` it is two-sided, takes the other views of the same side as
+    negatives too, and is a mean. In nats; log(2B - 1) if all views are equal. Raises
+    ``ValueError`` for a batch of one, and if `tau` is not above 0. Source: Chen et al.
+    2020.
 
     In the notes: footnote 3.
     """
@@ -78,27 +77,27 @@ def nt_xent_loss(
 def supcon_loss(
     phi: Float[Tensor, "N m"], labels: Int[Tensor, " N"], *, tau: float
 ) -> Float[Tensor, ""]:
-    r"""Supervised contrastive loss: views with the same label are positive pairs.
+    r"""Return the supervised contrastive loss; views of one label are positive pairs.
 
     .. math:: -\frac{1}{|A|} \sum_{i \in A} \frac{1}{|P(i)|} \sum_{p \in P(i)} \log
         \frac{\exp(z_i^\top z_p / \tau)}{\sum_{j \ne i} \exp(z_i^\top z_j / \tau)}
 
-    with z the normalized views, P(i) the others with i's label, and A the views that
-    have such a one; two views of each example see to that all have. With a label of its
-    own for each example it is :func:`nt_xent_loss`. In nats; log(N - 1) when every view
-    is alike. Raises ``ValueError`` where no two views share a label, and for a
-    temperature that is not above 0. Source: Khosla et al. 2020, their L_out.
+    with z the normalized representations, P(i) the other views with the label of i,
+    and A the views for which P(i) is not empty: all of them, if each example has two
+    views. If each example has a label of its own, it is :func:`nt_xent_loss`. In nats;
+    log(N - 1) if all views are equal. Raises ``ValueError`` if no two views share a
+    label, and if `tau` is not above 0. Source: Khosla et al. 2020, their L_out.
 
     In the notes: supervised contrastive learning.
     """
     similarity = _similarity(phi, tau)  # (N, N)
-    alike = labels[:, None] == labels[None, :]
-    alike = alike.fill_diagonal_(False)
-    count = alike.sum(dim=1)
-    rule = "have two views with one label"
-    require(bool(count.any()), "labels", rule, labels.tolist())
-    # The diagonal is log 0: it is filled, since 0 times it would be NaN
-    log_p = similarity.log_softmax(dim=1).masked_fill(~alike, 0.0)
+    positive = labels[:, None] == labels[None, :]
+    positive = positive.fill_diagonal_(False)
+    count = positive.sum(dim=1)
+    if not count.any():
+        raise Refused("labels must have two views of one label, but all differ.")
+    # Fill the diagonal, which is log 0, because 0 times it would be NaN
+    log_p = similarity.log_softmax(dim=1).masked_fill(~positive, 0.0)
     anchors = count > 0
     return -(log_p.sum(dim=1)[anchors] / count[anchors]).mean()
 
@@ -106,67 +105,70 @@ def supcon_loss(
 def next_token_loss(
     u: Float[Tensor, "B T V"], x: Int[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    r"""Negative log likelihood of the next word (14.8): u[:, t] are logits of x[:, t].
+    r"""Return the negative log-likelihood of the next word (14.8), a mean.
 
     .. math:: \frac{1}{T} \sum_{t=1}^{T} -\log p_\theta(x_t \mid x_1, \dots, x_{t-1}),
         \qquad p_\theta(\cdot \mid x_1, \dots, x_{t-1}) = \operatorname{softmax}(u_t)
 
-    It is for the caller to see that u_t was made from x_0 .. x_{t-1}. Unlike the notes
-    it is also a mean over the examples of a batch. In nats a token; log V for logits
-    that are all alike. Raises ``ValueError`` where shapes differ.
+    u[:, t] are the logits of x[:, t]; the caller must compute them from x_0 .. x_{t-1}
+    only. Unlike the notes it is also a mean over the examples of a batch. In nats per
+    token; log V if all logits are equal. Raises ``ValueError`` if the shapes differ.
 
     In the notes: (14.6), (14.8), cross-entropy.
     """
-    rule = f"have the shape {tuple(u.shape[:2])}"
-    require(x.shape == u.shape[:2], "x", rule, tuple(x.shape))
+    _require_shape("x", x, tuple(u.shape[:2]))
     return F.cross_entropy(_at_least_float32(u).flatten(0, 1), x.flatten())
 
 
 def masked_token_loss(
     u: Float[Tensor, "B T V"], x: Int[Tensor, "B T"], masked: Bool[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    r"""Negative log likelihood of the words that were hidden from the model.
+    r"""Return the negative log-likelihood of the words that were masked, a mean.
 
     .. math:: \frac{1}{|M|} \sum_{t \in M} -\log \operatorname{softmax}(u_t)_{x_t}
 
-    with M the masked places of the whole batch and x the words as they were. Unlike
-    :func:`next_token_loss` it is no likelihood of a text: words that are hidden at once
-    are guessed independently. In nats a masked token; log V for logits that are all
-    alike. Raises ``ValueError`` where nothing is masked. Source: Devlin et al. 2019.
+    with M the masked positions of the whole batch and x the original words. Unlike
+    :func:`next_token_loss` it is not the likelihood of a text, because words that are
+    masked together are predicted independently. In nats per masked token; log V if all
+    logits are equal. Raises ``ValueError`` if nothing is masked. Source: Devlin et al.
+    2019.
 
     In the notes: masked language model.
     """
-    require(bool(masked.any()), "masked", "mask at least 1 token", int(masked.sum()))
+    require(bool(masked.any()), "masked", "mask at least 1 token", 0)
     return F.cross_entropy(_at_least_float32(u[masked]), x[masked])
 
 
 def _similarity(phi: Float[Tensor, "N m"], tau: float) -> Float[Tensor, "N N"]:
-    """Cosines over the temperature; a view is infinitely unlike itself."""
+    """Return cosines divided by the temperature, and -inf for a view with itself."""
     require(tau > 0, "tau", "be above 0", tau)
     z = F.normalize(_at_least_float32(phi), dim=1)
     return (_products(z, z) / tau).fill_diagonal_(-torch.inf)
 
 
 def _products(a: Float[Tensor, "N m"], b: Float[Tensor, "M m"]) -> Float[Tensor, "N M"]:
-    """Inner products in at least float32, also inside autocast.
+    """Return all inner products in at least float32, also inside autocast.
 
-    There a product is of lower precision whatever comes in, and over a small
-    temperature its rounding becomes whole nats.
+    Autocast would lower the precision whatever the inputs are, and divided by a small
+    temperature the rounding becomes whole nats.
     """
     with torch.autocast(a.device.type, enabled=False):
         return _at_least_float32(a) @ _at_least_float32(b).T
 
 
 def _pairs(phi_hat: Tensor, phi_tilde: Tensor) -> int:
-    """How many positive pairs there are, once that is known to be enough."""
+    """Return the number of positive pairs. Raises ``ValueError`` if it is below 2."""
     B = len(phi_hat)
     require(B >= 2, "phi_hat", "have at least 2 rows (one has no negatives)", B)
-    same = phi_hat.shape == phi_tilde.shape
-    require(
-        same, "phi_tilde", f"have the shape {tuple(phi_hat.shape)}", phi_tilde.shape
-    )
+    _require_shape("phi_tilde", phi_tilde, tuple(phi_hat.shape))
     return B
 
 
+def _require_shape(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` if `x` does not have the shape."""
+    require(x.shape == shape, name, f"have the shape {shape}", tuple(x.shape))
+
+
 def _at_least_float32(x: Tensor) -> Tensor:
+    """Convert half precision to float32; leave float32 and float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

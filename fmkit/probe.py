@@ -1,6 +1,6 @@
-"""Linear probes: w of (14.1) on a frozen representation, to a stated accuracy.
+"""Linear probes: w of (14.1) on a frozen representation, to a stated tolerance.
 
-n examples, m representation, k classes, l values of lambda, p folds.
+Axes: n examples, m representation, k classes, l values of lambda, p folds.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fmkit import _logistic as logistic
-from fmkit._check import require
+from fmkit._check import Refused, require
 
-# Times the mean squared feature. On Animal-MNIST, pixels and EfficientNet-Lite0 with 50
-# to 7,711 labels, lambdas from 1e-4 to 1e2 outside it gained at most 0.005 on test.
+# Candidates for lambda, in units of the mean squared feature. On Animal-MNIST, with raw
+# pixels or EfficientNet-Lite0 and 50 to 7,711 labels, a wider grid (1e-4 to 1e2) gained
+# at most 0.005 of test accuracy.
 LAMBDA_GRID = tuple(10 ** (i / 2) for i in range(-6, 3))
+FOLDS = 5  # of cross-validation
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,19 @@ class LogisticPath:
     lambdas: tuple[float, ...]
     weight: Float[Tensor, "l k m"]
     bias: Float[Tensor, "l k"]
-    gradient_norm: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear probe, with the lambda of its training and what that was chosen by."""
+    """A linear probe, its lambda, and the accuracies that this lambda was chosen by."""
 
     weight: Float[Tensor, "k m"]
     bias: Float[Tensor, " k"]
     lambda_: float
-    gradient_norm: float
-    accuracy: dict[float, float]  # of each lambda, on labels held out of the training
+    accuracy: dict[float, float]  # of each lambda, in cross-validation
 
     def logits(self, features: Float[Tensor, "n m"]) -> Float[Tensor, "n k"]:
-        """u of every example: a column a class."""
+        """Compute the logits u of every example, a column for each class."""
         return features.to(self.weight.dtype) @ self.weight.T + self.bias
 
 
@@ -52,15 +52,16 @@ def logistic_objective(
     *,
     lambda_: float,
 ) -> Float[Tensor, ""]:
-    r"""(14.1) with cross-entropy and a ridge, in nats.
+    r"""Return the objective of (14.1) with cross-entropy and a ridge, in nats.
 
     .. math:: \frac{1}{n} \sum_{i=1}^{n} \Bigl( \log \sum_{j=1}^{k} e^{u_j^{(i)}}
         - u_{y^{(i)}}^{(i)} \Bigr) + \frac{\lambda}{2} \lVert W \rVert^2,
         \qquad u^{(i)} = W \phi(x^{(i)}) + b
 
-    Unlike the notes, w is a matrix with a row a class, and there are a ridge and a
-    bias, which the ridge spares. Zeros give log k; the best bias alone gives the
-    entropy of the labels. Computed in the precision of its arguments.
+    Unlike the notes, w is a matrix with a row for each class, and there are a ridge
+    and a bias, to which the ridge does not apply. If both are 0, it is log k; with the
+    best bias and no weight, it is the entropy of the labels. It is computed in the
+    precision of its arguments.
 
     In the notes: (14.1).
     """
@@ -78,31 +79,31 @@ def logistic_path(
 ) -> LogisticPath:
     """Minimize :func:`logistic_objective` for each of `lambdas`.
 
-    `tolerance` bounds the norm of the gradient by (sW, b) for centred features, s
-    being their root mean square: a bound that means the same when the features are
-    shifted, rotated or, lambda with them, scaled. The result is float64; its biases
-    sum to 0, as a number added to all of them changes nothing.
+    `tolerance` bounds the norm of the gradient with respect to (s W, b) for centred
+    features, where s is their root mean square. This bound means the same if the
+    features are shifted, rotated, or scaled together with lambda. The result is
+    float64. Its biases sum to 0, because a number added to all of them changes nothing.
 
-    Each lambda starts from the next larger one and takes L-BFGS steps (Liu and
-    Nocedal 1989). Their preconditioner is the mean Hessian of the logits times the
-    covariance of the features, as in Böhning's bound (1992): diagonal in an eigenbasis
-    that serves every lambda. Raises ``ValueError`` for arguments without a solution,
-    ``RuntimeError`` where rounding keeps the gradient above `tolerance`.
+    Each lambda starts from the solution for the next larger one and takes L-BFGS steps
+    (Liu and Nocedal 1989). They are preconditioned with the mean Hessian of the logits
+    times the covariance of the features, as in the bound of Böhning (1992); this is
+    diagonal in an eigenbasis that serves every lambda. Raises ``ValueError`` if the
+    arguments have no solution, and ``RuntimeError`` if rounding keeps the norm of the
+    gradient above `tolerance`.
 
     In the notes: linear probe.
     """
     values = _checked(features, labels, classes, lambdas, tolerance)
     basis = logistic.eigenbasis(features)
-    everyone = torch.ones_like(basis.coordinates[:1])
-    problem = logistic.problem_of(basis, labels, everyone, classes=classes)
+    all_rows = torch.ones_like(basis.coordinates[:1])
+    problem = logistic.problem_of(basis, labels, all_rows, classes=classes)
     scaled = [value / basis.size for value in values]
-    solved = [*logistic.path(problem, scaled, tolerance=tolerance)]
-    lines = [logistic.linear(basis, coefficients[0]) for coefficients, _ in solved]
+    path = logistic.path(problem, scaled, tolerance=tolerance)
+    solutions = [logistic.linear(basis, coefficients[0]) for coefficients in path]
     return LogisticPath(
         tuple(values),
-        torch.stack([weight for weight, _ in lines]).to(features.device),
-        torch.stack([bias for _, bias in lines]).to(features.device),
-        tuple(norm[0].item() for _, norm in solved),
+        torch.stack([weight for weight, _ in solutions]).to(features.device),
+        torch.stack([bias for _, bias in solutions]).to(features.device),
     )
 
 
@@ -112,44 +113,41 @@ def linear_probe(
     *,
     classes: int,
     generator: torch.Generator,
-    lambdas: Sequence[float] | None = None,
-    folds: int = 5,
     tolerance: float = 1e-4,
 ) -> Probe:
-    """Linear probe (14.1) for classes, its lambda chosen inside the labels given.
+    """Fit a linear probe (14.1) for classes, and choose its lambda by cross-validation.
 
-    It minimizes :func:`logistic_objective`, where departures from the notes are named;
-    `tolerance` and the errors are those of :func:`logistic_path`. Lambda is the one
-    most accurate in stratified cross-validation, the largest of equals; unless given,
-    the candidates are ``LAMBDA_GRID`` times the mean squared feature. The rarest class
-    that has two labels bounds the number of folds; a class with one is never held out.
-    Where every class has one, nothing can be compared: the largest lambda is taken, and
-    `accuracy` is empty. The result is as precise as the features, at least float32.
+    It minimizes :func:`logistic_objective`, which says how it departs from the notes;
+    `tolerance` and the errors are those of :func:`logistic_path`. The candidates for
+    lambda are ``LAMBDA_GRID`` times the mean squared feature. The most accurate one in
+    stratified cross-validation on the given labels is taken, the largest if several
+    are equal. There are five folds, or as many as the rarest class with at least two
+    labels has labels; a class with one label is never held out. If every class has
+    one label, nothing can be compared: the largest lambda is taken, and `accuracy` is
+    empty. The result has the precision of the features, at least float32.
 
     In the notes: linear probe.
     """
-    require(folds >= 2, "folds", "be at least 2", folds)
-    candidates = LAMBDA_GRID if lambdas is None else lambdas
-    values = _checked(features, labels, classes, candidates, tolerance)
+    grid = _checked(features, labels, classes, LAMBDA_GRID, tolerance)
     basis = logistic.eigenbasis(features)
-    unit = basis.size if lambdas is None else 1.0
-    held_out = _held_out(labels, folds, generator).to(basis.coordinates.device)
-    # The first problem trains on every label, each other one without those of a fold
+    held_out = _held_out(labels, FOLDS, generator).to(basis.coordinates.device)
+    # The first problem trains on every label, each of the others without one fold
     trained_on = torch.cat([torch.ones_like(basis.coordinates[:1]), ~held_out])
     problem = logistic.problem_of(basis, labels, trained_on, classes=classes)
-    values = [unit * value for value in values[: None if len(held_out) else 1]]
+    comparable = len(held_out) > 0
+    grid = grid if comparable else grid[:1]
+    values = [basis.size * value for value in grid]
     scaled = [value / basis.size for value in values]
     path = logistic.path(problem, scaled, tolerance=tolerance)
     accuracy, best = {}, None
-    for value, (coefficients, norm) in zip(values, path, strict=True):
+    for value, coefficients in zip(values, path, strict=True):
         accuracy[value] = _accuracy(problem, coefficients[1:], held_out)
         if best is None or accuracy[value] > accuracy[best[0]]:
-            best = value, coefficients[0], norm[0].item()
-    value, coefficients, norm = best
+            best = value, coefficients[0]
+    value, coefficients = best
     weight, bias = logistic.linear(basis, coefficients)
     like = features.to(torch.promote_types(features.dtype, torch.float32))[:0]
-    found = accuracy if len(held_out) else {}
-    return Probe(weight.to(like), bias.to(like), value, norm, found)
+    return Probe(weight.to(like), bias.to(like), value, accuracy if comparable else {})
 
 
 def least_squares_probe(
@@ -159,15 +157,16 @@ def least_squares_probe(
     ridge: float = 0.0,
     bias: bool = False,
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, ""]]:
-    r"""Linear probe (14.1) with squared loss: its w, and a bias that is 0 unless asked.
+    r"""Fit a linear probe (14.1) with squared loss: return w and the bias.
 
     .. math:: \min_w \frac{1}{n} \sum_{i=1}^{n} (y^{(i)} - w^\top \phi(x^{(i)}))^2
 
-    Where n < m many w are best; this is the one of least norm, which gradient descent
-    from w = 0 reaches. Unlike the notes it can have a bias, and a penalty of `ridge`
-    times the squared norm of w, which spares the bias. In squared units of the
-    targets; w = 0 gives their mean square. The result is float64. Raises
-    ``ValueError`` for numbers that are not finite and for a negative ridge.
+    If n < m, many w are optimal; the result is the one of least norm, which gradient
+    descent from w = 0 reaches. Unlike the notes, it can have a bias (without `bias` it
+    is 0), and a penalty of `ridge` times the squared norm of w, which does not apply to
+    the bias. In squared units of the targets; w = 0 gives their mean square. The result
+    is float64. Raises ``ValueError`` if an argument has values that are not finite, if
+    there are no features, and if `ridge` is negative.
 
     In the notes: linear probe, (14.1), squared error.
     """
@@ -180,7 +179,7 @@ def least_squares_probe(
     x, y = features.to(exact).double(), targets.to(exact).double()
     x_mean, y_mean = (x.mean(dim=0), y.mean()) if bias else (x.new_zeros(()),) * 2
     u, s, v = torch.linalg.svd(x - x_mean, full_matrices=False)
-    # A direction is in the features where it stands out from float64 rounding
+    # The features have a direction if its singular value exceeds float64 rounding
     present = s > s.max() * max(x.shape) * torch.finfo(s.dtype).eps
     shrunk = torch.where(present, s / (s.square() + len(x) * ridge), 0)
     w = v.T @ (shrunk * (u.T @ (y - y_mean)))
@@ -192,12 +191,14 @@ def _accuracy(
     coefficients: Float[Tensor, "p k r"],
     held_out: Bool[Tensor, "p n"],
 ) -> float:
-    guessed = problem.logits(coefficients).argmax(dim=1)
-    right = guessed == problem.one_hot.argmax(dim=0)
-    return right[held_out].double().mean().item()
+    """Return the share of held-out labels that are predicted, over all folds."""
+    predicted = problem.logits(coefficients).argmax(dim=1)
+    correct = predicted == problem.one_hot.argmax(dim=0)
+    return correct[held_out].double().mean().item()
 
 
 def _require_finite(name: str, values: Tensor) -> None:
+    """Raise ``ValueError`` with the number of values that are not finite."""
     wrong = int((~values.isfinite()).sum())
     require(wrong == 0, name, "hold neither NaN nor infinite values", wrong)
 
@@ -209,20 +210,21 @@ def _checked(
     lambdas: Sequence[float],
     tolerance: float,
 ) -> list[float]:
-    """The lambdas from large to small, once every argument is known to be right."""
+    """Check all arguments; return lambdas from the largest to the smallest."""
     require(classes >= 2, "classes", "be at least 2", classes)
-    same = len(labels) == len(features)
-    require(same, "labels", f"be one for each row ({len(features)})", len(labels))
+    rule = f"be one for each row ({len(features)})"
+    require(len(labels) == len(features), "labels", rule, len(labels))
     for label in labels[(labels < 0) | (labels >= classes)][:1].tolist():
         require(False, "labels", f"be from 0 to {classes - 1}", label)
-    missing = sorted(set(range(classes)) - set(labels.tolist()))
-    rule = "be none (the bias of such a class has no optimum)"
-    require(not missing, "classes without a label", rule, missing)
+    for missing in sorted(set(range(classes)) - set(labels.tolist()))[:1]:
+        raise Refused(
+            f"labels: class {missing} has no example, so its bias has no optimum."
+        )
     _require_finite("features", features)
     values = sorted((float(value) for value in lambdas), reverse=True)
     require(len(values) >= 1, "lambdas", "be at least one", values)
-    right = all(0 < value < float("inf") for value in values)
-    require(right, "lambdas", "be finite and above 0", values)
+    positive = all(0 < value < float("inf") for value in values)
+    require(positive, "lambdas", "be finite and above 0", values)
     require(tolerance > 0, "tolerance", "be above 0", tolerance)
     return values
 
@@ -230,15 +232,18 @@ def _checked(
 def _held_out(
     labels: Int[Tensor, " n"], folds: int, generator: torch.Generator
 ) -> Bool[Tensor, "p n"]:
-    """A row a fold, true at the labels it holds out; no row where none can be."""
+    """Draw the folds: a row for each, true at the labels that it holds out.
+
+    There is no row if no class has two labels.
+    """
     labels = labels.cpu()
     counts = labels.bincount()
-    several = counts[counts >= 2]
-    folds = min(folds, int(several.min())) if len(several) else 0
+    repeated = counts[counts >= 2]
+    folds = min(folds, int(repeated.min())) if len(repeated) else 0
     order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order].argsort(stable=True)]
     order = order[counts[labels[order]] >= 2]
-    # Dealt out class after class, so that folds differ by at most one label of a class
+    # Deal labels out class by class, so that folds differ by at most one label a class
     held_out = torch.zeros(folds, len(labels), dtype=torch.bool)
     if folds:
         held_out[torch.arange(len(order)) % folds, order] = True

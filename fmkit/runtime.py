@@ -114,6 +114,11 @@ def views_at_once(device: torch.device) -> int:
     return 128 if device.type == "cpu" else 4096
 
 
+def look_every(device: torch.device) -> int:
+    """Steps of training between two looks at the loss, which make a GPU wait."""
+    return 1 if device.type == "cpu" else 20
+
+
 def seed_weights(seed: int) -> None:
     """Seed the global generator, which is for initial weights and nothing else."""
     torch.manual_seed(seed)

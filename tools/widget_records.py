@@ -26,7 +26,7 @@ from torch import nn
 
 from fmkit import runtime
 from fmkit.assets import fetch
-from fmkit.augment import ViewConfig, random_views
+from fmkit.augment import ViewConfig, two_views
 from fmkit.data.load import load_images
 from fmkit.losses import nt_xent_loss
 from fmkit.models.pretrained import load_gguf
@@ -71,19 +71,18 @@ def similarities(run, train_set, *, steps, seed):
     head = nn.Sequential(nn.Linear(phi.m, phi.m), nn.ReLU(), nn.Linear(phi.m, phi.m))
     whole = nn.Sequential(phi, head)
     eight = [int((labels == classes.index(name)).nonzero()[0]) for name in CLASSES]
-    views = [random_views(images[eight], config, generator=rng) for _ in range(2)]
+    views = two_views(images[eight], config, generator=rng).chunk(2)
     _measure(run, "untrained", whole, views)
 
     def loss_of(batch):
-        pair = [random_views(images[batch], config, generator=rng) for _ in range(2)]
-        return nt_xent_loss(*whole(torch.cat(pair)).chunk(2), tau=0.1)
+        views = two_views(images[batch], config, generator=rng)
+        return nt_xent_loss(*whole(views).chunk(2), tau=0.1)
 
     steppers = torch.optim.AdamW(whole.parameters(), lr=2e-3)
-    schedule = warmup_cosine(steps=steps, warmup_steps=steps // 10)
     batches = minibatches(len(images), batch_size=128, generator=rng)
-    kept = {"steps": steps, "schedule": schedule, "buffers": whole.buffers()}
-    records = train(loss_of, batches, steppers, **kept)
-    for _ in progress(records, label="pretraining", total=steps):
+    options = {"modules": [whole], "steps": steps, "schedule": warmup_cosine(0.1)}
+    records = train(loss_of, batches, steppers, **options)
+    for _ in progress(records, label="pretraining"):
         pass
     _measure(run, "trained", whole, views)
     return phi.eval(), views

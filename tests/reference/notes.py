@@ -1,4 +1,4 @@
-"""The equations of the notes as loops over Python floats: slow, and easy to check.
+"""Compute the equations of the notes as loops over Python floats: slow, easy to check.
 
 Arguments are nested lists of floats (``tensor.tolist()``); results are floats.
 """
@@ -8,11 +8,12 @@ import math
 
 
 def dot(a, b):
+    """Return the inner product of two vectors."""
     return sum(a[j] * b[j] for j in range(len(a)))
 
 
 def reconstruction(rebuilt, x):
-    """l_pre of 14.1 for one picture, given as nested lists: channels, rows, pixels."""
+    """Return l_pre of 14.1 for one image: nested lists of channels, rows, pixels."""
     total, d = 0.0, 0
     for c in range(len(x)):
         for i in range(len(x[c])):
@@ -23,7 +24,7 @@ def reconstruction(rebuilt, x):
 
 
 def simclr(phi_hat, phi_tilde):
-    """The loss of 14.2 in the notes: one-sided, without a temperature, a sum."""
+    """Return the loss of 14.2 in the notes: one-sided, without a temperature, a sum."""
     total = 0.0
     for i in range(len(phi_hat)):
         scores = [
@@ -34,11 +35,12 @@ def simclr(phi_hat, phi_tilde):
 
 
 def normalized_rows(phi):
+    """Scale each row to length 1."""
     return [[x / math.sqrt(dot(row, row)) for x in row] for row in phi]
 
 
 def nt_xent(phi_hat, phi_tilde, tau):
-    """Algorithm 1 of Chen et al. 2020."""
+    """Return the loss of algorithm 1 of Chen et al. 2020."""
     B, z = len(phi_hat), normalized_rows([*phi_hat, *phi_tilde])
     total = 0.0
     for i in range(2 * B):
@@ -49,7 +51,7 @@ def nt_xent(phi_hat, phi_tilde, tau):
 
 
 def supcon(phi, labels, tau):
-    """Equation 2 of Khosla et al. 2020, over the views that have a positive."""
+    """Return equation 2 of Khosla et al. 2020, over the views that have a positive."""
     z, terms = normalized_rows(phi), []
     for i in range(len(z)):
         others = [j for j in range(len(z)) if j != i]
@@ -62,7 +64,7 @@ def supcon(phi, labels, tau):
 
 
 def mean_cross_entropy(phi, labels, W, b, lambda_):
-    """(14.1): l_task is -log p(y | x), a softmax of W phi(x) + b, plus a ridge."""
+    """Return (14.1) with l_task = -log p(y | x), softmax of W phi(x) + b; a ridge."""
     total = 0.0
     for i in range(len(phi)):
         u = [dot(W[j], phi[i]) + b[j] for j in range(len(W))]
@@ -72,7 +74,7 @@ def mean_cross_entropy(phi, labels, W, b, lambda_):
 
 
 def mean_squared_error(phi, targets, w, b, ridge):
-    """(14.1) with (y - w . phi(x) - b)^2 as l_task, plus a ridge."""
+    """Return (14.1) with l_task = (y - w . phi(x) - b)^2, and a ridge."""
     total = 0.0
     for i in range(len(phi)):
         total += (targets[i] - dot(w, phi[i]) - b) ** 2
@@ -80,7 +82,7 @@ def mean_squared_error(phi, targets, w, b, ridge):
 
 
 def convolution(x, kernel, stride, padding):
-    """One picture and one filter, lists of channels, rows, pixels; zeros around it."""
+    """Convolve an image, channels of rows of pixels, with a filter; pad with zeros."""
     size, channels = len(kernel[0]), len(x)
     height, width = len(x[0]) + 2 * padding, len(x[0][0]) + 2 * padding
 
@@ -96,21 +98,21 @@ def convolution(x, kernel, stride, padding):
             for c in range(channels):
                 for i in range(size):
                     for j in range(size):
-                        at = pixel(c, top + i - padding, left + j - padding)
-                        total += kernel[c][i][j] * at
+                        value = pixel(c, top + i - padding, left + j - padding)
+                        total += kernel[c][i][j] * value
             row.append(total)
         rows.append(row)
     return rows
 
 
 def normalized(x, mean, variance, weight, bias, epsilon):
-    """Batch norm in eval mode, of one channel."""
+    """Apply batch norm in eval mode to one channel."""
     scale = weight / math.sqrt(variance + epsilon)
     return [[(value - mean) * scale + bias for value in row] for row in x]
 
 
 def gradient_descent_on_squared_error(phi, targets, *, rate, steps):
-    """w of (14.1) with squared loss, from w = 0, without a ridge and without a bias."""
+    """Return w of (14.1) with squared loss, from w = 0, without a ridge and a bias."""
     m = len(phi[0])
     w = [0.0] * m
     for _ in range(steps):
@@ -124,9 +126,9 @@ def gradient_descent_on_squared_error(phi, targets, *, rate, steps):
 
 
 def pixel_between(channel, x, y):
-    """Bilinear value at a place in pixels; a pixel's centre is at a half; edges go on.
+    """Interpolate bilinearly at (x, y) in pixels; the first pixel is centred at 0.5.
 
-    `channel` is a list of rows.
+    `channel` is a list of rows, and its edges are repeated outside it.
     """
 
     def at(i, j):
@@ -134,14 +136,14 @@ def pixel_between(channel, x, y):
         return channel[i][j]
 
     i, j = math.floor(y - 0.5), math.floor(x - 0.5)
-    down, right = y - 0.5 - i, x - 0.5 - j
-    above = (1 - right) * at(i, j) + right * at(i, j + 1)
-    below = (1 - right) * at(i + 1, j) + right * at(i + 1, j + 1)
-    return (1 - down) * above + down * below
+    dy, dx = y - 0.5 - i, x - 0.5 - j
+    above = (1 - dx) * at(i, j) + dx * at(i, j + 1)
+    below = (1 - dx) * at(i + 1, j) + dx * at(i + 1, j + 1)
+    return (1 - dy) * above + dy * below
 
 
 def view(image, size, v):
-    """One random view: a crop, flipped, turned, enlarged; then its colours changed.
+    """Render one view: a crop, flipped, turned and enlarged; then change its colours.
 
     `image` is a list of channels of rows of bytes; `v` has the names of `Views`.
     """
@@ -152,7 +154,7 @@ def view(image, size, v):
             y = ((i + 0.5) / size - 0.5) * v["height"]
             if v["flip"]:
                 x = -x
-            # y points down: what is turned counterclockwise is read clockwise
+            # y points down, so a counterclockwise turn of the image reads clockwise
             turned_x = x * math.cos(v["angle"]) - y * math.sin(v["angle"])
             turned_y = x * math.sin(v["angle"]) + y * math.cos(v["angle"])
             x = v["left"] + v["width"] / 2 + turned_x
@@ -163,7 +165,7 @@ def view(image, size, v):
 
 
 def recoloured(channels, v):
-    """Brightness, contrast, saturation, hue and grey, pixel by pixel."""
+    """Change brightness, contrast, saturation, hue and grey, pixel by pixel."""
 
     def cut(value):
         return min(max(value, 0.0), 1.0)
@@ -198,7 +200,7 @@ def recoloured(channels, v):
 
 
 def knn_votes(bank, labels, query, classes, neighbours, tau):
-    """Votes of one query, weighted by exp(cosine / tau)."""
+    """Return the votes for each class, weighted by exp(cosine / tau), of one query."""
     known, [x] = normalized_rows(bank), normalized_rows([query])
     cosines = [dot(x, z) for z in known]
     nearest = sorted(range(len(known)), key=lambda i: -cosines[i])[:neighbours]
@@ -210,17 +212,18 @@ def knn_votes(bank, labels, query, classes, neighbours, tau):
 
 
 def squared_distance(a, b):
+    """Return the squared distance of two vectors."""
     return sum((a[j] - b[j]) ** 2 for j in range(len(a)))
 
 
 def alignment(phi_hat, phi_tilde):
-    """Wang and Isola 2020, alpha = 2."""
+    """Return the alignment of Wang and Isola 2020, alpha = 2."""
     pairs = zip(normalized_rows(phi_hat), normalized_rows(phi_tilde), strict=True)
     return sum(squared_distance(a, b) for a, b in pairs) / len(phi_hat)
 
 
 def uniformity(phi):
-    """Wang and Isola 2020, t = 2."""
+    """Return the uniformity of Wang and Isola 2020, t = 2."""
     z, terms = normalized_rows(phi), []
     for i in range(len(z)):
         for j in range(i):
@@ -229,13 +232,13 @@ def uniformity(phi):
 
 
 def softmax(u):
-    """(14.6): probabilities out of logits."""
+    """Return the probabilities (14.6) of logits."""
     powers = [math.exp(value) for value in u]
     return [power / sum(powers) for power in powers]
 
 
 def next_token(u, x):
-    """(14.8) for one document: logits u_1 .. u_T, words x_1 .. x_T counted from 0."""
+    """Return (14.8) for one document: logits u_1 .. u_T, ids x_1 .. x_T from 0."""
     total = 0.0
     for t in range(len(x)):
         total -= math.log(softmax(u[t])[x[t]])
@@ -243,7 +246,7 @@ def next_token(u, x):
 
 
 def masked_token(u, x, masked):
-    """The loss of Devlin et al. 2019 over the places that are hidden."""
+    """Return the loss of Devlin et al. 2019 over the masked positions."""
     terms = []
     for b in range(len(x)):
         for t in range(len(x[b])):
@@ -253,7 +256,7 @@ def masked_token(u, x, masked):
 
 
 def brier(p, labels):
-    """Rows of probabilities, and the class that came."""
+    """Return the Brier score of rows of probabilities, given the true classes."""
     total = 0.0
     for row, label in zip(p, labels, strict=True):
         for j in range(len(row)):
@@ -262,7 +265,7 @@ def brier(p, labels):
 
 
 def crossed_means(table, rows, columns):
-    """Mean of each table made of rows and of columns that were drawn."""
+    """Return the mean of each table of drawn rows and columns."""
     means = []
     for some_rows, some_columns in zip(rows, columns, strict=True):
         cells = [table[i][j] for i in some_rows for j in some_columns]

@@ -2,13 +2,21 @@
 
 import copy
 import re
+from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fmkit.adapt import Predictor, finetune, frozen_outputs, probe_head, random_head
+from fmkit.adapt import (
+    Predictor,
+    finetune,
+    finetuning,
+    frozen_outputs,
+    probe_head,
+    random_head,
+)
 from fmkit.data.tokens import PADDING
 from fmkit.models.pooling import Pooled, mean_of_tokens
 from fmkit.models.resnet import ResNet, ResNetConfig
@@ -27,7 +35,7 @@ def phi():
 
 @pytest.fixture
 def task(rng):
-    """Pictures of two kinds, told apart by the side that is bright."""
+    """Images of two classes, which differ by the side that is bright."""
     images = torch.randint(80, (40, 1, 12, 12), generator=rng, dtype=torch.uint8)
     labels = torch.arange(40) % 2
     images[labels == 0, ..., :6] += 120
@@ -46,41 +54,80 @@ def unchanged(model, before):
 def test_frozen_outputs_are_the_model_s_in_eval_mode(phi, task):
     images, _ = task
     before = snapshot(phi.train())
-    found = frozen_outputs(phi, images, label="phi")
+    phi_x = frozen_outputs(phi, images)
     assert phi.training  # as it came
     assert unchanged(phi, before)
-    assert not found.requires_grad
+    assert not phi_x.requires_grad
     with torch.no_grad():
         alone = torch.cat([phi.eval()(phi.prepare(x[None])) for x in images])
-    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(phi_x, alone, rtol=1e-5, atol=1e-6)
 
 
 class Restless(nn.Module):
     """A model that counts its batches, frozen or not."""
 
-    def __init__(self):
+    def __init__(self, name="seen"):
         super().__init__()
+        self.name = name
         self.register_buffer("seen", torch.zeros(1))
+        self.weight = nn.Parameter(torch.zeros(1))
 
     def prepare(self, images):
         return images.float()
 
     def forward(self, x):
-        self.seen += 1
+        getattr(self, self.name).add_(1)
         return x.flatten(1)
 
 
-def test_a_frozen_model_that_changes_is_caught(task):
-    with pytest.raises(AssertionError, match="seen of a frozen model changed"):
-        frozen_outputs(Restless(), task[0], label="phi")
+@pytest.mark.parametrize("name", ["seen", "weight"])
+def test_a_frozen_model_that_changes_is_caught(task, name):
+    with pytest.raises(AssertionError, match=f"{name} of a frozen model changed"):
+        frozen_outputs(Restless(name), task[0])
+
+
+def test_a_frozen_model_in_train_mode_inside_is_caught(task):
+    """Batch norm writes its statistics without raising their version."""
+    phi = nn.BatchNorm2d(1)
+    phi.prepare = lambda images: images.float()
+    phi.eval = lambda: phi
+    with pytest.raises(AssertionError, match="running_mean of a frozen model changed"):
+        frozen_outputs(phi, task[0])
+
+
+def test_a_parameter_that_is_replaced_is_caught(task):
+    model = Restless()
+
+    def forward(x):
+        model.weight = nn.Parameter(torch.zeros(1))
+        return x.flatten(1)
+
+    model.forward = forward
+    with pytest.raises(AssertionError, match="weight of a frozen model changed"):
+        frozen_outputs(model, task[0])
+
+
+def test_frozen_outputs_copy_no_parameter(phi, task, monkeypatch):
+    """Of a large model, a copy of all weights costs more than the outputs."""
+    copied = []
+    clone = torch.Tensor.clone
+
+    def watched(tensor, *args, **kwargs):
+        copied.append(tensor.data_ptr())
+        return clone(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "clone", watched)
+    frozen_outputs(phi, task[0])
+    assert len(copied) == len([*phi.buffers()])
+    assert not {p.data_ptr() for p in phi.parameters()} & {*copied}
 
 
 def test_frozen_outputs_of_a_predictor_are_its_logits(phi, task):
     """In the notes: linear head."""
     head = nn.Linear(6, 3)
-    found = frozen_outputs(Predictor(phi, head), task[0], label="u")
-    phi_x = frozen_outputs(phi, task[0], label="phi")
-    torch.testing.assert_close(found, head(phi_x).detach(), rtol=1e-5, atol=1e-6)
+    u = frozen_outputs(Predictor(phi, head), task[0], bar="u")
+    phi_x = frozen_outputs(phi, task[0], bar="phi")
+    torch.testing.assert_close(u, head(phi_x).detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_random_head(rng):
@@ -102,23 +149,24 @@ def test_probe_head_gives_the_probe_s_logits(rng):
     torch.testing.assert_close(probe_head(probe)(x).detach(), probe.logits(x))
 
 
-def by_hand(phi, head, images, targets, loss, *, steps, size, rate, seed):
+def by_hand(phi, head, images, labels, *, steps, size, rate, seed):
     """(14.2) to (14.4): start there, then follow the gradient by w and by theta."""
     theta, w = copy.deepcopy(phi), copy.deepcopy(head)
     optimizer = torch.optim.AdamW([*theta.parameters(), *w.parameters()])
     generator = torch.Generator().manual_seed(seed)
     batches = minibatches(len(images), batch_size=size, generator=generator)
-    schedule = warmup_cosine(steps=steps, warmup_steps=steps // 10)
+    schedule, losses = warmup_cosine(0.1), []
     for step in range(steps):
         batch = next(batches)
-        optimizer.param_groups[0]["lr"] = rate * schedule(step)
+        optimizer.param_groups[0]["lr"] = rate * schedule(step, steps)
         u = w(theta(images[batch].float() / 255))
-        y = targets[batch]
-        total = sum(loss(u[i : i + 1], y[i : i + 1]) for i in range(len(u)))
+        y = labels[batch]
+        total = sum(u[i].logsumexp(0) - u[i, y[i]] for i in range(len(u)))
+        losses.append(total.item() / len(u))
         optimizer.zero_grad()
         (total / len(u)).backward()
         optimizer.step()
-    return theta.eval(), w
+    return theta.eval(), w, losses
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -137,15 +185,44 @@ def test_finetuning_is_the_algorithm(phi, task, training):
         learning_rate=1e-2,
         generator=torch.Generator().manual_seed(2),
     )
-    theta, w = by_hand(
-        phi, head, images, labels, F.cross_entropy, steps=12, size=16, rate=1e-2, seed=2
+    theta, w, losses = by_hand(
+        phi, head, images, labels, steps=12, size=16, rate=1e-2, seed=2
     )
+    assert model.losses == pytest.approx(losses, rel=1e-3)
     x = phi.prepare(images)
     with torch.no_grad():
         torch.testing.assert_close(model(x), w(theta(x)), rtol=1e-3, atol=1e-3)
         start = head(phi.eval()(x))
     assert (model(x) - start).abs().max() > 0.05  # it went somewhere
     assert not model.training
+
+
+def test_finetuning_shows_each_step_and_its_model(phi, task):
+    """Records like those of `train`, of the very model; finetune is the same run."""
+    model = Predictor(copy.deepcopy(phi).train(), nn.Linear(6, 2))
+    start = copy.deepcopy(model)
+    options = {"steps": 5, "batch_size": 8, "learning_rate": 0.1}
+    records = finetuning(
+        model, *task, **options, generator=torch.Generator().manual_seed(4)
+    )
+    assert len(records) == 5
+    assert unchanged(model, snapshot(start))  # nothing happens before it is asked for
+    history, heads = [], [start.head.weight.clone()]
+    for record in records:
+        history.append(record.loss)
+        heads.append(model.head.weight.clone())
+    assert record.step == 4
+    assert not any(torch.equal(a, b) for a, b in pairwise(heads))
+    assert model.training
+    again = finetune(
+        start.phi,
+        start.head,
+        *task,
+        **options,
+        generator=torch.Generator().manual_seed(4),
+    )
+    assert again.losses == history
+    assert unchanged(again, snapshot(model))
 
 
 def test_what_is_finetuned_is_a_copy(phi, task, rng):
@@ -183,7 +260,7 @@ def test_finetuning_learns_the_task(phi, task, rng):
         learning_rate=1e-2,
         generator=rng,
     )
-    u = frozen_outputs(model, images[30:], label="u")
+    u = frozen_outputs(model, images[30:])
     assert (u.argmax(dim=1) == labels[30:]).all()
 
 
@@ -191,33 +268,12 @@ def test_lp_ft_starts_at_the_probe(phi, task, rng):
     """After a step of next to nothing its predictions are the probe's."""
     images, labels = task
     phi.eval()
-    phi_x = frozen_outputs(phi, images, label="phi")
+    phi_x = frozen_outputs(phi, images)
     probe = linear_probe(phi_x, labels, classes=2, generator=rng)
     options = {"steps": 1, "batch_size": 40, "learning_rate": 1e-9, "generator": rng}
     model = finetune(phi, probe_head(probe), images, labels, **options)
-    u = frozen_outputs(model, images, label="u")
+    u = frozen_outputs(model, images)
     torch.testing.assert_close(u, probe.logits(phi_x), rtol=1e-4, atol=1e-4)
-
-
-def test_regression(phi, task, rng):
-    images, _ = task
-    targets = images.float().mean(dim=(1, 2, 3))[:, None] / 255
-    head = random_head(phi.m, 1, generator=torch.Generator().manual_seed(1))
-    arguments = {"steps": 5, "batch_size": 40, "learning_rate": 1e-2}
-    model = finetune(
-        phi.train(),
-        head,
-        images,
-        targets,
-        **arguments,
-        generator=torch.Generator().manual_seed(2),
-        task_loss=F.mse_loss,
-    )
-    theta, w = by_hand(
-        phi, head, images, targets, F.mse_loss, steps=5, size=40, rate=1e-2, seed=2
-    )
-    x = phi.prepare(images)
-    torch.testing.assert_close(model(x), w(theta(x)), rtol=1e-3, atol=1e-3)
 
 
 def test_finetuning_that_diverges_says_so(phi, task, rng):
@@ -266,9 +322,9 @@ def test_finetuning_of_texts_is_the_algorithm(texts):
     optimizer = torch.optim.AdamW([*theta.parameters(), *w.parameters()])
     generator = torch.Generator().manual_seed(2)
     batches = minibatches(30, batch_size=10, generator=generator)
-    schedule = warmup_cosine(steps=40, warmup_steps=4)
+    schedule = warmup_cosine(0.1)
     for step in range(40):
-        optimizer.param_groups[0]["lr"] = 1e-2 * schedule(step)
+        optimizer.param_groups[0]["lr"] = 1e-2 * schedule(step, 40)
         total = 0
         for i in next(batches).tolist():  # one text at a time, without its padding
             x = tokens[i][tokens[i] != PADDING]
@@ -276,7 +332,7 @@ def test_finetuning_of_texts_is_the_algorithm(texts):
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-    u = frozen_outputs(model, tokens, label="u")
+    u = frozen_outputs(model, tokens)
     torch.testing.assert_close(u, w(theta(tokens)).detach(), rtol=1e-2, atol=1e-2)
     assert (u[30:].argmax(dim=1) == labels[30:]).all()
 

@@ -78,7 +78,7 @@ def sentence_embeddings(lm, texts):
     """As in sentence-transformers: the mean of the tokens, brought to length 1."""
     phi = Pooled(lm.model, mean_of_tokens)
     ids = lm.ids(texts, most=lm.model.config.context)
-    return F.normalize(frozen_outputs(phi, ids, label="x"), dim=1)
+    return F.normalize(frozen_outputs(phi, ids, bar="x"), dim=1)
 
 
 def test_bert_is_the_loops(small, rng):

@@ -70,9 +70,10 @@ def go_on(run, path=None, *, first_step=0, before_step=lambda step: None):
         loss_of,
         windows(),
         run["optimizer"],
+        modules=[run["model"]],
         steps=STEPS,
         first_step=first_step,
-        schedule=warmup_cosine(steps=STEPS, warmup_steps=3),
+        schedule=warmup_cosine(0.25),
     ):
         step = record.step + 1
         losses.append(record.loss)
@@ -118,9 +119,9 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, whole, stop):
     ) as process:
         assert process.stdout.readline() == b"7\n"
         process.send_signal(stop)
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert (b"KeyboardInterrupt" in said) == (stop == signal.SIGINT)
+    assert (b"KeyboardInterrupt" in errors) == (stop == signal.SIGINT)
     run = new_run()
     first_step = load_checkpoint(path, **run)
     assert first_step == 6
@@ -187,18 +188,17 @@ def test_an_interrupt_while_writing_leaves_the_last_one(kept, monkeypatch):
 
 
 def refused(path, run, message):
-    """Loading says so in one sentence, and changes nothing."""
+    """Check that loading raises one sentence, and changes nothing."""
     before = {name: tensor.clone() for name, tensor in numbers(run).items()}
-    with pytest.raises(CheckpointError, match=message) as error:
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path, **run)
-    assert "\n" not in str(error.value)
     after = numbers(run)
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_no_file(tmp_path):
-    refused(tmp_path / "run.pt", new_run(), r"there is no checkpoint at .*run\.pt\.")
+    refused(tmp_path / "run.pt", new_run(), r"run\.pt is missing")
 
 
 def test_damaged_files(kept):
@@ -206,14 +206,13 @@ def test_damaged_files(kept):
     path, _ = kept
     whole, run = path.read_bytes(), new_run()
     places = random.Random(0)
-    message = r"run\.pt is damaged or no checkpoint\."
+    message = r"run\.pt is missing, damaged or no checkpoint\."
     for size in (0, 1, *places.choices(range(len(whole)), k=20), len(whole) - 1):
         path.write_bytes(whole[:size])
         refused(path, run, message)
-    weights = new_run()["model"].state_dict()
-    load_checkpoint_of(whole, path, run)
+    path.write_bytes(whole)
+    load_checkpoint(path, **run)
     block = run["model"].state_dict()["embedding.weight"].numpy().tobytes()
-    assert weights.keys() == run["model"].state_dict().keys()
     start = whole.index(block)
     for _ in range(20):
         turned = bytearray(whole)
@@ -222,13 +221,8 @@ def test_damaged_files(kept):
         refused(path, run, message)
 
 
-def load_checkpoint_of(data, path, run):
-    path.write_bytes(data)
-    load_checkpoint(path, **run)
-
-
 class Outsider:
-    """What makes a folder when it is unpickled without care."""
+    """Makes a folder if it is unpickled without care."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -241,94 +235,79 @@ def test_other_files_of_torch(tmp_path):
     folder = tmp_path / "made"
     for content in ({"weight": torch.zeros(2)}, [1], Outsider(str(folder))):
         torch.save(content, tmp_path / "run.pt")
-        refused(tmp_path / "run.pt", new_run(), "is damaged or no checkpoint")
+        refused(tmp_path / "run.pt", new_run(), "damaged or no checkpoint")
     assert not folder.exists()
 
 
-def with_model(model):
-    """A run of any model, with the optimizer and generators of the others."""
-    generators = {"windows": torch.Generator()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+def run_of(model, optimizer_of=None, **generators):
+    """A run of any model, after a step, so that the optimizer has a state to lose."""
+    optimizer_of = optimizer_of or (
+        lambda m: torch.optim.AdamW(m.parameters(), lr=0.02)
+    )
+    optimizer = optimizer_of(model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    generators = generators or {"windows": torch.Generator()}
     return {"model": model, "optimizer": optimizer, "generators": generators}
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (nn.Linear(3, 2), r"its weight is \(4, 3\) torch.float32, not \(2, 3\) torch"),
-        (nn.Linear(3, 4).double(), r"its weight is .*float32, not .*float64\."),
-        (nn.Linear(3, 4, bias=False), r"it has bias, which is not in the model\."),
-        (nn.Sequential(nn.Linear(3, 4)), r"it has no 0\.weight\."),
-    ],
-)
-def test_another_model(tmp_path, model, message):
-    path = tmp_path / "run.pt"
-    save_checkpoint(path, step=0, **with_model(nn.Linear(3, 4)))
-    refused(path, with_model(model), rf"run\.pt is of another run: {message}")
+class Elsewhere(torch.Generator):
+    """A generator of another kind of device: that of a GPU has 16 bytes of state."""
 
-
-def stepped(run):
-    """After a step, so that the optimizer has something to lose."""
-    for p in run["model"].parameters():
-        p.grad = torch.ones_like(p)
-    run["optimizer"].step()
-    return run
+    def get_state(self):
+        return torch.zeros(16, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "message"),
+    ("other", "part"),
     [
+        (lambda: run_of(nn.Linear(3, 2)), "model"),
+        (lambda: run_of(nn.Linear(3, 4).double()), "model"),
+        (lambda: run_of(nn.Linear(3, 4, bias=False)), "model"),
+        (lambda: run_of(nn.Sequential(nn.Linear(3, 4))), "model"),
         (
-            lambda m: torch.optim.AdamW(m.parameters(), lr=0.1),
-            r"lr of its optimizer's group 0 is 0\.02, not 0\.1\.",
+            lambda: run_of(
+                nn.Linear(3, 4), lambda m: torch.optim.AdamW(m.parameters(), lr=0.1)
+            ),
+            "optimizer",
         ),
         (
-            lambda m: torch.optim.SGD(m.parameters(), lr=0.02),
-            r"amsgrad of its optimizer's group 0 is False, not None\.",
+            lambda: run_of(
+                nn.Linear(3, 4), lambda m: torch.optim.SGD(m.parameters(), lr=0.02)
+            ),
+            "optimizer",
         ),
         (
-            lambda m: torch.optim.AdamW([m.weight], lr=0.02),
-            r"its optimizer holds \[\['weight', 'bias'\]\], not \[\['weight'\]\]\.",
+            lambda: run_of(
+                nn.Linear(3, 4), lambda m: torch.optim.AdamW([m.weight], lr=0.02)
+            ),
+            "optimizer",
         ),
         (
-            lambda m: torch.optim.AdamW([m.bias, m.weight], lr=0.02),
-            r"\[\['weight', 'bias'\]\], not \[\['bias', 'weight'\]\]\.",
+            lambda: run_of(
+                nn.Linear(3, 4),
+                lambda m: torch.optim.AdamW([m.bias, m.weight], lr=0.02),
+            ),
+            "optimizer",
         ),
+        (
+            lambda: run_of(
+                nn.Linear(3, 4), windows=torch.Generator(), views=torch.Generator()
+            ),
+            "generators",
+        ),
+        (lambda: run_of(nn.Linear(3, 4), windows=Elsewhere()), "generators"),
     ],
 )
-def test_another_optimizer(tmp_path, optimizer, message):
+def test_another_run(tmp_path, other, part):
     path = tmp_path / "run.pt"
-    save_checkpoint(path, step=0, **stepped(with_model(nn.Linear(3, 4))))
-    run = with_model(nn.Linear(3, 4))
-    run["optimizer"] = optimizer(run["model"])
-    refused(path, stepped(run), message)
-
-
-def test_other_generators(kept):
-    path, _ = kept
-    run = new_run()
-    run["generators"]["views"] = torch.Generator()
-    refused(
-        path, run, r"its generators are \['windows'\], not \['views', 'windows'\]\."
-    )
-
-
-def test_a_generator_of_another_device(tmp_path):
-    """A GPU's has 16 bytes of state; here is one by hand."""
-
-    class Elsewhere(torch.Generator):
-        def get_state(self):
-            return torch.zeros(16, dtype=torch.uint8)
-
-    run = with_model(nn.Linear(3, 4))
-    run["generators"] = {"windows": Elsewhere()}
-    save_checkpoint(tmp_path / "run.pt", step=0, **run)
-    message = "its generator windows is of another kind of device"
-    refused(tmp_path / "run.pt", with_model(nn.Linear(3, 4)), message)
+    save_checkpoint(path, step=0, **run_of(nn.Linear(3, 4)))
+    refused(path, other(), rf"run\.pt is of another run: its {part} differs\.")
 
 
 def test_what_cannot_be_saved(tmp_path):
-    run = with_model(nn.Linear(3, 4))
+    run = run_of(nn.Linear(3, 4))
     with pytest.raises(ValueError, match="step must be at least 0, got -1"):
         save_checkpoint(tmp_path / "run.pt", step=-1, **run)
     run["model"] = nn.Linear(3, 4)

@@ -200,6 +200,20 @@ def test_contrastive_losses_and_gradients_stay_finite(views, size):
     assert phi.grad.isfinite().all()
 
 
+def test_a_check_that_holds_copies_nothing_to_the_host(views, monkeypatch):
+    """Labels and masks stay on their device in each step of training."""
+
+    def copied(*_):
+        raise AssertionError("a tensor was copied to the host")
+
+    monkeypatch.setattr(torch.Tensor, "tolist", copied)
+    monkeypatch.setattr(torch.Tensor, "__int__", copied)
+    phi = views.flatten(0, 1)
+    supcon_loss(phi, torch.arange(5).repeat(2), tau=1.0)
+    masked = torch.ones(2, 5, dtype=torch.bool)
+    masked_token_loss(views, torch.zeros(2, 5, dtype=torch.long), masked)
+
+
 def test_wrong_contrastive_arguments(views):
     hat, tilde = views
     message = r"phi_hat must have at least 2 rows \(one has no negatives\), got 1"
@@ -211,7 +225,7 @@ def test_wrong_contrastive_arguments(views):
             nt_xent_loss(hat, tilde, tau=tau)
         with pytest.raises(ValueError, match=f"tau must be above 0, got {tau}"):
             supcon_loss(hat, torch.zeros(5).long(), tau=tau)
-    with pytest.raises(ValueError, match="labels must have two views with one label"):
+    with pytest.raises(ValueError, match="labels must have two views of one label"):
         supcon_loss(hat, torch.arange(5), tau=1.0)
     with pytest.raises(ValueError, match=r"phi_tilde must have the shape \(5, 3\)"):
         simclr_loss.__wrapped__(hat, tilde[:4])

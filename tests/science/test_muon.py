@@ -41,10 +41,10 @@ def by_svd(g):
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5), (1, 3)])
 def test_orthogonal_acts_on_singular_values_alone(rng, shape):
     g = torch.randn(3, *shape, generator=rng, dtype=torch.float64)
-    found = orthogonal(g)
-    for one, of in zip(found, g, strict=True):
-        torch.testing.assert_close(one, by_svd(of), rtol=1e-6, atol=1e-6)
-    assert (torch.linalg.svdvals(found) < 1.21).all()
+    factors = orthogonal(g)
+    for factor, matrix in zip(factors, g, strict=True):
+        torch.testing.assert_close(factor, by_svd(matrix), rtol=1e-6, atol=1e-6)
+    assert (torch.linalg.svdvals(factors) < 1.21).all()
 
 
 def test_orthogonal_of_zeros_and_of_any_size(rng):
@@ -58,13 +58,12 @@ def test_orthogonal_of_zeros_and_of_any_size(rng):
 
 def test_steps_of_matrices_are_those_of_the_formula(rng):
     shapes = [(4, 6), (6, 4), (4, 6)]
-    options = {"momentum": 0.9, "weight_decay": 0.2}
-    start, gradients, parameters = stepped(rng, shapes, **options)
+    start, gradients, parameters = stepped(rng, shapes, weight_decay=0.2)
     for i, p in enumerate(start):
         mean = torch.zeros_like(p)
         for g in gradients:
-            mean = 0.9 * mean + 0.1 * g[i]
-            ahead = 0.1 * g[i] + 0.9 * mean
+            mean = 0.95 * mean + 0.05 * g[i]
+            ahead = 0.05 * g[i] + 0.95 * mean
             p = p * (1 - 0.1 * 0.2) - 0.1 * 0.2 * 6**0.5 * by_svd(ahead)
         torch.testing.assert_close(parameters[i].detach(), p, rtol=1e-6, atol=1e-6)
 
@@ -84,9 +83,10 @@ def test_steps_of_others_are_adam_s(rng):
 def test_it_is_torch_s_own_but_for_precision(rng):
     start = torch.randn(6, 8, generator=rng)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    options = {"lr": 0.1, "momentum": 0.95, "weight_decay": 0.1}
+    options = {"lr": 0.1, "weight_decay": 0.1}
     one = Muon([ours], [], **options)
-    other = torch.optim.Muon([theirs], **options, adjust_lr_fn="match_rms_adamw")
+    options |= {"momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+    other = torch.optim.Muon([theirs], **options)
     for _ in range(3):
         ours.grad = torch.randn(6, 8, generator=rng)
         theirs.grad = ours.grad.clone()

@@ -109,7 +109,7 @@ def test_frozen_outputs_of_texts(encoder):
     encoder.float()
     phi = Pooled(encoder, mean_of_tokens)
     texts = [TEXTS[i % 3] for i in range(34)] + [TEXTS[1]] * 6
-    found = frozen_outputs(phi, padded(texts, most=9), label="phi")
+    found = frozen_outputs(phi, padded(texts, most=9))
     assert found.shape == (40, phi.m)
     for i in (0, 2, 31, 39):
         alone = vectors(encoder, texts[i]).mean(dim=0)
@@ -119,7 +119,7 @@ def test_frozen_outputs_of_texts(encoder):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_the_encoder_s(encoder, training):
     encoder.float().train(training)
-    frozen_outputs(Pooled(encoder, last_token), padded(TEXTS, most=9), label="c")
+    frozen_outputs(Pooled(encoder, last_token), padded(TEXTS, most=9))
     assert encoder.training == training
 
 
