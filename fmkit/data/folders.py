@@ -22,7 +22,7 @@ from fmkit.progress import progress
 
 LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # left by file managers
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-SUFFIXES += (".pgm", ".ppm")  # of images; where there are no classes, others are passed
+SUFFIXES += (".pgm", ".ppm")  # of images; without classes, other files are skipped
 UNREADABLE = (
     OSError,  # PIL: not an image, or one that breaks off
     SyntaxError,  # PIL: a broken PNG
@@ -142,17 +142,16 @@ def _tree(parts: Parts) -> Tree:
     """Sort names by split and class, with or without one folder around the whole."""
     files = [part for name, part in parts.items() if name[-1] != "/"]
     deepest = max(map(len, files), default=0)
-    if len({part[0] for part in parts.values()}) == 1:  # a folder around, or a split
+    if len({part[0] for part in parts.values()}) == 1:  # perhaps a folder around
         splits = {part[1] for part in files if len(part) > 2}
-        unlabelled = deepest == 2 and files[0][0] != "train"
-        if deepest == 4 or unlabelled or (deepest == 3 and "train" in splits):
+        if deepest in (2, 4) or (deepest == 3 and "train" in splits):
             parts = {name: part[1:] for name, part in parts.items() if part[1:]}
             deepest -= 1
     return _labelled(parts) if deepest >= 3 else _unlabelled(parts)
 
 
 def _labelled(parts: Parts) -> Tree:
-    """Sort names of the form ``split/class/image``; files above that are passed."""
+    """Sort names of the form ``split/class/image``; files above are skipped."""
     tree: Tree = {}
     for name, part in parts.items():
         folder = name.endswith("/")
@@ -169,7 +168,7 @@ def _unlabelled(parts: Parts) -> Tree:
     deepest = max(map(len, images.values()), default=0)
     tree: Tree = {}
     for name, part in images.items():
-        if len(part) == deepest:  # a cover beside the splits is passed
+        if len(part) == deepest:  # a cover beside the splits is skipped
             split = part[0] if deepest == 2 else "train"
             tree.setdefault(split, {NO_CLASS: []})[NO_CLASS].append(name)
     require(len(tree) > 0, "path", LAYOUTS, "no image")

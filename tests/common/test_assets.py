@@ -324,7 +324,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body[: len(body) // 2])
         if plan == "silent":
-            self.server.hold.wait(10)
+            self.server.outlasted = not self.server.hold.wait(20)
         elif plan == "good":
             self.wfile.write(body[len(body) // 2 :])
 
@@ -352,7 +352,7 @@ def server(cache, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         server.plan, server.requests, server.body = [], 0, CONTENT
-        server.hold = threading.Event()
+        server.hold, server.outlasted = threading.Event(), False
         add(toy_download(server), monkeypatch)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -374,6 +374,7 @@ def test_a_broken_connection_is_tried_again(server, monkeypatch):
     monkeypatch.setattr(assets.downloads, "TIMEOUT_SECONDS", 1)
     server.plan = ["cut", 503, "silent"]
     assert fetch("toy")["toy.bin"].read_bytes() == CONTENT
+    assert not server.outlasted  # a silent server is given up after a second
 
 
 @pytest.mark.parametrize(
