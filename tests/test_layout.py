@@ -35,10 +35,11 @@ MAY_IMPORT = {  # the rooms of the house, and those whose code they may use
 }
 INSIDE_SCIENCE = {  # these use no other science than what is named
     **{part: set() for part in ("losses", "augment", "_logistic", "data", "train")},
-    **{part: set() for part in ("models", "evaluate", "muon", "lora", "checkpoint")},
+    **{part: set() for part in ("evaluate", "muon", "lora", "checkpoint")},
+    "models": {"data"},  # a language model comes with its tokenizer
     "tasks": {"data"},
-    "generate": {"models"},
-    "prompt": {"models"},
+    "generate": {"data", "models"},
+    "prompt": {"data", "models"},
     "probe": {"_logistic"},
     "adapt": {"probe", "train"},
 }

@@ -354,6 +354,7 @@ def test_a_small_model_of_that_form(small_files):
     assert model.norm.eps == model.layers[1].norm_2.eps == 0.01
     name = "encoder.layer.1.output.dense.weight"
     assert torch.equal(model.layers[1].down.weight, state[name])
+    assert lm.encode("red") == [1, 4, 2]  # its tokenizer adds both special tokens
     phi = sentence_embeddings(lm, ["red", "blue"])
     assert phi.isfinite().all()
 
