@@ -11,6 +11,7 @@ unless every bug was caught.
 
 import argparse
 import contextlib
+import gc
 import io
 import os
 import random
@@ -27,11 +28,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-AT_ONCE = int(os.environ.get("MUT", 2))  # processes
+AT_ONCE = 2  # processes
 NOT_COPIED = (".*", "__pycache__", "_build", "*.egg-info")
 # Imported once and forked: without them a test takes seconds to start
-PRELOADED = ["pytest", "nbval.plugin", "torch", "matplotlib.pyplot"]
-PRELOADED += ["transformers", "peft", "sklearn.linear_model"]
+PRELOADED = ["pytest", "anyio.pytest_plugin", "nbval.plugin", "torch", "gguf"]
+PRELOADED += ["matplotlib.pyplot", "transformers", "peft", "sklearn.linear_model"]
 # Plugins are among what is preloaded, too late to rewrite their asserts
 OPTIONS = ["-qx", "-pno:cacheprovider", "-Wignore::pytest.PytestAssertRewriteWarning"]
 OUTCOMES = {0: "survived", 1: "caught"}  # by pytest's exit status; any other is broken
@@ -51,7 +52,9 @@ class Mutant:
         """Return the source with the bug; None if `old` is not there exactly once."""
         path = ROOT / self.file
         source = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return source.replace(self.old, self.new) if source.count(self.old) == 1 else None
+        return (
+            source.replace(self.old, self.new) if source.count(self.old) == 1 else None
+        )
 
 
 def mutants() -> list[Mutant]:
@@ -68,6 +71,7 @@ def status_of(tests: Sequence[str], file: str = "", source: str = "") -> int:
     """
     import pytest
 
+    gc.freeze()  # what was preloaded is not searched for cycles
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*NOT_COPIED))
@@ -106,7 +110,9 @@ def main() -> None:
     parser.add_argument("--only", metavar="FILE", help="bugs of this file of the tree")
     parser.add_argument("--sample", type=int, metavar="N", help="draw N of them")
     today = datetime.now(UTC).date().isoformat()
-    parser.add_argument("--seed", default=today, help="of the draw; the day if left out")
+    parser.add_argument(
+        "--seed", default=today, help="of the draw; the day if left out"
+    )
     arguments = parser.parse_args()
     chosen = [m for m in mutants() if arguments.only in (None, m.file)]
     if arguments.sample:
