@@ -1,12 +1,12 @@
-"""Plant the bugs of ``tests/mutants.toml``, one at a time, and see a test catch each.
+"""Plant the bugs of ``tests/mutants.toml``, one at a time, and check that tests fail.
 
     python -m tools.mutants [--only FILE] [--sample N [--seed DATE]]
 
 Each bug is planted in a copy of the tree, never in the tree itself, and the test that
 its entry names runs there in a process of its own. The last line counts the bugs that
-were planted, caught, survived and broken (their test did not run), and the entries that
-are gone (their text no longer stands exactly once in its file). The exit status is 1
-unless every bug was caught.
+were planted, were caught (the test fails), survived (it passes) or are broken (it does
+not run), and the entries that are gone: their old text no longer occurs exactly once
+in its file. The exit status is 1 if any bug was not caught.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 AT_ONCE = 2  # processes
 NOT_COPIED = (".*", "__pycache__", "_build", "*.egg-info")
-# Imported once and forked: without them a test takes seconds to start
+# Imported once, then forked, because importing them takes seconds; any may be missing
 PRELOADED = ["pytest", "anyio.pytest_plugin", "nbval.plugin", "torch", "gguf"]
 PRELOADED += ["matplotlib.pyplot", "transformers", "peft", "sklearn.linear_model"]
-# Plugins are among what is preloaded, too late to rewrite their asserts
+# Plugins are preloaded, so pytest warns that it cannot rewrite their asserts
 OPTIONS = ["-qx", "-pno:cacheprovider", "-Wignore::pytest.PytestAssertRewriteWarning"]
 OUTCOMES = {0: "survived", 1: "caught"}  # by pytest's exit status; any other is broken
 
@@ -49,12 +49,11 @@ class Mutant:
     test: str
 
     def planted(self) -> str | None:
-        """Return the source with the bug; None if `old` is not there exactly once."""
+        """Return the file with the bug; None unless `old` occurs in it exactly once."""
         path = ROOT / self.file
         source = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return (
-            source.replace(self.old, self.new) if source.count(self.old) == 1 else None
-        )
+        once = source.count(self.old) == 1
+        return source.replace(self.old, self.new) if once else None
 
 
 def mutants() -> list[Mutant]:
@@ -65,13 +64,13 @@ def mutants() -> list[Mutant]:
 
 
 def status_of(tests: Sequence[str], file: str = "", source: str = "") -> int:
-    """Run `tests` in a copy of the tree whose `file` holds `source`: pytest's status.
+    """Return pytest's status for `tests` in a copy of the tree, with one file replaced.
 
-    It changes the state of its process, which must not serve for anything else.
+    The process must not be used afterwards, because this changes its state.
     """
     import pytest
 
-    gc.freeze()  # what was preloaded is not searched for cycles
+    gc.freeze()  # so that preloaded modules are not searched for cycles
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*NOT_COPIED))
@@ -87,7 +86,10 @@ def status_of(tests: Sequence[str], file: str = "", source: str = "") -> int:
 
 
 def outcomes(chosen: Sequence[Mutant]) -> Iterator[tuple[Mutant, str]]:
-    """Plant each mutant and name what became of it. The tests must pass without any."""
+    """Plant each mutant and yield it with its outcome.
+
+    Exits with a message if one of the tests fails where no bug is planted.
+    """
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -102,17 +104,17 @@ def outcomes(chosen: Sequence[Mutant]) -> Iterator[tuple[Mutant, str]]:
         for mutant, run in zip(chosen, runs, strict=True):
             yield mutant, OUTCOMES.get(run.result(), "broken") if run else "gone"
         if clean.result() != 0:
-            sys.exit("The tests must pass where no bug is planted, and one does not.")
+            sys.exit("One of the tests fails without any bug.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.mutants")
-    parser.add_argument("--only", metavar="FILE", help="bugs of this file of the tree")
-    parser.add_argument("--sample", type=int, metavar="N", help="draw N of them")
-    today = datetime.now(UTC).date().isoformat()
+    parser.add_argument("--only", metavar="FILE", help="only the bugs of this file")
     parser.add_argument(
-        "--seed", default=today, help="of the draw; the day if left out"
+        "--sample", type=int, metavar="N", help="only N bugs, drawn at random"
     )
+    today = datetime.now(UTC).date().isoformat()
+    parser.add_argument("--seed", default=today, help="of the draw; default: today")
     arguments = parser.parse_args()
     chosen = [m for m in mutants() if arguments.only in (None, m.file)]
     if arguments.sample:
