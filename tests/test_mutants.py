@@ -40,7 +40,31 @@ def test_every_bug_can_be_planted(file):
             assert name.partition("[")[0] in functions_of(ROOT / path), mutant.bug
 
 
+def python(*arguments):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
 def test_a_sample_of_today_is_caught():
-    command = [sys.executable, "-m", "tools.mutants", "--sample", "20"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = python("-m", "tools.mutants", "--sample", "20")
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+THREE = """
+from tools import mutants as tool
+file, test = "fmkit/losses.py", "tests/science/test_losses.py::test_closed_forms"
+texts = {"sum": ("mean(dim=1)", "sum(dim=1)"), "old": ("no such text", "")}
+texts["none"] = "mean(dim=1)", "mean(dim=(1,))"
+tool.mutants = lambda: [tool.Mutant(file, bug, *t, test) for bug, t in texts.items()]
+tool.PRELOADED = ["pytest", "torch"]
+tool.main()
+"""
+
+
+def test_what_is_not_caught_is_named():
+    run = python("-c", THREE)
+    gone, survived, counts = run.stdout.splitlines()
+    assert survived.startswith("survived: fmkit/losses.py: none (tests/science/")
+    assert gone.startswith("gone: fmkit/losses.py: old (")
+    assert counts == "2 planted: 1 caught, 1 survived, 0 broken; 1 gone"
+    assert run.returncode == 1
