@@ -1,9 +1,4 @@
-"""Commands that pages show: each is parsed, and its names and values are checked.
-
-Planted by hand on copies of these pages, one at a time, and each caught here: a chapter
-that does not exist, a parameter that does not, a value of the wrong type, a profile
-without the chapter's section, an unknown target, an unknown command.
-"""
+"""Commands that pages show: each is parsed, and its names and values are checked."""
 
 import re
 import shlex

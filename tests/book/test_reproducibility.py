@@ -1,9 +1,4 @@
-"""The page on reproducibility: all that chapters claim and took, and every record.
-
-Planted by hand, one at a time, and each caught here: a margin with its sign, of the
-farther bound, of an upper bound as of a lower one; another chapter's card; a claim
-left out; records of one chapter only; commands left out, or of another chapter.
-"""
+"""The page on reproducibility: all that chapters claim and took, and every record."""
 
 import json
 import math

@@ -1,13 +1,4 @@
-"""BERT and MiniLM: equal to the loops, and to another library on the same weights.
-
-Planted by hand, one at a time, and each caught here: the tanh GELU; the norm before the
-sum; no sum around the MLP; torch's epsilon in a norm; the second type, and none; no
-mask, and no mask where one token is real; positions counted from the end; query and key
-exchanged; the first token for the mean; padding in the mean; no length of 1; rows in
-the order of their lengths; the tokenizer's own cut at 128, and its padding; the two
-norms exchanged while loading; an extra tensor let through; texts beyond the first
-thousand read wrongly; train mode; gradients kept; weights drawn before they are loaded.
-"""
+"""BERT and MiniLM: equal to the loops, and to another library on the same weights."""
 
 import copy
 import json

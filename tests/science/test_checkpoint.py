@@ -2,16 +2,6 @@
 
 As a program, `python test_checkpoint.py PATH` is a run that waits in the middle of step
 `STOP` for whatever stops it.
-
-Planted by hand, one at a time, and each caught here or in test_train.py: the schedule's
-rate left in the optimizer, and left there by an interrupt alone; every group at the
-first one's rate; a schedule that begins anew; steps from 0, or as many as before;
-tokens of before the step, or of this part alone; no step after the last one; the step
-repeated; the optimizer, the generators or the weights not loaded; the file written in
-place; half a file left beside it; no checksum; any pickle read; a dtype, an extra
-tensor, a setting, a setting that only the file has, the order of parameters, a
-generator or its kind not compared; parameters of elsewhere saved; no folder made; any
-dictionary taken for a checkpoint; weights loaded before the comparison.
 """
 
 import os

@@ -1,15 +1,4 @@
-"""Decoding: the loop's tokens, however rows are padded; draws from the right numbers.
-
-Planted by hand, one at a time, and each caught here: padding on the right, and padding
-that the cache is not told of; the first position for the last; logits of a whole
-prompt; a row that comes back after its end, or speaks on; all rows ended with the
-first; the chosen token never fed; token 0 taken for none; a nucleus with one too many
-at equality, without the token that crosses p, of the least probable, or not put back in
-order; p before k; ties that make k more; times the temperature; the largest not taken
-away; a softmax over rows; the global generator; no float32 for half precision; new
-tokens not counted in the context, or its last place refused; V allowed as an id; a mode
-left on; packing without the bias, of float64, or of the model itself.
-"""
+"""Decoding: the loop's tokens, whatever the padding; draws from the right numbers."""
 
 import random
 from dataclasses import replace

@@ -1,10 +1,4 @@
-"""The task of naming a library: what is hidden, what is kept, what is drawn.
-
-Planted by hand, one at a time, and caught here: names hidden only in small
-letters; parts of words hidden; code left in; a capital at the beginning taken for code;
-a word too many, layout lost; equal beginnings kept twice; the last of equals kept; a
-draw that is not nested; words counted with capitals.
-"""
+"""The task of naming a library: what is hidden, what is kept, what is drawn."""
 
 import pytest
 

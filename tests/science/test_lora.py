@@ -1,10 +1,4 @@
-"""Low-rank updates: equal to peft's, and to a matrix that is written out.
-
-Planted by hand, one at a time, and each caught here: alpha in place of alpha / r; B
-drawn and A 0; A drawn from a Gaussian, or within half as much; the update of the input
-left out of a merge; a merge into the model itself; W trained; the bias trained; a layer
-with a longer name taken for another; a rank above the matrix's.
-"""
+"""Low-rank updates: equal to peft's, and to a matrix that is written out."""
 
 import copy
 

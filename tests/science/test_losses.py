@@ -1,15 +1,4 @@
-"""Losses: equal to the loop, with the right gradient, in any precision and size.
-
-Planted by hand in the contrastive losses, one at a time, and each caught here: a mean
-for the sum; the views compared with themselves; no float32 for half precision (two
-places); the partner one row on; similarity with itself left in; times tau for over tau;
-no normalization, and over the batch; itself among its own positives; the mask as a
-product, which is NaN; anchors without a positive counted (two ways); one side only.
-
-And in the losses of 14.3: a sum for the mean; words one place on; softmax over the
-places; a mean over all places though few are masked; the places that are not masked;
-no float32 for half precision.
-"""
+"""Losses: equal to the loop, with the right gradient, in any precision and size."""
 
 import math
 

@@ -1,10 +1,4 @@
-"""Muon: its steps are those of the formulas, of torch, and of a loop.
-
-Planted by hand, one at a time, and each caught here: no Nesterov; the momentum not
-averaged; no scale by the longer side; the shorter side; decay that is not decoupled; no
-correction of Adam's bias, and of one moment only; 4 iterations; the norm over all
-matrices; the transpose not taken back; the step of another matrix.
-"""
+"""Muon: its steps are those of the formulas, of torch, and of a loop."""
 
 import pytest
 import torch

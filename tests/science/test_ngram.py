@@ -1,12 +1,4 @@
-"""The n-gram model: equal to the formula, a distribution everywhere, and no peeking.
-
-Planted by hand, one at a time, and each caught here: no discount; counts for what
-stands before; the run without its last token; 0 / 0 after a new context; the nearest
-code for one that is missing; a context one short; another Y; D(j) from 1; two
-discounts; no floor; n_j of 0; V less 1; an order chosen by what it was counted on;
-the first held-out token without what precedes it; the last of equals; the worst; ids
-below 0; the context one token late.
-"""
+"""The n-gram model: equal to the formula, a distribution everywhere, and no peeking."""
 
 import math
 

@@ -1,17 +1,4 @@
-"""Documents of operators: what is held out, what is scored, what one can know.
-
-Planted by hand, one at a time, and each caught here: a difference with its sign; the
-larger for the smaller; another constant in an operator; the operator never seen among
-the known ones; operands exchanged in answers, texts or tokens; a number, a symbol or
-``=`` with the token of another; another operator lacking, or the same for all symbols;
-seen for unseen; pairs in both parts; a split of other size or seed; a pair of operands
-twice; the same operands in every document; half of the symbols; the global seed; no
-example, or one too many; tokens in columns; scores one place late, or of operands; log
-p with its sign; the least likely token; a loss that is summed, or of all tokens; an
-observer who has seen the answer, who forgets, who knows the new operator, who hears
-operators ruled out, who answers where nothing is left, who never draws between equals,
-who never rules out.
-"""
+"""Documents of operators: what is held out, what is scored, what one can know."""
 
 from collections import Counter
 

@@ -1,10 +1,4 @@
-"""phi of a text: pooled as written, and blind to padding.
-
-Planted by hand, one at a time, and each caught here: the last column for the last
-token, one too far; padding in the mean, and in its count; the last for the first;
-padding seen by the masked model, by Bert; the mask for the autoregressive one; the
-vectors before the last norm; columns cut one too early; texts cut one token late.
-"""
+"""phi of a text: pooled as written, and blind to padding."""
 
 from dataclasses import replace
 

@@ -1,13 +1,4 @@
-"""Pretrained weights: read as others read them, or refused whole in one sentence.
-
-Planted by hand, one at a time, and each caught here: queries and keys left interleaved,
-or keys alone, or by the queries' heads; gate and up exchanged; tied always, and never;
-digits kept together; a space before every text; control tokens that are none; tensors
-too many let pass, shapes compared by their size; an older name of rope scaling passed
-over; left in training mode; a tied matrix stored twice refused; half precision kept; a
-base of 10,000 always; axes in ggml's order; values from before the alignment, or with
-32 always; ends past the end; signed for unsigned; float16 as integers; version 1.
-"""
+"""Pretrained weights: read as others read them, or refused whole in one sentence."""
 
 import json
 import os

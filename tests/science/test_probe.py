@@ -1,14 +1,4 @@
-"""The linear probe. Each of these bugs, planted by hand, fails the tests named:
-
-- the ridge on the bias too: another solver, shift, the largest lambda
-- lambda not divided by the mean squared feature: another solver, the stated norm, scale
-- a gradient norm reported from float32 instead of float64: the stated norm
-- a fold trained on the labels it holds out: cross-validation by hand
-- ties towards the smaller lambda: ties
-- a preconditioner or a line search that stops too early: a tight tolerance
-- singular values cut at 1e-3 in place of rounding: the pseudoinverse
-- n ridge replaced by ridge: the closed form, the loop
-"""
+"""Linear probes: equal to another solver and to closed forms, as precise as stated."""
 
 import math
 import re

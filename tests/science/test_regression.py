@@ -1,13 +1,4 @@
-"""Regression in a context: what is drawn, its best predictor, what a model reads.
-
-Planted by hand, one at a time, and each caught here: lambda missing, or squared; noise
-of another size or kind, or one draw of it for a sequence; one w for all sequences, or
-another kind of it; the global seed; an excess with the noise in it, or not squared;
-scales squared, or of other proportion or size; pairs that include the question's own;
-means for sums; the first or the same pair among the earlier ones; numbers in another
-order; another logit; a coarse inverse; float32; what is to be refused, accepted; y of
-another x.
-"""
+"""Regression in a context: what is drawn, its best predictor, what a model reads."""
 
 import numpy as np
 import pytest

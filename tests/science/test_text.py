@@ -1,16 +1,4 @@
-"""Text: what is read, what repeats, what leaks; ids and back; windows of a sequence.
-
-Planted by hand, one at a time, and each caught here: runs of 12 words; of two texts;
-pairs that collide; texts of few words; another bound, and 0.25 itself; dropped texts
-that count as seen; groups in the order of their names; a tenth that is never used up;
-nothing held out; documents for groups; leakage the wrong way round; a byte-order mark;
-duplicates in either corpus; a held-out part that is the whole; folders of tests; other
-alphabets; short docstrings; async functions; what is nested; warnings, newer syntax
-and imports of a library; label for group. An id one off; unknown characters; an
-alphabet without order; one merge more; a space before; no decoder; a start symbol in
-the text; ids below 0; the last place left out; the global seed; windows apart; an
-empty last window; a window's own start symbol; start symbols at the end.
-"""
+"""Text: what is read, what repeats, what leaks; ids and back; windows of a sequence."""
 
 import collections
 import gc

@@ -1,14 +1,7 @@
 """The Transformer: equal to the loops, blind to the future, the same in pieces.
 
-Planted by hand, one at a time, and each caught here: one token of the future seen, and
-all of it with a cache; the first real token hidden, the last of the padding seen, both
-where one token is asked; positions that count padding; a cache that miscounts; a
-rotation the wrong way, of neighbours, by the model's width, with angles in float32; the
-groups of keys exchanged, of values too; silu of the wrong half; the epsilon forgotten;
-the first norm used twice, the last left out; a masked model that is causal; branches
-that end too large (two ways); untied where tied; V itself for a token; a cache filled
-twice; keys' heads that do not divide. (A row of padding alone may be wholly masked:
-this torch gives 0 for it, not 0 / 0, so that no test misses its exception.)
+A row of padding alone may be wholly masked: this torch gives 0 for it, not 0 / 0, so
+no test misses its exception.
 """
 
 import copy
