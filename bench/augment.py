@@ -1,4 +1,4 @@
-"""SimCLR views of colour pictures of 32 px against kornia's, on the same parameters.
+"""SimCLR views of colour images of 32 px against kornia's, on the same parameters.
 
 Crop, flip, change of colour, grey. Kornia draws the parameters and both replay them;
 then each draws its own, with the faster of kornia's two ways to crop. Times are for

@@ -120,9 +120,9 @@ def main() -> None:
         with busy_cores(machine.usable_cores()):
             case = compared(pairs(), label="1,000 images, busy cores")
         quiet = compared(pairs(), label="1,000 images, quiet machine")
-        most = [worker.ask(0.1)["memory"] for worker in workers]
-    memory = most[0] / most[1]
-    print(f"peak memory: ours {most[0]:.0f} MB, peer {most[1]:.0f} MB")
+        peaks = [worker.ask(0.1)["memory"] for worker in workers]
+    memory = peaks[0] / peaks[1]
+    print(f"peak memory: ours {peaks[0]:.0f} MB, peer {peaks[1]:.0f} MB")
     case |= {"quiet": quiet["ratio"], "memory": memory}
     report("busy", case, equal=gap <= TOLERANCE)
 

@@ -1,7 +1,7 @@
 """Representations of 10,000 animals by EfficientNet-Lite0 at 96 px, in float32.
 
 The peer is the package `efficientnet_lite_pytorch` with the same weights, as one would
-use it: batches of 64, the default layout. Times are for 10,000 pictures.
+use it: batches of 64, the default layout. Times are for 10,000 images.
 """
 
 import warnings
@@ -49,7 +49,7 @@ def main() -> None:
     expected = theirs()
     gap = ((ours() - expected).abs().max() / expected.max()).item()
     print(f"representations differ by at most {gap:.1e} of the largest number")
-    label = f"{len(images):,} pictures"
+    label = f"{len(images):,} images"
     case = side_by_side(ours, theirs, rounds=ROUNDS, label=label)
     report("features", case, equal=gap <= TOLERANCE)
 

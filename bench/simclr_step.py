@@ -183,10 +183,10 @@ def main() -> None:
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
     def show(name, seconds, dtype):
-        rate, most = flop / seconds / 1e9, ceiling(device, kinds[dtype])
+        rate, limit = flop / seconds / 1e9, ceiling(device, kinds[dtype])
         print(
             f"{name:32} {2 * batch * STEPS / seconds:9,.0f} views/s, {rate:,.0f} "
-            f"GFLOP/s, {rate / most:.0%} of {most:,.0f} ({dtype})"
+            f"GFLOP/s, {rate / limit:.0%} of {limit:,.0f} ({dtype})"
         )
 
     low = on_gpu and runtime.computes_bfloat16(device)

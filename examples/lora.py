@@ -23,7 +23,7 @@ names, texts = zip(*(line.split("\t", 1) for line in lines), strict=True)
 classes = sorted({*names})
 labels = torch.tensor([classes.index(name) for name in names])
 lm = load_llama(model_folder)
-tokens = lm.ids(texts, most=64)
+tokens = lm.ids(texts, limit=64)
 test = torch.arange(len(texts)) % 5 == 0
 rng = torch.Generator().manual_seed(0)
 

@@ -67,7 +67,7 @@ def frozen_outputs(
     batches = examples.split(runtime.batch_size_for_inference(device))
     rows = []
     with torch.no_grad(), runtime.autocast(device):
-        for batch in progress(batches, label=bar):
+        for batch in progress(batches, bar=bar):
             rows.append(model(model.prepare(batch)).float())
     for name, p in model.named_parameters():
         before = parameters[name].data_ptr(), versions[name]
@@ -170,9 +170,7 @@ def finetune(
     model = copy.deepcopy(Predictor(phi, head)).to(examples.device)
     options = {"steps": steps, "batch_size": batch_size, "generator": generator}
     options |= {"learning_rate": learning_rate}
-    records = progress(
-        finetuning(model, examples, labels, **options), label="finetuning"
-    )
+    records = progress(finetuning(model, examples, labels, **options), bar="finetuning")
     # All losses are read at the end, because reading one waits for the device
     model.losses = [record.loss for record in [*records]]
     return model.eval()

@@ -175,7 +175,7 @@ def token_nats(
     model.eval()
     nats = []
     with torch.no_grad(), runtime.autocast(windows[0].device):
-        for window in progress(windows, label=bar):
+        for window in progress(windows, bar=bar):
             u, x = model(window[:, :-1]).float(), window[:, 1:]
             nats.append(F.cross_entropy(u.mT, x, reduction="none").flatten())
     model.train(was_training)

@@ -95,7 +95,7 @@ def representations(
         above.imshow(image[0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
         above.set_axis_off()
         below.bar(range(len(features)), features.cpu().numpy(), width=1)
-        below.set_xlabel("number")
+        below.set_xlabel("feature")
     axes[1, 0].set_ylabel("$\\phi(x)$")
     return axes[0, 0]
 

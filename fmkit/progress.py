@@ -11,10 +11,10 @@ T = TypeVar("T")
 REDRAW_SECONDS = 0.2  # often enough to look alive, rare enough to cost nothing
 
 
-def progress(
-    items: Iterable[T], *, label: str, total: int | None = None
-) -> Iterator[T]:
-    """Yield `items` and show how many are done; `total` if they have no length.
+def progress(items: Iterable[T], *, bar: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` and show how many are done, in a bar with the text `bar`.
+
+    `total` is the number of `items`, if they have no length.
 
     In a notebook the bar is an output of its own, so what the cell prints stays. At the
     end this output has no data, and :func:`fmkit.book.execute.strip` removes it. In a
@@ -23,9 +23,9 @@ def progress(
     if total is None and isinstance(items, Sized):
         total = len(items)
     if _in_notebook():
-        yield from _text_bar(items, total, label)
+        yield from _text_bar(items, total, bar)
     else:
-        yield from tqdm(items, total=total, desc=label, disable=None, leave=False)
+        yield from tqdm(items, total=total, desc=bar, disable=None, leave=False)
 
 
 def _in_notebook() -> bool:
@@ -34,7 +34,7 @@ def _in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-def _text_bar(items: Iterable[T], total: int | None, label: str) -> Iterator[T]:
+def _text_bar(items: Iterable[T], total: int | None, text: str) -> Iterator[T]:
     display = sys.modules["IPython"].display.display
     start = drawn = time.monotonic()
     output = None
@@ -44,9 +44,7 @@ def _text_bar(items: Iterable[T], total: int | None, label: str) -> Iterator[T]:
             if now - drawn > REDRAW_SECONDS:
                 # Empty at first, too, because nbval compares it and sees no update.
                 output = output or display({}, raw=True, display_id=True)
-                bar = tqdm.format_meter(
-                    done, total, now - start, prefix=label, ncols=72
-                )
+                bar = tqdm.format_meter(done, total, now - start, prefix=text, ncols=72)
                 output.update({"text/plain": bar}, raw=True)
                 drawn = now
             yield item

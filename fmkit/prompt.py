@@ -162,7 +162,7 @@ def score_answers(
     log_p = torch.zeros(len(heads), len(tails[0]), dtype=torch.float64)
     greedy = torch.ones_like(log_p, dtype=torch.bool)
     batches = [*_batches(model, heads, tails)]
-    for rows in progress(batches, label=bar):
+    for rows in progress(batches, bar=bar):
         cache = prefix.fork([0] * len(rows), room=len(heads[rows[0]]))
         last = _read(model, [heads[i][shared:] for i in rows], cache)[:, -1]
         some = [tails[i] for i in rows]

@@ -100,7 +100,7 @@ def batch_size_for_inference(device: torch.device) -> int:
 
 
 def bytes_at_once(device: torch.device) -> int:
-    """Memory for a batch of prompts: keys and values of all its rows, and logits."""
+    """Return the memory for a batch of prompts: its keys, values and logits."""
     return 2**28 if device.type == "cpu" else 2**32
 
 
@@ -115,7 +115,7 @@ def views_at_once(device: torch.device) -> int:
 
 
 def look_every(device: torch.device) -> int:
-    """Steps of training between two looks at the loss, which make a GPU wait."""
+    """Return every how many steps training looks at the loss; a GPU waits for it."""
     return 1 if device.type == "cpu" else 20
 
 

@@ -3,7 +3,7 @@
 A loop that keeps the loss of every step::
 
     records = train(loss_of, batches, optimizer, modules=[model], steps=300)
-    for record in progress(records, label="training"):
+    for record in progress(records, bar="training"):
         history.append(record.loss)
 
 :mod:`fmkit.checkpoint` saves a run, so that it can be stopped and continued.

@@ -82,7 +82,7 @@ def similarities(run, train_set, *, steps, seed):
     batches = minibatches(len(images), batch_size=128, generator=rng)
     options = {"modules": [whole], "steps": steps, "schedule": warmup_cosine(0.1)}
     records = train(loss_of, batches, steppers, **options)
-    for _ in progress(records, label="pretraining"):
+    for _ in progress(records, bar="pretraining"):
         pass
     _measure(run, "trained", whole, views)
     return phi.eval(), views
@@ -186,7 +186,7 @@ def _images(run, folder, *, steps, seed, device):
 def _of_words(run, folder, *, seed, device):
     lm = load_gguf(*fetch("smollm2-135m-instruct-q4").values())
     lm = lm.to(device).packed()
-    for prompt in progress(PROMPTS, label="next words", total=len(PROMPTS)):
+    for prompt in progress(PROMPTS, bar="next words", total=len(PROMPTS)):
         next_words(run, lm, prompt)
 
 

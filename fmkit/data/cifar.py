@@ -63,7 +63,7 @@ def read_batches(path: Path) -> tuple[ImageSet, ImageSet]:
     missing = set(rows)
     try:
         with tarfile.open(path, "r:gz") as archive:
-            for member in progress(archive, label="read cifar10"):
+            for member in progress(archive, bar="read cifar10"):
                 if member.name in missing and member.isfile():
                     part = slice(rows[member.name], rows[member.name] + BATCH)
                     raw = archive.extractfile(member).read()

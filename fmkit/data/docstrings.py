@@ -44,7 +44,7 @@ def load_docstrings(libraries: Sequence[str] = LIBRARIES) -> list[Document]:
     ]
     documents = []
     with _no_garbage_collection():
-        for library, folder, path in progress(files, label="read docstrings"):
+        for library, folder, path in progress(files, bar="read docstrings"):
             module = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
             group = module.removesuffix(".__init__")
             texts = _docstrings_in(path)

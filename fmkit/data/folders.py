@@ -106,7 +106,7 @@ def _read(
     images: dict[str, list[np.ndarray]] = {split: [] for split in tree}
     labels: dict[str, list[int]] = {split: [] for split in tree}
     first: np.ndarray | None = None
-    for split, label, name in progress(order, label="read images"):
+    for split, label, name in progress(order, bar="read images"):
         image = _image(read, name, size=size)
         first = image if first is None else first
         rule = f"be given, since {name} and others differ in size"

@@ -111,18 +111,18 @@ def _byte_names() -> list[str]:
     return [chr(b if b in printed else next(others)) for b in range(256)]
 
 
-def padded(texts: Sequence[Sequence[int]], *, most: int) -> Int[Tensor, "n T"]:
-    """Return the ids of texts as rows, each cut after `most` tokens.
+def padded(texts: Sequence[Sequence[int]], *, limit: int) -> Int[Tensor, "n T"]:
+    """Return the ids of texts as rows, each cut after `limit` tokens.
 
     ``PADDING`` follows the last token of the shorter ones. Raises ``ValueError`` if
     there is no text, a text is empty, or an id is below 0.
     """
     require(len(texts) > 0, "texts", "be at least 1", len(texts))
-    require(most >= 1, "most", "be at least 1", most)
+    require(limit >= 1, "limit", "be at least 1", limit)
     for i, ids in enumerate(texts):
         require(len(ids) > 0, f"texts[{i}]", "have at least one token", ids)
         require(min(ids) >= 0, "an id", "be at least 0", min(ids))
-    rows = [torch.tensor(ids[:most], dtype=torch.int64) for ids in texts]
+    rows = [torch.tensor(ids[:limit], dtype=torch.int64) for ids in texts]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING)
 
 

@@ -57,13 +57,13 @@ class LanguageModel:
         ids = encoding.ids
         return ids if ids[:1] == [self.start] else [self.start, *ids]
 
-    def ids(self, texts: Sequence[str], *, most: int) -> Int[Tensor, "n T"]:
+    def ids(self, texts: Sequence[str], *, limit: int) -> Int[Tensor, "n T"]:
         """Return the ids of texts as rows, padded at the end.
 
-        See :func:`fmkit.data.tokens.padded`. Each text is cut after `most`
+        See :func:`fmkit.data.tokens.padded`. Each text is cut after `limit`
         tokens, the start symbol counted. Raises ``ValueError`` if a token has no vector
         in the model.
         """
-        rows = padded([self.encode(text) for text in texts], most=most)
+        rows = padded([self.encode(text) for text in texts], limit=limit)
         check_ids(rows.clamp(min=0), vocabulary=self.model.config.vocabulary)
         return rows

@@ -150,7 +150,7 @@ def choose_order(
     require(len(tokens) >= 2, "tokens", "be at least 2", len(tokens))
     end = int(len(tokens) * (1 - HELD_OUT))
     nats = {}
-    for order in progress(sorted(orders), label="order of the n-gram"):
+    for order in progress(sorted(orders), bar="order of the n-gram"):
         model = fit_ngram(tokens[:end], vocabulary=vocabulary, order=order)
         first = max(0, end - order + 1)  # where the context of the first one begins
         nats[order] = -model.log_p(tokens[first:])[end - first :].mean().item()

@@ -35,26 +35,26 @@ def load_gguf(path: str | Path) -> LanguageModel:
     """
     about, stored = read_gguf(path)
 
-    def say(name: str) -> object:
+    def entry(name: str) -> object:
         if name not in about:
             raise Refused(f"{path} must say what its {name} is.")
         return about[name]
 
-    architecture = say("general.architecture")
+    architecture = entry("general.architecture")
     if architecture != "llama":
         raise Refused(f"{path} must be of architecture llama, got {architecture}.")
-    vocabulary = say("tokenizer.ggml.tokens")
+    vocabulary = entry("tokenizer.ggml.tokens")
     config = _config(
         path,
         vocabulary=len(vocabulary),
-        context=say("llama.context_length"),
-        width=say("llama.embedding_length"),
-        layers=say("llama.block_count"),
-        heads=say("llama.attention.head_count"),
-        kv_heads=say("llama.attention.head_count_kv"),
-        hidden=say("llama.feed_forward_length"),
-        rope_base=say("llama.rope.freq_base"),
-        norm_epsilon=say("llama.attention.layer_norm_rms_epsilon"),
+        context=entry("llama.context_length"),
+        width=entry("llama.embedding_length"),
+        layers=entry("llama.block_count"),
+        heads=entry("llama.attention.head_count"),
+        kv_heads=entry("llama.attention.head_count_kv"),
+        hidden=entry("llama.feed_forward_length"),
+        rope_base=entry("llama.rope.freq_base"),
+        norm_epsilon=entry("llama.attention.layer_norm_rms_epsilon"),
         tied="output.weight" not in stored,
     )
     rotation = {"scaling.type": "none", "dimension_count": config.head_width}
@@ -68,7 +68,7 @@ def load_gguf(path: str | Path) -> LanguageModel:
         heads = {"attn_q": config.heads, "attn_k": config.kv_heads}
         turned = next((n for part, n in heads.items() if f".{part}." in name), None)
         renamed[_llama_name(name)] = _halves(tensor, turned) if turned else tensor
-    model, tokenizer = _build(config, renamed, path), _gguf_tokenizer(path, say)
+    model, tokenizer = _build(config, renamed, path), _gguf_tokenizer(path, entry)
     start = _start(path, tokenizer, about.get("tokenizer.ggml.bos_token_id"))
     return LanguageModel(model, tokenizer, start)
 
@@ -149,7 +149,7 @@ def _config(path: str | Path, **values: object) -> TransformerConfig:
             raise Refused(f"{path}: {rule}, got {value}.")
     try:
         return TransformerConfig(**values)
-    except ValueError as error:
+    except Refused as error:
         raise Refused(f"{path}: {error}") from error
 
 
@@ -258,22 +258,22 @@ def _llama_name(name: str) -> str:
     return top.get(name, name)
 
 
-def _gguf_tokenizer(path: str | Path, say: Callable[[str], object]) -> Tokenizer:
+def _gguf_tokenizer(path: str | Path, entry: Callable[[str], object]) -> Tokenizer:
     """Build a byte-level BPE from a GGUF file's pieces and merges.
 
     With ``pre = smollm`` each digit is a token of its own. Control tokens are found in
     a text only if they are written out in full, as the turns of a chat are.
     """
-    vocabulary = say("tokenizer.ggml.tokens")
+    vocabulary = entry("tokenizer.ggml.tokens")
     before = {"smollm": [pre_tokenizers.Digits(individual_digits=True)], "gpt-2": []}
-    kind, pre = say("tokenizer.ggml.model"), say("tokenizer.ggml.pre")
+    kind, pre = entry("tokenizer.ggml.model"), entry("tokenizer.ggml.pre")
     if kind != "gpt2" or pre not in before:
         raise Refused(
             f"{path}: its tokenizer must be gpt2 with pre = {' or '.join(before)}, "
             f"got {kind} with {pre}."
         )
-    merges = [tuple(merge.split(" ")) for merge in say("tokenizer.ggml.merges")]
-    kinds = say("tokenizer.ggml.token_type")
+    merges = [tuple(merge.split(" ")) for merge in entry("tokenizer.ggml.merges")]
+    kinds = entry("tokenizer.ggml.token_type")
     ids = {piece: i for i, piece in enumerate(vocabulary)}
     try:
         tokenizer = Tokenizer(models.BPE(ids, merges))

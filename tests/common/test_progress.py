@@ -17,13 +17,13 @@ from fmkit.runs.rerun import rerun
 
 
 def test_items_come_through_unchanged():
-    assert [*progress([3, 1, 2], label="x")] == [3, 1, 2]
-    assert [*progress(iter("ab"), label="x", total=2)] == ["a", "b"]
-    assert [*progress([], label="x")] == []
+    assert [*progress([3, 1, 2], bar="x")] == [3, 1, 2]
+    assert [*progress(iter("ab"), bar="x", total=2)] == ["a", "b"]
+    assert [*progress([], bar="x")] == []
 
 
 def test_nothing_is_written_where_stderr_is_a_file(capsys):
-    list(progress(range(3), label="x"))
+    list(progress(range(3), bar="x"))
     assert capsys.readouterr() == ("", "")
 
 
@@ -33,7 +33,7 @@ def test_a_terminal_shows_how_many_are_done():
             return True
 
     with contextlib.redirect_stderr(Terminal()) as terminal:
-        for _ in progress(range(3), label="animals"):
+        for _ in progress(range(3), bar="animals"):
             time.sleep(0.15)
     assert "animals" in terminal.getvalue()
     assert "/3" in terminal.getvalue()
@@ -45,7 +45,7 @@ import time
 from fmkit.progress import progress
 
 print("before")
-for i in progress(range(4), label="animals"):
+for i in progress(range(4), bar="animals"):
     time.sleep({REDRAW_SECONDS + 0.05})
     if i == 1:
         print("amid")

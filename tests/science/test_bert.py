@@ -68,7 +68,7 @@ def drawn(lengths, rng, config=SMALL):
 def sentence_embeddings(lm, texts):
     """As in sentence-transformers: the mean of the tokens, brought to length 1."""
     phi = Pooled(lm.model, mean_of_tokens)
-    ids = lm.ids(texts, most=lm.model.config.context)
+    ids = lm.ids(texts, limit=lm.model.config.context)
     return F.normalize(frozen_outputs(phi, ids, bar="x"), dim=1)
 
 
@@ -168,7 +168,7 @@ def test_wrong_shapes_and_tokens(small, small_tokenizer):
     small_tokenizer.add_tokens(["grey"])  # its id is 7, which has no vector
     lm = LanguageModel(small, small_tokenizer, 1)
     with pytest.raises(ValueError, match=r"^an id .*V - 1 \(6\), got 7\.$"):
-        lm.ids(["red grey"], most=9)
+        lm.ids(["red grey"], limit=9)
 
 
 # MiniLM
@@ -199,7 +199,7 @@ def peer(files):
 @pytest.fixture(scope="module")
 def batch(minilm):
     """Five texts, the last of more than 256 tokens."""
-    tokens = minilm.ids(TEXTS, most=512)
+    tokens = minilm.ids(TEXTS, limit=512)
     return tokens, tokens != PADDING
 
 

@@ -65,7 +65,7 @@ def vectors(encoder, ids):
 @torch.no_grad()
 def test_summaries_are_of_single_texts(encoder):
     """In the notes: representation of a text."""
-    tokens = padded(TEXTS, most=9)
+    tokens = padded(TEXTS, limit=9)
     last, first, mean = (Pooled(encoder, pool)(tokens) for pool in POOLS)
     for i, ids in enumerate(TEXTS):
         c = vectors(encoder, ids)
@@ -80,7 +80,7 @@ def test_summaries_are_of_single_texts(encoder):
 @torch.no_grad()
 def test_padding_changes_nothing(encoder, pool):
     phi = Pooled(encoder, pool)
-    tokens = padded(TEXTS, most=9)
+    tokens = padded(TEXTS, limit=9)
     wide = torch.nn.functional.pad(tokens, (0, 2), value=PADDING)
     torch.testing.assert_close(phi(wide), phi(tokens), rtol=1e-10, atol=1e-12)
     assert torch.equal(phi.prepare(wide), tokens)
@@ -89,7 +89,7 @@ def test_padding_changes_nothing(encoder, pool):
 def test_gradients_do_not_come_from_padding(encoder):
     phi = Pooled(encoder, mean_of_tokens)
     found = []
-    for tokens in (padded(TEXTS[:1], most=9), padded(TEXTS, most=9)):
+    for tokens in (padded(TEXTS[:1], limit=9), padded(TEXTS, limit=9)):
         encoder.zero_grad()
         phi(tokens)[0].sum().backward()
         # An encoder's unembedding has none
@@ -103,7 +103,7 @@ def test_frozen_outputs_of_texts(encoder):
     encoder.float()
     phi = Pooled(encoder, mean_of_tokens)
     texts = [TEXTS[i % 3] for i in range(34)] + [TEXTS[1]] * 6
-    found = frozen_outputs(phi, padded(texts, most=9))
+    found = frozen_outputs(phi, padded(texts, limit=9))
     assert found.shape == (40, phi.m)
     for i in (0, 2, 31, 39):
         alone = vectors(encoder, texts[i]).mean(dim=0)
@@ -113,13 +113,13 @@ def test_frozen_outputs_of_texts(encoder):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_the_encoder_s(encoder, training):
     encoder.float().train(training)
-    frozen_outputs(Pooled(encoder, last_token), padded(TEXTS, most=9))
+    frozen_outputs(Pooled(encoder, last_token), padded(TEXTS, limit=9))
     assert encoder.training == training
 
 
 def test_x_0_of_a_causal_model_sees_no_text(rng):
     encoder = drawn(Transformer(CAUSAL), rng)
-    first = Pooled(encoder, first_token)(padded([[0, 5, 3], [0, 8]], most=9))
+    first = Pooled(encoder, first_token)(padded([[0, 5, 3], [0, 8]], limit=9))
     torch.testing.assert_close(first[0], first[1], rtol=0, atol=1e-12)
 
 

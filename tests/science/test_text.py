@@ -383,7 +383,7 @@ def test_ids_of_byte_pairs_are_one_above_those_without_a_start_symbol():
 
 def test_texts_are_cut_and_padded():
     texts = [[0, 5, 3], [7], [2, 9, 9, 1], [0, 8, 8, 2]]
-    assert padded(texts, most=3).tolist() == [
+    assert padded(texts, limit=3).tolist() == [
         [0, 5, 3],
         [7, PADDING, PADDING],
         [2, 9, 9],
@@ -392,17 +392,17 @@ def test_texts_are_cut_and_padded():
 
 
 @pytest.mark.parametrize(
-    ("texts", "most", "message"),
+    ("texts", "limit", "message"),
     [
-        ([[1]], 0, r"^most .* 1.* 0\.$"),
+        ([[1]], 0, r"^limit .* 1.* 0\.$"),
         ([], 3, r"^texts .* 1.* 0\.$"),
         ([[4, 2], [], [1]], 3, r"^texts\[1\] .*token"),
         ([[4, PADDING]], 3, r"^an id .* 0.* -1\.$"),
     ],
 )
-def test_rows_that_cannot_be_are_refused(texts, most, message):
+def test_rows_that_cannot_be_are_refused(texts, limit, message):
     with pytest.raises(ValueError, match=message):
-        padded(texts, most=most)
+        padded(texts, limit=limit)
 
 
 def test_ids_are_inside_the_vocabulary():
