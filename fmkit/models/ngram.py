@@ -78,13 +78,6 @@ class NGram:
             p[..., k - 1 :] = torch.where(total > 0, mixed, lower)
         return p.log()
 
-    def next_probabilities(self, context: Int[Tensor, " T"]) -> Float64[Tensor, " V"]:
-        """Compute p(x_{T+1} | context) of every member of V; the sum is 1."""
-        every = torch.arange(self.vocabulary, device=context.device)
-        near = context[max(0, len(context) - self.order + 1) :]
-        rows = torch.cat([near.expand(len(every), -1), every[:, None]], dim=1)
-        return self.log_p(rows)[:, -1].exp()
-
 
 def fit_ngram(tokens: Int[Tensor, " T"], *, vocabulary: int, order: int) -> NGram:
     """Count the runs of up to `order` tokens, whose ids are below `vocabulary`.

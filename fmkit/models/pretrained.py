@@ -37,7 +37,7 @@ def load_gguf(path: str | Path) -> LanguageModel:
 
     def entry(name: str) -> object:
         if name not in about:
-            raise Refused(f"{path} must say what its {name} is.")
+            raise Refused(f"{path} must have an entry {name}.")
         return about[name]
 
     architecture = entry("general.architecture")

@@ -72,7 +72,7 @@ def add(asset, monkeypatch):
     return asset
 
 
-def snapshot(folder):
+def contents(folder):
     return {p: p.is_file() and p.read_bytes() for p in folder.rglob("*")}
 
 
@@ -169,13 +169,13 @@ def test_concurrent_fetches_do_not_corrupt_the_cache(toy, cache):
 
 
 def fails(cache, *patterns):
-    before = snapshot(cache)
+    before = contents(cache)
     with pytest.raises(AssetError) as raised:
         fetch("toy")
     message = sentence(raised)
     for pattern in patterns:
         assert re.search(pattern, message), message
-    assert snapshot(cache) == before
+    assert contents(cache) == before
 
 
 def test_an_unknown_name_lists_the_known(asset_cache):
@@ -294,7 +294,7 @@ def test_a_file_that_may_not_grow_is_not_kept(toy, cache, variable):
         except AssetError as error:
             print(error)
     """)
-    before = snapshot(cache)
+    before = contents(cache)
     run = subprocess.run(
         [sys.executable, "-c", script, repr(ASSETS["toy"])],
         env=os.environ | {variable: str(toy.parent)},
@@ -303,7 +303,7 @@ def test_a_file_that_may_not_grow_is_not_kept(toy, cache, variable):
         check=True,
     )
     assert "File too large); make room there or set FMKIT_CACHE" in run.stdout
-    assert snapshot(cache) == before
+    assert contents(cache) == before
 
 
 # What has an address
@@ -405,7 +405,7 @@ def test_a_download_of_another_file(server, cache):
 
 
 def test_a_download_that_may_not_grow_is_not_kept(server, cache):
-    before = snapshot(cache)
+    before = contents(cache)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
@@ -413,7 +413,7 @@ def test_a_download_that_may_not_grow_is_not_kept(server, cache):
             fetch("toy")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert snapshot(cache) == before
+    assert contents(cache) == before
 
 
 def test_a_file_in_the_mirror_is_used_where_it_lies(
@@ -421,9 +421,9 @@ def test_a_file_in_the_mirror_is_used_where_it_lies(
 ):
     monkeypatch.setenv("FMKIT_MIRROR", str(tmp_path))
     (tmp_path / "toy.bin").write_bytes(CONTENT)
-    before = snapshot(cache)
+    before = contents(cache)
     assert fetch("toy") == {"toy.bin": tmp_path / "toy.bin"}
-    assert snapshot(cache) == before
+    assert contents(cache) == before
     (tmp_path / "toy.bin").write_bytes(CONTENT[:-1])
     fails(cache, "toy.bin must have", sha256(CONTENT), sha256(CONTENT[:-1]))
     assert server.requests == 0

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from support.models import snapshot, unchanged
 from torch import nn
 
 from fmkit.adapt import (
@@ -41,14 +42,6 @@ def task(rng):
     images[labels == 0, ..., :6] += 120
     images[labels == 1, ..., 6:] += 120
     return images, labels
-
-
-def snapshot(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def unchanged(model, before):
-    return all(torch.equal(model.state_dict()[name], before[name]) for name in before)
 
 
 def test_frozen_outputs_are_the_model_s_in_eval_mode(phi, task):

@@ -125,12 +125,12 @@ def test_wrong_arguments(change, message):
         masked(torch.ones(2, 1, 6, 8), **change)
 
 
-def pictures(B, c, H=7, W=9):
+def random_images(B, c, H=7, W=9):
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (B, c, H, W), generator=generator, dtype=torch.uint8)
 
 
-def drawn(config, B=200, height=7, width=9, seed=0):
+def views_of(config, B=200, height=7, width=9, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return draw_views(config, B, height=height, width=width, generator=generator)
 
@@ -146,7 +146,8 @@ def neutral(B, height, width):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_views_are_the_loop(channels):
     """In the notes: augmentation."""
-    images, views = pictures(200, channels), drawn(EVERYTHING)  # more than one chunk
+    images = random_images(200, channels)  # more than one chunk
+    views = views_of(EVERYTHING)
     found = render_views(images, views, size=6)
     for i in range(len(images)):
         one = {f.name: getattr(views, f.name)[i].item() for f in fields(views)}
@@ -156,13 +157,13 @@ def test_views_are_the_loop(channels):
 
 
 def test_the_whole_picture_is_itself():
-    images = pictures(5, 3, 8, 8)
+    images = random_images(5, 3, 8, 8)
     found = render_views(images, neutral(5, 8, 8), size=8)
     torch.testing.assert_close(found, images / 255, rtol=0, atol=1e-5)
 
 
 def test_a_flip_is_a_mirror_and_a_quarter_turn_is_exact():
-    images, views = pictures(5, 1, 8, 8), neutral(5, 8, 8)
+    images, views = random_images(5, 1, 8, 8), neutral(5, 8, 8)
     mirrored = replace(views, flip=torch.ones(5, dtype=torch.bool))
     turned = replace(views, angle=torch.full((5,), math.pi / 2))
     x = images / 255
@@ -173,14 +174,14 @@ def test_a_flip_is_a_mirror_and_a_quarter_turn_is_exact():
 
 def test_hue_goes_round():
     """Three shifts by a third of the circle take every colour back to itself."""
-    x = pictures(50, 3, 4, 4)
+    x = random_images(50, 3, 4, 4)
     third = replace(neutral(50, 4, 4), hue=torch.full((50,), 1 / 3))
     once = render_views(x, third, size=4)
     torch.testing.assert_close(once, x.roll(1, dims=1) / 255, rtol=0, atol=1e-5)
 
 
 def test_grey_pictures_have_no_hue():
-    x = pictures(50, 1, 4, 4).expand(-1, 3, -1, -1)
+    x = random_images(50, 1, 4, 4).expand(-1, 3, -1, -1)
     turned = replace(neutral(50, 4, 4), hue=torch.linspace(-0.5, 0.5, 50))
     found = render_views(x, turned, size=4)
     torch.testing.assert_close(found, x / 255, rtol=0, atol=1e-6)
@@ -201,7 +202,7 @@ def test_views_are_drawn_as_their_settings_say():
         hue=0.1,
         grey=0.25,
     )
-    v = drawn(config, n, height=100, width=100)
+    v = views_of(config, n, height=100, width=100)
     changed = v.brightness != 1
     uniform = {  # what is uniform from 0 to 1
         "area": (v.width * v.height / 1e4 - 0.2) / 0.4,
@@ -232,7 +233,7 @@ def test_views_are_drawn_as_their_settings_say():
 
 
 def test_a_crop_lies_in_its_picture():
-    v = drawn(replace(EVERYTHING, area=(0.05, 1.0)), 5000)
+    v = views_of(replace(EVERYTHING, area=(0.05, 1.0)), 5000)
     assert v.left.min() >= 0
     assert v.top.min() >= 0
     assert (v.left + v.width).max() <= 9 + 1e-4
@@ -241,7 +242,7 @@ def test_a_crop_lies_in_its_picture():
 
 def test_two_views_differ_and_belong_to_the_generator():
     """In the notes: positive pair."""
-    images, generator = pictures(20, 3), torch.Generator().manual_seed(0)
+    images, generator = random_images(20, 3), torch.Generator().manual_seed(0)
     x_hat = random_views(images, EVERYTHING, generator=generator)
     x_tilde = random_views(images, EVERYTHING, generator=generator)
     assert ((x_hat - x_tilde).abs().amax(dim=(1, 2, 3)) > 0.01).all()
@@ -260,8 +261,11 @@ def test_two_views_differ_and_belong_to_the_generator():
     ("images", "message"),
     [
         (torch.full((2, 3, 8, 8), torch.nan), "images must be bytes .*float32"),
-        (pictures(2, 2), "images must have 1 or 3 channels, got 2"),
-        (pictures(2, 3, 5, 9), r"images must be at least as large as a view \(6 by 6"),
+        (random_images(2, 2), "images must have 1 or 3 channels, got 2"),
+        (
+            random_images(2, 3, 5, 9),
+            r"images must be at least as large as a view \(6 by 6",
+        ),
     ],
 )
 def test_wrong_pictures(images, message):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from reference import bert as reference_bert
 from safetensors.torch import load_file, save_file
 from support.bounds import rounding
+from support.models import redrawn
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from fmkit.adapt import frozen_outputs
@@ -31,21 +32,11 @@ SMALL = BertConfig(
 )
 
 
-def everything_drawn(model, rng):
-    """No weight as it is initialized: biases of 0 and scales of 1 hide mistakes."""
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=rng, dtype=weight.dtype) / 2
-            scales = "norm" in name and name.endswith("weight")
-            weight.copy_(noise + 1 if scales else noise)
-    return model
-
-
 @pytest.fixture
 def small(rng):
     """An epsilon that shows: BERT's own is lost among these numbers."""
     config = BertConfig(**{**vars(SMALL), "norm_epsilon": 0.1})
-    return everything_drawn(Bert(config).double(), rng).eval()
+    return redrawn(Bert(config).double(), rng).eval()
 
 
 @pytest.fixture
@@ -57,7 +48,7 @@ def small_tokenizer():
     return tokenizer
 
 
-def drawn(lengths, rng, config=SMALL):
+def rows_of(lengths, rng, config=SMALL):
     """Rows of tokens of these lengths, with their mask."""
     shape, columns = (len(lengths), max(lengths)), torch.arange(max(lengths))
     tokens = torch.randint(config.vocabulary, shape, generator=rng)
@@ -73,7 +64,7 @@ def sentence_embeddings(lm, texts):
 
 
 def test_bert_is_the_loops(small, rng):
-    tokens, mask = drawn([7, 3], rng)
+    tokens, mask = rows_of([7, 3], rng)
     weights = {name: weight.tolist() for name, weight in small.named_parameters()}
     with torch.no_grad():
         found = small.token_vectors(tokens)
@@ -103,7 +94,7 @@ def test_sentence_embeddings_are_the_loops(small, small_tokenizer):
 
 
 def test_padding_changes_nothing(small, rng):
-    tokens, _ = drawn([4, 4], rng)
+    tokens, _ = rows_of([4, 4], rng)
     alone = small.token_vectors(tokens)
     beside = torch.full((2, 3), PADDING)
     padded = small.token_vectors(torch.cat([tokens, beside], 1))
@@ -111,7 +102,7 @@ def test_padding_changes_nothing(small, rng):
 
 
 def test_both_sides_are_seen(small, rng):
-    tokens, _ = drawn([6], rng)
+    tokens, _ = rows_of([6], rng)
     before = small.token_vectors(tokens)
     for changed in (0, 5):
         other = tokens.clone()
@@ -120,7 +111,7 @@ def test_both_sides_are_seen(small, rng):
 
 
 def test_texts_do_not_see_each_other(small, rng):
-    tokens, mask = drawn([6, 2, 5], rng)
+    tokens, mask = rows_of([6, 2, 5], rng)
     alone = [small.token_vectors(tokens[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(
         small.token_vectors(tokens)[mask],
@@ -132,7 +123,7 @@ def test_texts_do_not_see_each_other(small, rng):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(small, rng, dtype):
-    tokens, mask = drawn([7, 3], rng)
+    tokens, mask = rows_of([7, 3], rng)
     half = copy.deepcopy(small).to(dtype)
     with torch.no_grad():
         found = half.token_vectors(tokens)
@@ -147,7 +138,7 @@ def test_half_precision(small, rng, dtype):
 
 def test_every_parameter_learns_but_the_types_of_a_pair(rng):
     """And but a key's bias: it adds the same to all scores of a query."""
-    model = everything_drawn(Bert(SMALL), rng)
+    model = redrawn(Bert(SMALL), rng)
     tokens = torch.arange(len(WORDS))[None]
     phi = model.token_vectors(tokens).square() * torch.rand(8)
     phi.mean().backward()

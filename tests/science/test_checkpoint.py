@@ -177,7 +177,7 @@ def test_an_interrupt_while_writing_leaves_the_last_one(kept, monkeypatch):
 # Files that are something else
 
 
-def refused(path, run, message):
+def refused_unchanged(path, run, message):
     """Check that loading raises one sentence, and changes nothing."""
     before = {name: tensor.clone() for name, tensor in numbers(run).items()}
     with pytest.raises(CheckpointError, match=message):
@@ -188,7 +188,7 @@ def refused(path, run, message):
 
 
 def test_no_file(tmp_path):
-    refused(tmp_path / "run.pt", new_run(), r"run\.pt is missing")
+    refused_unchanged(tmp_path / "run.pt", new_run(), r"run\.pt is missing")
 
 
 def test_damaged_files(kept):
@@ -199,7 +199,7 @@ def test_damaged_files(kept):
     message = r"run\.pt is missing, damaged or no checkpoint\."
     for size in (0, 1, *places.choices(range(len(whole)), k=20), len(whole) - 1):
         path.write_bytes(whole[:size])
-        refused(path, run, message)
+        refused_unchanged(path, run, message)
     path.write_bytes(whole)
     load_checkpoint(path, **run)
     block = run["model"].state_dict()["embedding.weight"].numpy().tobytes()
@@ -208,7 +208,7 @@ def test_damaged_files(kept):
         turned = bytearray(whole)
         turned[start + places.randrange(len(block))] ^= 1 << places.randrange(8)
         path.write_bytes(turned)
-        refused(path, run, message)
+        refused_unchanged(path, run, message)
 
 
 class Outsider:
@@ -225,7 +225,7 @@ def test_other_files_of_torch(tmp_path):
     folder = tmp_path / "made"
     for content in ({"weight": torch.zeros(2)}, [1], Outsider(str(folder))):
         torch.save(content, tmp_path / "run.pt")
-        refused(tmp_path / "run.pt", new_run(), "damaged or no checkpoint")
+        refused_unchanged(tmp_path / "run.pt", new_run(), "damaged or no checkpoint")
     assert not folder.exists()
 
 
@@ -293,7 +293,9 @@ class Elsewhere(torch.Generator):
 def test_another_run(tmp_path, other, part):
     path = tmp_path / "run.pt"
     save_checkpoint(path, step=0, **run_of(nn.Linear(3, 4)))
-    refused(path, other(), rf"run\.pt is of another run: its {part} differs\.")
+    refused_unchanged(
+        path, other(), rf"run\.pt is of another run: its {part} differs\."
+    )
 
 
 def test_what_cannot_be_saved(tmp_path):

@@ -72,7 +72,7 @@ def batch2(images, labels):
 
 
 @pytest.fixture
-def pictures(monkeypatch):
+def arrays(monkeypatch):
     """Six batches of random pictures; the archive's is the order of the real one."""
     monkeypatch.setattr(cifar, "BATCH", BATCH)
     generator = np.random.default_rng(0)
@@ -101,8 +101,8 @@ def as_tar(path, members):
 
 
 @pytest.fixture
-def batches(pictures):
-    return {name: batch2(*batch) for name, batch in pictures.items()}
+def batches(arrays):
+    return {name: batch2(*batch) for name, batch in arrays.items()}
 
 
 @pytest.fixture
@@ -110,18 +110,18 @@ def path(tmp_path):
     return tmp_path / "cifar-10-python.tar.gz"
 
 
-def test_pickles_of_python_2_are_read(pictures, batches, path):
+def test_pickles_of_python_2_are_read(arrays, batches, path):
     train, test = read_batches(as_tar(path, batches))
     assert (train.images.shape, test.images.shape) == ((20, 3, 32, 32), (4, 3, 32, 32))
     assert train.classes == test.classes == CIFAR10
     for i in range(1, 6):
-        images, labels = pictures[f"data_batch_{i}"]
+        images, labels = arrays[f"data_batch_{i}"]
         part = train.subset(torch.arange((i - 1) * BATCH, i * BATCH))
         assert part.labels.tolist() == labels
         # A row is 1,024 red, then green, then blue pixels, line after line.
         for n, c, h, w in ((0, 0, 0, 0), (1, 0, 0, 31), (2, 1, 5, 7), (3, 2, 31, 30)):
             assert part.images[n, c, h, w] == images[n, 1024 * c + 32 * h + w]
-    images, labels = pictures["test_batch"]
+    images, labels = arrays["test_batch"]
     assert test.labels.tolist() == labels
     np.testing.assert_array_equal(test.images.flatten(1), images)
 
@@ -219,7 +219,7 @@ def test_cifar10_as_jpeg_is_whole(mirror, asset_cache):
 # Sets by name
 
 
-def write_pictures(path, splits=("train", "test"), *, side=12):
+def write_images(path, splits=("train", "test"), *, side=12):
     generator = np.random.default_rng(0)
     for split in splits:
         for i, kind in enumerate(("cat", "dog", "cat", "dog")):
@@ -235,18 +235,18 @@ def test_a_set_is_loaded_by_name(asset_cache):
     assert train.images.shape[1:] == (1, 28, 28)
 
 
-def test_each_name_leads_to_its_own_set(monkeypatch, pictures, batches, path):
+def test_each_name_leads_to_its_own_set(monkeypatch, arrays, batches, path):
     assert SETS["cifar10-jpeg"] is load_cifar10_jpeg
     files = {"cifar-10-python.tar.gz": as_tar(path, batches)}
     monkeypatch.setattr(cifar, "fetch", {"cifar10": files}.get)
     train, test = load_images("cifar10", device="cpu")
     assert (len(train), len(test)) == (20, 4)
-    assert test.labels.tolist() == pictures["test_batch"][1]
+    assert test.labels.tolist() == arrays["test_batch"][1]
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "home"])
 def test_a_path_is_loaded(tmp_path, monkeypatch, form):
-    folder = write_pictures(tmp_path / "own", ("test", "train", "validation"))
+    folder = write_images(tmp_path / "own", ("test", "train", "validation"))
     name = str(folder)
     if form == "zip":
         name = str(tmp_path / "own.zip")
@@ -265,7 +265,7 @@ def test_a_path_is_loaded(tmp_path, monkeypatch, form):
 
 @pytest.mark.parametrize("size", [9, 40])
 def test_a_named_set_is_scaled_as_a_path_is(tmp_path, monkeypatch, size):
-    splits = read_folder(write_pictures(tmp_path / "own", side=16))
+    splits = read_folder(write_images(tmp_path / "own", side=16))
     named = lambda: (splits["train"], splits["test"])  # noqa: E731
     monkeypatch.setitem(SETS, "animals", named)
     expected = read_folder(tmp_path / "own", size=size)["test"].images
@@ -276,7 +276,7 @@ def test_a_named_set_is_scaled_as_a_path_is(tmp_path, monkeypatch, size):
 
 
 def test_what_is_loaded_goes_to_the_device(tmp_path):
-    path = str(write_pictures(tmp_path / "own"))
+    path = str(write_images(tmp_path / "own"))
     for part in load_images(path, device="meta"):
         assert (part.images.device.type, part.labels.device.type) == ("meta", "meta")
 
@@ -285,7 +285,7 @@ def test_what_is_no_set_is_one_sentence(tmp_path):
     rule = "data must be one of animals, cifar10, cifar10-jpeg, or a folder or a zip"
     with pytest.raises(ValueError, match=rf"{rule} that exists, got 'animal'\.$"):
         load_images("animal")
-    path = write_pictures(tmp_path / "own", ("train", "val"))
+    path = write_images(tmp_path / "own", ("train", "val"))
     with pytest.raises(ValueError, match=r"splits train and test, got \('train', 'va"):
         load_images(str(path))
     with pytest.raises(ValueError, match="size must be at least 1 pixel, got 0"):

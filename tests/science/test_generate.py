@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from reference import generate as reference_generate
-from support.drawn import drawn
+from support.models import drawn
 
 from fmkit.generate import generate, greedy, keep_top_p, sampler, stream
 from fmkit.models.packed import packed

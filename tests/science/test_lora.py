@@ -6,6 +6,7 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
+from support.models import snapshot
 from torch import nn
 
 from fmkit.adapt import finetune, random_head
@@ -30,10 +31,6 @@ def phi():
 @pytest.fixture
 def tokens(rng):
     return torch.randint(11, (6, 7), generator=rng)
-
-
-def snapshot(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def moved(model, generator):

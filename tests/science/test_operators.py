@@ -34,7 +34,7 @@ def written(operator, pairs, symbol=0):
     )
 
 
-def drawn(rng, *, count=40, examples=4, seen=True):
+def documents_of(rng, *, count=40, examples=4, seen=True):
     return draw_documents(
         count,
         symbols=symbol_pairs(seen=seen),
@@ -98,7 +98,7 @@ def test_operands_are_parted():
 
 @pytest.mark.parametrize("seen", [True, False])
 def test_documents_are_what_they_say(rng, seen):
-    documents = drawn(rng, count=300, examples=7, seen=seen)
+    documents = documents_of(rng, count=300, examples=7, seen=seen)
     symbols = {*map(tuple, symbol_pairs(seen=seen).tolist())}
     operands = {*map(tuple, operand_pairs(seen=seen).tolist())}
     functions = [*OPERATORS.values()]
@@ -121,7 +121,7 @@ def test_documents_are_what_they_say(rng, seen):
 
 def test_a_generator_s_documents_are_its_own():
     one, same, other = (
-        drawn(torch.Generator().manual_seed(i)).texts() for i in (0, 0, 1)
+        documents_of(torch.Generator().manual_seed(i)).texts() for i in (0, 0, 1)
     )
     assert one == same != other
 
@@ -134,7 +134,7 @@ def test_the_prompt_of_the_notes():
 
 
 def test_tokens_are_five_an_example(rng):
-    documents = drawn(rng, examples=3)
+    documents = documents_of(rng, examples=3)
     x = to_tokens(documents)
     assert x.shape == (40, 15)
     for row, text in zip(x.tolist(), documents.texts(), strict=True):
@@ -152,7 +152,7 @@ def test_every_token_has_its_place():
 
 def scored(rng):
     """Tokens, and logits of them that are made up."""
-    x = to_tokens(drawn(rng, examples=3))
+    x = to_tokens(documents_of(rng, examples=3))
     u = torch.randn(*x.shape, VOCABULARY, generator=rng, dtype=torch.float64)
     hit = torch.rand(x.shape, generator=rng) < 0.5
     following = x.roll(-1, dims=1)
@@ -191,7 +191,7 @@ def test_too_many_examples_are_refused(rng, examples):
     with pytest.raises(
         ValueError, match=rf"from 1 to the pairs of operands \({several}"
     ):
-        drawn(rng, examples=examples, seen=False)
+        documents_of(rng, examples=examples, seen=False)
 
 
 # What one can know
@@ -212,7 +212,7 @@ def observed_by_hand(text):
 
 @pytest.mark.parametrize("seen", [True, False])
 def test_the_observer_equals_a_loop_over_hypotheses(rng, seen):
-    documents = drawn(rng, count=400, examples=5, seen=seen)
+    documents = documents_of(rng, count=400, examples=5, seen=seen)
     p, right = ideal_observer(documents)
     for i, text in enumerate(documents.texts()):
         by_hand_p, by_hand_right = zip(*observed_by_hand(text), strict=True)

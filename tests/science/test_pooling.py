@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.models import redrawn
 
 from fmkit.adapt import frozen_outputs
 from fmkit.data.tokens import PADDING, padded
@@ -23,14 +24,6 @@ BERT = BertConfig(
 TEXTS = [[0, 5, 3], [7], [2, 9, 9, 1, 4, 10, 6], [0, 8, 8, 2]]
 
 
-def drawn(model, rng):
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=rng) / 2
-            weight.copy_(noise + 1 if "norm" in name else noise)
-    return model.double().eval()
-
-
 class Recurrent(torch.nn.Module):
     """A third text encoder, which no other file knows: a GRU, from left to right."""
 
@@ -48,10 +41,11 @@ class Recurrent(torch.nn.Module):
 @pytest.fixture(params=["causal", "masked", "bert", "recurrent"])
 def encoder(request, rng):
     if request.param == "bert":
-        return drawn(Bert(BERT), rng)
+        return redrawn(Bert(BERT).double().eval(), rng)
     if request.param == "recurrent":
-        return drawn(Recurrent(), rng)
-    return drawn(Transformer(replace(CAUSAL, causal=request.param == "causal")), rng)
+        return redrawn(Recurrent().double().eval(), rng)
+    config = replace(CAUSAL, causal=request.param == "causal")
+    return redrawn(Transformer(config).double().eval(), rng)
 
 
 def vectors(encoder, ids):
@@ -118,7 +112,7 @@ def test_the_mode_is_the_encoder_s(encoder, training):
 
 
 def test_x_0_of_a_causal_model_sees_no_text(rng):
-    encoder = drawn(Transformer(CAUSAL), rng)
+    encoder = redrawn(Transformer(CAUSAL).double().eval(), rng)
     first = Pooled(encoder, first_token)(padded([[0, 5, 3], [0, 8]], limit=9))
     torch.testing.assert_close(first[0], first[1], rtol=0, atol=1e-12)
 

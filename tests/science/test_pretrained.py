@@ -16,6 +16,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file, save_file
 from support.bounds import additions_of, rounding
+from support.refusals import refused
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fmkit._check import Refused
@@ -40,16 +41,6 @@ TEXTS = [
     "WORDS camelCase snake_case http://example.org/a?b=c&d=e",
     "\r\n\r\n \n  \n",
 ]
-
-
-def refused(read, *arguments):
-    """The sentence that says why, and nothing but one."""
-    with pytest.raises(Refused) as error:
-        read(*arguments)
-    message = str(error.value)
-    assert message.endswith(".")
-    assert "\n" not in message
-    return message
 
 
 # SmolLM2, against transformers and against a byte-pair encoding in loops
@@ -523,7 +514,7 @@ def test_gguf_that_does_not_say(tmp_path, tensors, name):
     if name == "general.architecture":  # which the writer always writes
         other = name[:-1] + "f"
         path.write_bytes(path.read_bytes().replace(name.encode(), other.encode()))
-    assert refused(load_gguf, path) == f"{path} must say what its {name} is."
+    assert refused(load_gguf, path) == f"{path} must have an entry {name}."
 
 
 def test_gguf_with_wrong_tensors(tmp_path, tensors):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from reference import prompt as reference_prompt
 from support.bounds import additions_of, rounding
-from support.drawn import drawn
+from support.models import drawn
+from support.refusals import refused
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from fmkit import runtime
@@ -346,13 +347,7 @@ def test_tokens_that_the_model_lacks(tiny, cutter):
     more = Tokenizer.from_str(cutter.to_str())
     more.add_tokens(["zebra"])
     message = "an id must be from 0 to V - 1 (289), got 290."
-    assert refused(tiny, more, ["a"], [[" zebra"]]) == message
-
-
-def refused(model, tokenizer, prompts, answers):
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message
-        scored(model, tokenizer, prompts, answers)
-    return str(error.value)
+    assert refused(scored, tiny, more, ["a"], [[" zebra"]]) == message
 
 
 def test_nothing_is_dropped_in_silence(cutter):
@@ -369,19 +364,19 @@ def test_nothing_is_dropped_in_silence(cutter):
         error=1e-10,
     )
     short = tiny_of(torch.float64, context=tokens - 1)
-    assert refused(short, cutter, [text], answers) == (
+    assert refused(scored, short, cutter, [text], answers) == (
         "the tokens of prompt and answer must be at most the context "
         f"({tokens - 1}), got {tokens}."
     )
 
 
 def test_answers_without_a_token(tiny, cutter):
-    found = refused(tiny, cutter, ["a", "b"], [["x"], [""]])
+    found = refused(scored, tiny, cutter, ["a", "b"], [["x"], [""]])
     assert found == "an answer must have a token, got ''."
 
 
 def test_tokens_across_the_border(tiny, cutter):
-    found = refused(tiny, cutter, ["Input: a\nOut"], [[" x", "put"]])
+    found = refused(scored, tiny, cutter, ["Input: a\nOut"], [[" x", "put"]])
     message = "a prompt must keep its tokens when an answer follows, got "
     assert found == message + r"'Input: a\nOutput'."
 
@@ -389,7 +384,7 @@ def test_tokens_across_the_border(tiny, cutter):
 def test_a_model_that_trains(cutter):
     model = tiny_of(torch.float32).train()
     message = "model.training must be False: call model.eval(), got True."
-    assert refused(model, cutter, ["a"], [["b"]]) == message
+    assert refused(scored, model, cutter, ["a"], [["b"]]) == message
 
 
 @pytest.mark.parametrize(
@@ -410,4 +405,4 @@ def test_a_model_that_trains(cutter):
     ],
 )
 def test_answers_are_for_prompts(tiny, cutter, prompts, answers, message):
-    assert refused(tiny, cutter, prompts, answers) == message
+    assert refused(scored, tiny, cutter, prompts, answers) == message

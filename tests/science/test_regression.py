@@ -16,7 +16,7 @@ from fmkit.tasks.regression import (
 D = 5
 
 
-def drawn(rng, *, count=6, examples=9, sigma=0.5, scales=None):
+def regressions(rng, *, count=6, examples=9, sigma=0.5, scales=None):
     scales = torch.ones(D) if scales is None else scales
     return draw_regressions(
         count, examples=examples, scales=scales, sigma=sigma, generator=rng
@@ -47,7 +47,9 @@ def test_what_is_drawn_has_the_moments_it_says(rng):
 
 
 def test_a_generator_s_sequences_are_its_own():
-    one, same, other = (drawn(torch.Generator().manual_seed(i)) for i in (0, 0, 1))
+    one, same, other = (
+        regressions(torch.Generator().manual_seed(i)) for i in (0, 0, 1)
+    )
     assert torch.equal(one.y, same.y)
     assert not torch.equal(one.y, other.y)
 
@@ -59,7 +61,7 @@ def test_skewed_scales_keep_the_size():
 
 
 def test_excess_is_over_sigma_squared(rng):
-    of = drawn(rng, count=50_000, examples=1)
+    of = regressions(rng, count=50_000, examples=1)
     y_hat = of.x.sum(dim=2)
     over = (y_hat - of.y).square().mean() - 0.25
     assert of.excess(y_hat).mean().item() == pytest.approx(over.item(), abs=0.15)
@@ -77,7 +79,7 @@ def test_excess_is_over_sigma_squared(rng):
 )
 def test_wrong_draws_are_refused(rng, options, message):
     with pytest.raises(ValueError, match=message):
-        drawn(rng, **options)
+        regressions(rng, **options)
 
 
 # The best predictor
@@ -98,7 +100,7 @@ def ridge_by_hand(x, y, lambda_):
 
 
 def test_ridge_equals_a_loop(rng):
-    of = drawn(rng)
+    of = regressions(rng)
     found = ridge_predictions(of.x, of.y, lambda_=0.3)
     for i in range(len(of.x)):
         expected = ridge_by_hand(
@@ -108,7 +110,7 @@ def test_ridge_equals_a_loop(rng):
 
 
 def test_ridge_sums_squares_as_scikit_learn_does(rng):
-    of = drawn(rng, count=1)
+    of = regressions(rng, count=1)
     x, y = of.x[0].double().numpy(), of.y[0].double().numpy()
     theirs = Ridge(alpha=0.25, fit_intercept=False).fit(x[:8], y[:8])
     found = ridge_predictions(of.x, of.y, lambda_=0.25)
@@ -116,7 +118,7 @@ def test_ridge_sums_squares_as_scikit_learn_does(rng):
 
 
 def test_least_squares_is_the_limit_and_of_least_norm(rng):
-    of = drawn(rng)
+    of = regressions(rng)
     found = ridge_predictions(of.x, of.y, lambda_=0.0)
     for k in range(of.x.shape[1]):
         w = torch.linalg.lstsq(
@@ -129,20 +131,20 @@ def test_least_squares_is_the_limit_and_of_least_norm(rng):
 
 
 def test_nothing_is_known_without_a_pair(rng):
-    of = drawn(rng)
+    of = regressions(rng)
     for lambda_ in (0.0, 0.25):
         assert (ridge_predictions(of.x, of.y, lambda_=lambda_)[:, 0] == 0).all()
 
 
 def test_without_noise_as_many_pairs_as_numbers_are_enough(rng):
-    of = drawn(rng, sigma=0.0)
+    of = regressions(rng, sigma=0.0)
     error = of.excess(ridge_predictions(of.x, of.y, lambda_=0.0).float())
     assert (error[:, D:] < 1e-4).all()
     assert (error[:, : D - 1].mean(dim=0) > 1e-2).all()
 
 
 def test_ridge_at_sigma_squared_is_best(rng):
-    of = drawn(rng, count=20_000, examples=4)
+    of = regressions(rng, count=20_000, examples=4)
 
     def error(lambda_):
         return of.excess(ridge_predictions(of.x, of.y, lambda_=lambda_)).mean(dim=0)
@@ -157,7 +159,7 @@ def test_ridge_at_sigma_squared_is_best(rng):
 
 
 def test_a_negative_lambda_is_refused(rng):
-    of = drawn(rng)
+    of = regressions(rng)
     with pytest.raises(ValueError, match="lambda_ must be at least 0, got -1"):
         ridge_predictions(of.x, of.y, lambda_=-1.0)
 
@@ -166,7 +168,7 @@ def test_a_negative_lambda_is_refused(rng):
 
 
 def test_a_model_reads_a_pair_and_a_question_at_a_time(rng):
-    of, model = drawn(rng), small_model()
+    of, model = regressions(rng), small_model()
     x, y = of.x.double(), of.y.double()
     found = transformer_predictions(model, x, y)
     e = model.embedding.weight
@@ -183,7 +185,7 @@ def test_a_model_reads_a_pair_and_a_question_at_a_time(rng):
 
 
 def test_no_answer_reaches_its_own_prediction(rng):
-    of, model = drawn(rng), small_model()
+    of, model = regressions(rng), small_model()
     x, y = of.x.double(), of.y.double()
     changed = y.clone()
     changed[:, 3] += 1
@@ -193,6 +195,6 @@ def test_no_answer_reaches_its_own_prediction(rng):
 
 
 def test_a_model_of_other_numbers_is_refused(rng):
-    of = drawn(rng, scales=torch.ones(4))
+    of = regressions(rng, scales=torch.ones(4))
     with pytest.raises(ValueError, match=r"vocabulary of 2d \+ 1 \(9\), got 11"):
         transformer_predictions(small_model(), of.x.double(), of.y.double())

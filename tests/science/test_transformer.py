@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import transformer as reference_transformer
+from support.models import redrawn
 
 from fmkit.models.transformer import (
     Block,
@@ -37,20 +38,16 @@ SMALL = TransformerConfig(
 )
 
 
-def drawn(config):
-    """A model in float64 no weight of which is as it is initialized, in eval mode."""
+def float64_model(config):
+    """Draw a model in float64, in eval mode."""
     generator = torch.Generator().manual_seed(1)
     model = Transformer(config).double().eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-            weight.copy_(1 + noise / 2 if "norm" in name else noise / 2)
-    return model
+    return redrawn(model, generator)
 
 
 @pytest.fixture(scope="module")
 def small():
-    return drawn(SMALL)
+    return float64_model(SMALL)
 
 
 @pytest.fixture
@@ -70,7 +67,7 @@ def vectors(rng):
 def test_the_decoder_is_the_loops(kv_heads, tied, causal, tokens):
     """In the notes: Transformer, (14.7)."""
     config = replace(SMALL, kv_heads=kv_heads, tied=tied, causal=causal)
-    model = drawn(config)
+    model = float64_model(config)
     weights = {name: weight.tolist() for name, weight in model.named_parameters()}
     for T in (8, 1):
         for row, u in zip(tokens[:2, :T].tolist(), model(tokens[:2, :T]), strict=True):
@@ -105,7 +102,7 @@ def test_the_future_cannot_reach_the_past(small, tokens):
 
 @torch.no_grad()
 def test_a_masked_model_does_not_look_at_padding(tokens):
-    model = drawn(replace(SMALL, causal=False))
+    model = float64_model(replace(SMALL, causal=False))
     lengths = (8, 3, 1)
     real = torch.arange(8) < torch.tensor(lengths)[:, None]
     c = model.contextualize(model.embed(tokens), real=real)
@@ -122,7 +119,7 @@ def test_an_autoregressive_model_needs_no_such_mask(small, vectors):
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "masked"])
 def test_the_jacobian_s_zeros(causal, vectors):
     """In the notes: autoregressive."""
-    model = drawn(replace(SMALL, causal=causal))
+    model = float64_model(replace(SMALL, causal=causal))
     one = vectors[:1]
     jacobian = torch.autograd.functional.jacobian(model.contextualize, one)
     reached = jacobian[0, :, :, 0].abs().amax(dim=(1, 3))  # (T of c, T of e)
@@ -164,7 +161,7 @@ PIECES = [[8], [5, 1, 1, 1], [1] * 8, [3, 4, 1], [1, 7], [2, 3, 3]]
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @torch.no_grad()
 def test_in_pieces_is_at_once(kv_heads, tokens):
-    model = drawn(replace(SMALL, kv_heads=kv_heads))
+    model = float64_model(replace(SMALL, kv_heads=kv_heads))
     expected = model(tokens)
     for sizes in PIECES:
         cache = Cache(model.config, padding=[0] * 3, room=9, like=model.cos)
