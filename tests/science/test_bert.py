@@ -179,7 +179,9 @@ def minilm(files):
 def peer(files):
     """The encoder of transformers with the same weights."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(**json.loads(files["config.json"].read_text()))
+    config = transformers.BertConfig(
+        **json.loads(files["config.json"].read_text(encoding="utf-8"))
+    )
     model = transformers.BertModel(config)
     state = load_file(files["model.safetensors"])
     del state["embeddings.position_ids"]  # of older versions of that library
@@ -217,7 +219,9 @@ def test_sentence_embeddings_are_those_of_another_implementation(minilm, peer, b
 
 def test_tokens_are_those_of_another_implementation(minilm, files):
     transformers = pytest.importorskip("transformers")
-    words = json.loads(files["tokenizer.json"].read_text())["model"]["vocab"]
+    words = json.loads(files["tokenizer.json"].read_text(encoding="utf-8"))["model"][
+        "vocab"
+    ]
     peer = transformers.BertTokenizer(vocab=words, do_lower_case=True)
     odd = ["Naïve cafés; 中文 and snake_case()", "½\tx\0y"]
     for text in [*TEXTS, *odd]:
@@ -324,7 +328,7 @@ def small_files(tmp_path, small, small_tokenizer, rng):
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
     }
-    paths["config.json"].write_text(json.dumps(config))
+    paths["config.json"].write_text(json.dumps(config), encoding="utf-8")
     small_tokenizer.save(str(paths["tokenizer.json"]))
     return paths
 
@@ -394,7 +398,10 @@ def test_a_wrong_tensor_is_named(small_files, name, value, message):
 )
 def test_a_config_of_another_model(small_files, changed, message):
     path = small_files["config.json"]
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changed}),
+        encoding="utf-8",
+    )
     with pytest.raises(ValueError, match=message):
         load_minilm(small_files)
 
@@ -413,9 +420,9 @@ def test_damaged_files(small_files):
 
 def test_a_tokenizer_of_another_model(small_files):
     path = small_files["tokenizer.json"]
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     del found["model"]["vocab"]["blue"]
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps(found), encoding="utf-8")
     message = r"the vocabulary in .* must be the model's, 7, got 6"
     with pytest.raises(ValueError, match=message):
         load_minilm(small_files)

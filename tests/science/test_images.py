@@ -74,12 +74,12 @@ def recomputed(published):
 
 
 def test_the_split_on_disk_is_what_the_pictures_give(recomputed):
-    assert SPLIT_FILE.read_text().replace("\n", "") == recomputed
+    assert SPLIT_FILE.read_text(encoding="utf-8").replace("\n", "") == recomputed
     assert Counter(recomputed) == {TRAIN: 7711, TEST: 1926, DROPPED: 363}
 
 
 def test_no_duplicate_is_left_and_none_straddles(published):
-    marks = np.array(list(SPLIT_FILE.read_text().replace("\n", "")))
+    marks = np.array(list(SPLIT_FILE.read_text(encoding="utf-8").replace("\n", "")))
     flat = torch.nn.functional.normalize(published[0].flatten(1).float())
     mirrored = flat.unflatten(1, (28, 28)).flip(-1).flatten(1)
     train, test = (np.flatnonzero(marks == part) for part in (TRAIN, TEST))
@@ -398,7 +398,7 @@ def test_a_damaged_zip_member_is_named(tmp_path):
 def test_a_path_must_be_a_folder_or_zip(tmp_path):
     with pytest.raises(ValueError, match=r"a zip that exists, got '.*gone'"):
         read_folder(tmp_path / "gone")
-    (tmp_path / "text.zip").write_text("no zip")
+    (tmp_path / "text.zip").write_text("no zip", encoding="utf-8")
     with pytest.raises(ValueError, match="a folder or a zip that exists"):
         read_folder(tmp_path / "text.zip")
     with pytest.raises(ValueError, match="size must be at least 1 pixel, got 0"):

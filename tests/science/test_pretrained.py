@@ -642,8 +642,10 @@ def folder(saved, tmp_path):
 def edit(folder, **changes):
     """Other values in config.json; None takes an entry away."""
     path = folder / "config.json"
-    said = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in said.items() if v is not None}))
+    said = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(
+        json.dumps({k: v for k, v in said.items() if v is not None}), encoding="utf-8"
+    )
 
 
 @torch.no_grad()
@@ -711,7 +713,7 @@ def test_folders_with_damaged_files(folder):
         assert message.startswith(f"{folder}/model.safetensors cannot be read (")
     for name in ("tokenizer.json", "config.json"):
         for text in ('{"a": ', "[]", ""):
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
             message = refused(load_llama, folder)
             assert message.startswith(f"{folder / name} "), text
 
@@ -774,6 +776,6 @@ def test_a_shard_that_is_missing(saved, tmp_path):
     shard = sorted(folder.glob("*.safetensors"))[1]
     shard.unlink()
     assert refused(load_llama, folder).startswith(f"{shard} cannot be read (")
-    (folder / "model.safetensors.index.json").write_text("{}")
+    (folder / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
     message = f"{folder}: layers must be fewer than its tensors, got 2 with 0 tensors."
     assert refused(load_llama, folder) == message

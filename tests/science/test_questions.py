@@ -58,7 +58,9 @@ def test_every_task_of_the_book(name):
     assert all(text.isascii() for item in task.items for text in item)
     if not task.answers and name != "sums":
         assert len({y for _, y in task.items}) == len(task.items)
-    pairs_a_line = (FOLDER / f"{name}.toml").read_text().count('\n    ["')
+    pairs_a_line = (
+        (FOLDER / f"{name}.toml").read_text(encoding="utf-8").count('\n    ["')
+    )
     assert pairs_a_line == len(task.items)
 
 
@@ -237,5 +239,8 @@ def test_answers_that_leave_no_token(of):
 
 
 def test_titles_differ():
-    titles = [tomllib.loads(p.read_text())["title"] for p in FOLDER.glob("*.toml")]
+    titles = [
+        tomllib.loads(p.read_text(encoding="utf-8"))["title"]
+        for p in FOLDER.glob("*.toml")
+    ]
     assert len(set(titles)) == len(titles) == len(TASKS)

@@ -241,7 +241,7 @@ def test_a_folder_gives_a_document_a_file(tmp_path):
         name = f"deep/{i}.md" if i % 2 else f"{i}.txt"
         (tmp_path / name).write_text(f"text {i} " + prose(i), encoding="utf-8")
     (tmp_path / "copy.rst").write_text("text 3 " + prose(3), encoding="utf-8")
-    (tmp_path / "empty.py").write_text("\n")
+    (tmp_path / "empty.py").write_text("\n", encoding="utf-8")
     (tmp_path / "picture.png").write_bytes(b"\xff\xfe\xfd")
     train, held_out = load_corpus(str(tmp_path))
     assert len(held_out) == 1
