@@ -48,7 +48,9 @@ def sha256_of(path: Path) -> str:
 
 def wrong_hash(what: str, expected: str, got: str) -> AssetError:
     """Return the error for a file with another hash than the published one."""
-    return AssetError(f"{what} must have sha256 {expected}, got {got}; nothing kept.")
+    return AssetError(
+        f"{what} must have sha256 {expected}, got {got}; it was not kept."
+    )
 
 
 def not_arrived(asset: Asset, what: str) -> AssetError:

@@ -241,7 +241,7 @@ def _read_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
     """
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises bare Exceptions
         raise Refused(f"{path} is damaged or no tokenizer.") from error
     size, rule = tokenizer.get_vocab_size(), f"be the model's, {vocabulary}"
     require(size == vocabulary, f"the vocabulary in {path}", rule, size)

@@ -156,7 +156,7 @@ def answer_loss(
 def ideal_observer(
     documents: Documents,
 ) -> tuple[Float64[Tensor, "B K"], Float64[Tensor, "B K"]]:
-    r"""Predict each answer as well as is possible if one knows the operators.
+    r"""Predict each answer as well as knowledge of the operators allows.
 
     .. math:: p(y \mid x, (x_i, y_i)_{i \le k}) =
         \sum_o p(o \mid (x_i, y_i)_{i \le k}) \, 1[o(x) = y]

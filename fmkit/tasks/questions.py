@@ -1,4 +1,4 @@
-"""Tasks of question and answer: pairs (x, y), from a readable file or one's own.
+"""Question-and-answer tasks: pairs (x, y), from a TOML file or your own.
 
 Each file of ``TASKS`` was written for this book: no item is copied from a benchmark.
 """
@@ -38,7 +38,7 @@ class Task:
     title: str = ""  # the name, if it is empty
     origin: str = "origin not stated"
     licence: str = "licence not stated"
-    instruction: str = ""  # one sentence that says what to do with x
+    instruction: str = ""  # one sentence: what to do with x
     cloze: str = "{x} {y}"  # or "The capital of {x} is {y}."
 
     def __post_init__(self) -> None:

@@ -203,7 +203,7 @@ def test_a_wrong_hash_names_both(toy, cache, variable, monkeypatch):
     expected = sha256(toy.read_bytes())
     write_wheel(toy.parent, {"toy/big.bin": CONTENT[::-1]})
     monkeypatch.setenv(variable, str(toy.parent))
-    fails(cache, WHEEL, expected, sha256(toy.read_bytes()), "nothing kept")
+    fails(cache, WHEEL, expected, sha256(toy.read_bytes()), "not kept")
 
 
 def test_a_mirror_must_be_a_folder(toy, cache, monkeypatch):
