@@ -41,8 +41,8 @@ def questions(*, queries: int, shared: bool) -> tuple[list[str], list[list[str]]
         if not shared:
             chosen = draw_examples(pool, EXAMPLES, generator=generator)
         prompts.append(BARE.prompt([pool[j] for j in chosen], x))
-        choices = candidates(task, i, count=ANSWERS, generator=generator)
-        answers.append([BARE.answer(y) for y in choices])
+        of = candidates(task, i, count=ANSWERS, generator=generator)
+        answers.append([BARE.answer(y) for y in of])
     return prompts, answers
 
 
@@ -54,7 +54,7 @@ def peer_log_p(
     answers: list[list[str]],
 ) -> Tensor:
     """log p of every answer, each of prompt and answer as one row."""
-    rows = [(p, p + y) for p, row in zip(prompts, answers, strict=True) for y in row]
+    rows = [(p, p + y) for p, of in zip(prompts, answers, strict=True) for y in of]
     heads, wholes = (
         lm.tokenizer.encode_batch([r[part] for r in rows]) for part in (0, 1)
     )
@@ -104,8 +104,8 @@ def main() -> None:
             return peer_log_p(peer, lm, prompts, answers)
 
         gap = (ours() - theirs()).abs().max().item()
-        correct = (ours().argmax(dim=1) == 0).double().mean().item()
-        print(f"log p differs by {gap:.1e} nats at most; {correct:.0%} correct")
+        right = (ours().argmax(dim=1) == 0).double().mean().item()
+        print(f"log p differs by {gap:.1e} nats at most; {right:.0%} right")
         equal = equal and gap <= TOLERANCE
         cases.append(side_by_side(ours, theirs, rounds=options.rounds, label=name))
     print(f"load after: {os.getloadavg()[0]:.1f}")

@@ -99,16 +99,16 @@ def timed_case(
     B: int,
     dtype: torch.dtype,
     weight_bytes: int,
-    bandwidth: float,
+    most: float,
 ) -> dict[str, float]:
     name = f"{str(dtype).removeprefix('torch.')}, batch {B}"
     case = side_by_side(ours, peer, rounds=ROUNDS, label=name)
     for who in ("ours", "peer"):
         seconds = case[who]
-        share = weight_bytes * NEW / seconds / bandwidth
+        share = weight_bytes * NEW / seconds / most
         print(
             f"    {who} {B * NEW / seconds:7.1f} tokens/s, "
-            f"{share:.0%} of {bandwidth / 1e9:.1f} GB/s in weights"
+            f"{share:.0%} of {most / 1e9:.1f} GB/s in weights"
         )
     return case
 
@@ -131,11 +131,11 @@ def main() -> None:
         weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         if dtype == torch.float32:
             for B in BATCHES:
-                decoded = generate(decoder, prompts[:B].tolist(), new_tokens=NEW)
-                same = decoded == peer_tokens(peer, prompts[:B])
+                found = generate(decoder, prompts[:B].tolist(), new_tokens=NEW)
+                same = found == peer_tokens(peer, prompts[:B])
                 print(f"the same {B * NEW} tokens: {same}")
                 equal = equal and same
-            tokens = torch.cat([prompts, torch.tensor(decoded, device=device)], dim=1)
+            tokens = torch.cat([prompts, torch.tensor(found, device=device)], dim=1)
             with torch.inference_mode():
                 exact = model(tokens)
         else:
@@ -144,7 +144,7 @@ def main() -> None:
             own = (step_by_step(decoder, tokens) - exact).abs().max().item()
             print(f"largest error of a logit: ours {own:.3f}, peer {theirs:.3f}")
             equal = equal and own <= ALLOWED * theirs
-        bandwidth = memory_rate(device)
+        most = memory_rate(device)
         for B in BATCHES:
             rows = prompts[:B]
             case = timed_case(
@@ -153,7 +153,7 @@ def main() -> None:
                 B=B,
                 dtype=dtype,
                 weight_bytes=weight_bytes,
-                bandwidth=bandwidth,
+                most=most,
             )
             cases.append(case)
     print(f"load after: {os.getloadavg()[0]:.1f}")

@@ -62,8 +62,8 @@ def read_unlabelled(
 ) -> UInt8[Tensor, "n c H W"]:
     """Read all images under `path`, at any depth, in the order of their names.
 
-    `path` is a folder or a zip. Folders have no meaning here, so the images of a labelled
-    tree are read without their labels: ``read_unlabelled(path / "train")``.
+    `path` is a folder or a zip. Names of folders mean nothing here, so the images of a
+    labelled tree are read without their labels: ``read_unlabelled(path / "train")``.
     Channels and `size` are as in :func:`read_folder`. Raises ValueError if there is no
     such path or no image, if a file with the name of an image is not one, and if images
     differ in size and `size` is None.
