@@ -299,7 +299,7 @@ def test_what_fmkit_imports_is_declared(project, rooms, extras):
     [
         ("tests", ("runs", "book", "test")),
         ("bench", ("runs", "bench")),
-        ("tools", ("runs", "bench")),
+        ("tools", ("runs", "bench", "test")),
     ],
 )
 def test_what_others_import_is_declared(project, folder, extras):
