@@ -98,7 +98,7 @@ def test_rooms(path):
         ("runs", "from fmkit.losses import simclr_loss", True),
         ("runs", "from fmkit.book.build import html", True),
         ("train", "from fmkit.models.resnet import ResNet", True),
-        ("losses", "import support.drawn", True),
+        ("losses", "import support.models", True),
         ("tasks", "from fmkit.models.transformer import Transformer", True),
         ("tasks", "from fmkit.data.docstrings import Document", False),
         ("models", "from fmkit.models.blocks import Block", False),

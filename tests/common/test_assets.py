@@ -400,7 +400,9 @@ def test_a_download_without_a_server(server, cache, monkeypatch):
 
 def test_a_download_of_another_file(server, cache):
     server.body = CONTENT[::-1]
-    fails(cache, "toy.bin must have", sha256(CONTENT), sha256(CONTENT[::-1]), "not kept")
+    fails(
+        cache, "toy.bin must have", sha256(CONTENT), sha256(CONTENT[::-1]), "not kept"
+    )
     assert server.requests == 1
 
 
