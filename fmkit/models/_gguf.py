@@ -29,7 +29,7 @@ PLAIN = {GGMLQuantizationType.F32: "<f4", GGMLQuantizationType.F16: "<f2"}
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: its shape, and a function that reads its float32 values."""
+    """A tensor in a file: its shape, and a function that reads its values."""
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]

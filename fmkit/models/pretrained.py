@@ -73,13 +73,16 @@ def load_gguf(path: str | Path) -> LanguageModel:
     return LanguageModel(model, tokenizer, start)
 
 
-def load_llama(folder: str | Path) -> LanguageModel:
+def load_llama(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32
+) -> LanguageModel:
     """Load a folder of the Llama layout: model, tokenizer, start symbol.
 
     It is the layout in which transformers saves a model: config.json, tokenizer.json,
     and model.safetensors, or several files that model.safetensors.index.json lists.
-    Weights become float32. The start symbol is ``<|endoftext|>`` or, if the vocabulary
-    has no such token, the ``bos_token_id`` of config.json. The model is in eval mode.
+    Weights become `dtype` one by one; in bfloat16 a model needs half the memory. The
+    start symbol is ``<|endoftext|>`` or, if the vocabulary has no such token, the
+    ``bos_token_id`` of config.json. The model is in eval mode.
     Raises ``ValueError`` if a file is missing, damaged or not of a Llama.
     """
     folder = Path(folder)
@@ -123,7 +126,7 @@ def load_llama(folder: str | Path) -> LanguageModel:
         files = set(_json(index).get("weight_map", {}).values())
     stored: dict[str, Stored] = {}
     for file in sorted(files):
-        stored |= _of_safetensors(folder / file)
+        stored |= _of_safetensors(folder / file, dtype)
     if config.tied:  # some write the matrix twice
         stored.pop("lm_head.weight", None)
     model = _build(config, stored, folder)
@@ -299,11 +302,11 @@ def _json(path: Path) -> dict:
     return about
 
 
-def _of_safetensors(path: Path) -> dict[str, Stored]:
+def _of_safetensors(path: Path, dtype: torch.dtype) -> dict[str, Stored]:
     def read(name: str) -> Callable[[], Tensor]:
         def values() -> Tensor:
             with safe_open(path, framework="pt") as file:
-                return file.get_tensor(name).float()
+                return file.get_tensor(name).to(dtype)
 
         return values
 

@@ -633,6 +633,15 @@ def test_folders_of_transformers(saved, name):
     torch.testing.assert_close(model(ids), expected, rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_folder_is_loaded_in_half_precision(saved):
+    _, folder = saved["untied"]
+    half, whole = load_llama(folder, dtype=torch.bfloat16), load_llama(folder)
+    assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
+    ids = torch.tensor([whole.encode("hello")])
+    assert torch.equal(half.model(ids), whole.model.bfloat16()(ids))
+
+
 @pytest.fixture
 def folder(saved, tmp_path):
     """A copy of the tied one to damage."""
