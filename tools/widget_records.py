@@ -169,8 +169,8 @@ def _record(path, work, **parameters):
     """Write the record of one run of `work`."""
     os.environ["FMKIT_RECORD"] = str(path)
     parameters |= {"device": "cpu"}
-    kinds = {name: type(value) for name, value in parameters.items()}
-    run = Run("widgets", {**parameters, "__annotations__": kinds})
+    lines = [f"{name}: {type(x).__name__} = {x!r}" for name, x in parameters.items()]
+    run = Run("widgets", {**parameters, "In": ["\n".join(lines)]})
     work(run, path.parent, **parameters)
     with contextlib.redirect_stdout(io.StringIO()):  # the card would be printed as HTML
         run.card()

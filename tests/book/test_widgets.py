@@ -18,6 +18,7 @@ from fmkit.book.palette import COLOURS
 from fmkit.cli import main
 from fmkit.runs import record as records
 from fmkit.runs.record import read_record
+from tools import widget_records
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
@@ -268,3 +269,20 @@ def test_a_damaged_record_stops_the_pages_with_a_sentence(
     said = capsys.readouterr().err
     assert said.endswith("similarities.json must have schema 1, got 2.\n")
     assert said.count("\n") == 1
+
+
+def test_the_tool_makes_a_record_of_its_parameters(tmp_path, monkeypatch):
+    monkeypatch.setenv("FMKIT_RECORD", "")  # the tool sets it
+    path = tmp_path / "similarities.json"
+    names = []
+
+    def work(run, folder, **parameters):
+        run.metric("trained/cat/dog", 0.5)
+        names.extend((folder, *parameters))
+
+    widget_records._record(path, work, steps=3, seed=0)
+    record = read_record(path)
+    assert record["parameters"] == {"steps": 3, "seed": 0, "device": "cpu"}
+    assert record["metrics"] == {"trained/cat/dog": 0.5}
+    assert record["status"] == "finished"
+    assert names == [tmp_path, "steps", "seed", "device"]
