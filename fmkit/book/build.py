@@ -79,7 +79,14 @@ def _parameters_at(
 
 
 def stage_pages(root: Path, stage: Path) -> Path:
-    """Copy the sources of the pages into an empty folder; return that folder."""
+    """Copy the sources of the pages into an empty folder; return that folder.
+
+    Raises :class:`~fmkit.book.contents.BookError`, and writes nothing, if a file of the
+    book's configuration is missing.
+    """
+    for name in CONFIGURATION:
+        if not (root / name).is_file():
+            raise BookError(f"{root} holds no book ({name} is missing).")
     shutil.rmtree(stage, ignore_errors=True)
     source = stage / "source"
     source.mkdir(parents=True)
@@ -89,8 +96,6 @@ def stage_pages(root: Path, stage: Path) -> Path:
             shutil.copytree(root / name, source / name, ignore=ignore)
         elif (root / name).is_file():
             shutil.copy2(root / name, source / name)
-        elif name in CONFIGURATION:
-            raise BookError(f"{root} holds no book ({name} is missing).")
     _add_buttons(source / "_config.yml")
     return source
 

@@ -48,6 +48,7 @@ def test_chapters_in_the_order_of_the_contents(tmp_path):
 def test_no_book_here(here, capsys, command):
     assert main([command]) == 1
     assert "holds no book (_" in capsys.readouterr().err
+    assert [*here.iterdir()] == []
 
 
 @pytest.mark.parametrize(
