@@ -17,7 +17,7 @@ COMMANDS = {"--help": "usage: fmkit", "info": "licence", "aminals": "invalid cho
 
 def printed(command: list[str]) -> str:
     """Return what a process prints, to both streams."""
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     return run.stdout + run.stderr
 
 

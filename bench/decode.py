@@ -120,7 +120,9 @@ def main() -> None:
     print(f"load before: {os.getloadavg()[0]:.1f}")
     lm = load_gguf(fetch("smollm2-135m-instruct-q4")["smollm2.gguf"]).to(device)
     model, peer = lm.model, peer_of(lm.model).to(device)
-    ids = lm.tokenizer.encode(TEXT.read_text()).ids[: max(BATCHES) * PROMPT]
+    ids = lm.tokenizer.encode(TEXT.read_text(encoding="utf-8")).ids[
+        : max(BATCHES) * PROMPT
+    ]
     prompts = torch.tensor(ids, device=device).view(-1, PROMPT)
 
     equal, cases, exact, tokens = True, [], None, None

@@ -50,9 +50,7 @@ def strip(notebook: NotebookNode) -> NotebookNode:
         for key in ("papermill", "execution"):
             holder.metadata.pop(key, None)
     for cell in notebook.cells:
-        if not cell.metadata.get(
-            "tags", True
-        ):  # papermill adds an empty list to every cell
+        if cell.metadata.get("tags") == []:  # papermill adds it to every cell
             del cell.metadata["tags"]
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = "injected-parameters"

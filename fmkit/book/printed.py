@@ -35,7 +35,8 @@ def pdf(root: Path) -> Path:
     command += ["--virtual-time-budget=100000"]  # upper limit for scripts, in ms
     command += [f"--print-to-pdf={printed}", page.resolve().as_uri()]
     print("Printing them …", flush=True)
-    run = subprocess.run(command, capture_output=True, text=True)
+    options = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    run = subprocess.run(command, **options)
     if not printed.is_file():
         wrong = complaints(run.stderr, source)
         raise BookError(f"Chromium printed nothing ({wrong}).")

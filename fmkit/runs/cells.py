@@ -33,11 +33,9 @@ class Parameter:
 
 
 def code_of(notebook: dict) -> list[str]:
-    """Return the source of every code cell."""
+    """Return the source of every code cell; in a file it is a list of lines."""
     cells = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
-    return [
-        "".join(cell["source"]) for cell in cells
-    ]  # in a file it is a list of lines
+    return ["".join(cell["source"]) for cell in cells]
 
 
 def tags_of(cell: dict) -> list[str]:

@@ -278,9 +278,8 @@ def commit(chapter: str) -> str | None:
         return run.stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", "__init__.py"
-        )  # else the checkout is another's
+        # This fails if the package is installed inside the checkout of something else.
+        git("ls-files", "--error-unmatch", "__init__.py")
         short = git("rev-parse", "--short", "HEAD")
         return short + "+changes" * _is_changed(chapter, git)
     except (OSError, subprocess.CalledProcessError):

@@ -71,7 +71,7 @@ def _empty_places(path: Path, out: Path) -> tuple[Path, Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         notebook.unlink(missing_ok=True)
-        record.write_text("")  # fails now if the folder cannot be written
+        record.touch()  # fails now if the folder cannot be written
         record.unlink()
     except OSError as error:
         raise RerunError(f"{out} cannot be written ({error.strerror}).") from error
