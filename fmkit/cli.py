@@ -13,6 +13,7 @@ from fmkit.assets.catalogue import ASSETS
 # Each command imports what it needs, because --help should not wait for torch.
 BUG = 70  # EX_SOFTWARE of sysexits.h: an error inside the program
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
+PIPE_CLOSED = 141  # what it reports of a program whose output nothing reads any more
 SWEEP_HELP = """\
 example: run a chapter six times, in the folders runs/sweep/seed=0,tau=0.1 and so on
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
+        sys.stdout.flush()
     except Refused as refused:
         print(f"fmkit: {' '.join(str(refused).split())}", file=sys.stderr)
         return 1
@@ -51,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fmkit: interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # for example, head has read its ten lines
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except Exception:
         return _bug()
     return 0

@@ -1,5 +1,6 @@
 """The command: what it prints, and one sentence for whatever goes wrong."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -123,6 +124,20 @@ def test_a_module_of_ours_that_is_missing_is_a_bug(monkeypatch, capsys, name):
     monkeypatch.setattr(parameters, "read_notebook", broken)
     assert main(["rerun", "a.ipynb", "-o", "out"]) == 70
     assert "this is a bug" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other pipes")
+def test_a_reader_that_stops_is_no_bug(monkeypatch):
+    """As in ``fmkit info | head``."""
+    monkeypatch.setenv("FMKIT_DEVICE", "cpu")
+    command = [sys.executable, "-c", "import fmkit.cli, sys; sys.exit(fmkit.cli.main())"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = subprocess.run([*command, "info"], stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert (run.returncode, run.stderr) == (141, b"")
 
 
 def test_a_device_that_is_not_here(capsys, monkeypatch):
