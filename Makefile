@@ -12,7 +12,9 @@ unexport MPLBACKEND
 NBVAL_ENV := FMKIT_DEVICE=cpu OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist loadscope
 
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# setuptools would warn, in ten lines, that fmkit is installed from where it lies.
+PIP := PYTHONWARNINGS='ignore:Editable installation' \
+       $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: help env fetch lab execute book html pdf clean
 .PHONY: test lint unit nbval smoke test-python mutants bench
