@@ -41,8 +41,8 @@ def questions(*, queries: int, shared: bool) -> tuple[list[str], list[list[str]]
         if not shared:
             chosen = draw_examples(pool, EXAMPLES, generator=generator)
         prompts.append(BARE.prompt([pool[j] for j in chosen], x))
-        of = candidates(task, i, count=ANSWERS, generator=generator)
-        answers.append([BARE.answer(y) for y in of])
+        choices = candidates(task, i, count=ANSWERS, generator=generator)
+        answers.append([BARE.answer(y) for y in choices])
     return prompts, answers
 
 
@@ -54,7 +54,8 @@ def peer_log_p(
     answers: list[list[str]],
 ) -> Tensor:
     """log p of every answer, each of prompt and answer as one row."""
-    rows = [(p, p + y) for p, of in zip(prompts, answers, strict=True) for y in of]
+    pairs = zip(prompts, answers, strict=True)
+    rows = [(prompt, prompt + y) for prompt, choices in pairs for y in choices]
     heads, wholes = (
         lm.tokenizer.encode_batch([r[part] for r in rows]) for part in (0, 1)
     )
@@ -104,8 +105,8 @@ def main() -> None:
             return peer_log_p(peer, lm, prompts, answers)
 
         gap = (ours() - theirs()).abs().max().item()
-        right = (ours().argmax(dim=1) == 0).double().mean().item()
-        print(f"log p differs by {gap:.1e} nats at most; {right:.0%} right")
+        accuracy = (ours().argmax(dim=1) == 0).double().mean().item()
+        print(f"log p differs by {gap:.1e} nats at most; {accuracy:.0%} correct")
         equal = equal and gap <= TOLERANCE
         cases.append(side_by_side(ours, theirs, rounds=options.rounds, label=name))
     print(f"load after: {os.getloadavg()[0]:.1f}")

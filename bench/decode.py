@@ -99,16 +99,16 @@ def timed_case(
     B: int,
     dtype: torch.dtype,
     weight_bytes: int,
-    most: float,
+    ceiling: float,
 ) -> dict[str, float]:
     name = f"{str(dtype).removeprefix('torch.')}, batch {B}"
     case = side_by_side(ours, peer, rounds=ROUNDS, label=name)
     for who in ("ours", "peer"):
         seconds = case[who]
-        share = weight_bytes * NEW / seconds / most
+        share = weight_bytes * NEW / seconds / ceiling
         print(
             f"    {who} {B * NEW / seconds:7.1f} tokens/s, "
-            f"{share:.0%} of {most / 1e9:.1f} GB/s in weights"
+            f"{share:.0%} of {ceiling / 1e9:.1f} GB/s in weights"
         )
     return case
 
@@ -133,11 +133,12 @@ def main() -> None:
         weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         if dtype == torch.float32:
             for B in BATCHES:
-                found = generate(decoder, prompts[:B].tolist(), new_tokens=NEW)
-                same = found == peer_tokens(peer, prompts[:B])
+                own_tokens = generate(decoder, prompts[:B].tolist(), new_tokens=NEW)
+                same = own_tokens == peer_tokens(peer, prompts[:B])
                 print(f"the same {B * NEW} tokens: {same}")
                 equal = equal and same
-            tokens = torch.cat([prompts, torch.tensor(found, device=device)], dim=1)
+            longer = torch.tensor(own_tokens, device=device)
+            tokens = torch.cat([prompts, longer], dim=1)
             with torch.inference_mode():
                 exact = model(tokens)
         else:
@@ -146,7 +147,7 @@ def main() -> None:
             own = (step_by_step(decoder, tokens) - exact).abs().max().item()
             print(f"largest error of a logit: ours {own:.3f}, peer {theirs:.3f}")
             equal = equal and own <= ALLOWED * theirs
-        most = memory_rate(device)
+        ceiling = memory_rate(device)
         for B in BATCHES:
             rows = prompts[:B]
             case = timed_case(
@@ -155,7 +156,7 @@ def main() -> None:
                 B=B,
                 dtype=dtype,
                 weight_bytes=weight_bytes,
-                most=most,
+                ceiling=ceiling,
             )
             cases.append(case)
     print(f"load after: {os.getloadavg()[0]:.1f}")

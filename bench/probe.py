@@ -62,14 +62,14 @@ def main() -> None:
         return np.array([objective(*solution) for solution in solutions])
 
     path = ours()
-    found, cases, worst = objectives(path.weight, path.bias), [], -np.inf
+    own, cases, worst = objectives(path.weight, path.bias), [], -np.inf
     for warm in (False, True):
         # A peer's path takes minutes: it runs once, between two of ours
         before, _ = timed(ours)
         theirs, peers = timed(partial(peer_path, *arrays, lambdas, warm=warm))
         after, _ = timed(ours)
         value = objectives(*zip(*peers, strict=True))
-        worst = max(worst, ((found - value) / value).max())
+        worst = max(worst, ((own - value) / value).max())
         label = f"{LAMBDAS} lambdas, peer {'warm' if warm else 'cold'}"
         cases.append(compared([(before, theirs), (after, theirs)], label=label))
     print(f"objective at most {worst:.1e} above scikit-learn's, relatively")

@@ -45,13 +45,13 @@ def browser():
     """Debian's chromium; Playwright's own is not downloaded."""
     from playwright.sync_api import sync_playwright
 
-    found = shutil.which("chromium")
-    if found is None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
         assert os.environ.get("CI") != "true", "CI needs the package chromium"
         pytest.skip("no chromium here, so nothing opens the pages")
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu"]
-        yield playwright.chromium.launch(executable_path=found, args=options)
+        yield playwright.chromium.launch(executable_path=chromium, args=options)
 
 
 @pytest.fixture(scope="session")

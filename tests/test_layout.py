@@ -152,12 +152,12 @@ def test_no_large_file():
 def test_no_path_of_a_machine_and_no_host_of_a_registry():
     folders = r"(?<![\w+/.])/(?:work|root|opt|tmp|home/\w+)/\w"
     hosts = r"download\.pytorch|pypi\.org/simple|files\.pythonhosted|npmjs"
-    found = {}
+    found_in = {}
     for path in repository_files():
         if "vendor" not in path.parts and path != Path(__file__).resolve():
             text = path.read_bytes().decode(errors="replace")
-            found[path.name] = re.findall(f"{folders}|{hosts}", text)
-    assert {name: said for name, said in found.items() if said} == {}
+            found_in[path.name] = re.findall(f"{folders}|{hosts}", text)
+    assert {name: matches for name, matches in found_in.items() if matches} == {}
 
 
 @pytest.fixture(scope="module")
@@ -208,9 +208,9 @@ def test_the_lock_is_whole(lock):
             marker = requirement.marker
             if marker is None or marker.evaluate({"extra": extra}):
                 key = canonicalize_name(requirement.name)
-                found = {(key, wanted) for wanted in ("", *requirement.extras)}
-                pending += found - seen
-                seen |= found
+                extras_of = {(key, wanted) for wanted in ("", *requirement.extras)}
+                pending += extras_of - seen
+                seen |= extras_of
     assert {name for name, _ in seen} - set(lock) - {"fmkit"} == set()
 
 

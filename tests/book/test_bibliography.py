@@ -31,11 +31,11 @@ def cited(text):
 def by_page():
     """What each page of the book cites."""
     pages = [ROOT / "index.md", *(ROOT / "chapters").glob("*.md")]
-    found = {path.stem: cited(path.read_text()) for path in pages}
+    cited_on = {path.stem: cited(path.read_text()) for path in pages}
     for path in contents.notebooks_of(ROOT):
         cells = read_notebook(path).cells
-        found[path.stem] = set().union(*(cited(cell.source) for cell in cells))
-    return found
+        cited_on[path.stem] = set().union(*(cited(cell.source) for cell in cells))
+    return cited_on
 
 
 def test_every_entry_is_cited_and_every_citation_has_an_entry(entries):
@@ -51,9 +51,9 @@ def test_these_are_all_that_the_notes_cite():
         pytest.skip("there is no folder shared/reference beside the repository")
     named = r"\|(\w+) (?:et al\.|and \w+), (\d{4})\]\]"
     text = NOTES.read_text()
-    found = re.findall(named, text)
-    assert len(found) == text.count("[[reference#")
-    assert {f"{name.lower()}{year}" for name, year in found} == BY_THE_NOTES
+    cited_on = re.findall(named, text)
+    assert len(cited_on) == text.count("[[reference#")
+    assert {f"{name.lower()}{year}" for name, year in cited_on} == BY_THE_NOTES
 
 
 def test_an_entry_says_who_what_and_when(entries):

@@ -81,7 +81,7 @@ def visit(browser, path, theme):
     context = browser.new_context(viewport=PHONE, color_scheme=theme, offline=True)
     tab = context.new_page()
     console, addresses = [], set()
-    tab.on("console", lambda said: console.append((said.type, said.text)))
+    tab.on("console", lambda message: console.append((message.type, message.text)))
     tab.on("pageerror", lambda error: console.append(("error", error.message)))
     tab.on("request", lambda request: addresses.add(request.url))
     tab.goto(path.as_uri())
@@ -143,8 +143,8 @@ class EveryPage:
 
     @pytest.mark.parametrize("check", CHECKS)
     def test_is_sound(self, visits, check):
-        found = {name: CHECKS[check](seen) for name, seen in visits.items()}
-        assert {name: wrong for name, wrong in found.items() if wrong} == {}
+        matches = {name: CHECKS[check](seen) for name, seen in visits.items()}
+        assert {name: wrong for name, wrong in matches.items() if wrong} == {}
 
     def test_takes_the_theme_of_the_system(self, visits):
         assert {seen.theme for seen in visits.values()} == {self.theme}
@@ -172,8 +172,8 @@ def test_an_equation_has_the_number_of_the_notes(site, browser):
 
 def prose(text):
     """The paragraphs of a page, a line each, without their tags."""
-    found = re.findall(r"<p>(.*?)</p>", text, re.DOTALL)
-    return "\n".join(" ".join(re.sub("<[^>]*>", "", p).split()) for p in found)
+    matches = re.findall(r"<p>(.*?)</p>", text, re.DOTALL)
+    return "\n".join(" ".join(re.sub("<[^>]*>", "", p).split()) for p in matches)
 
 
 def phrases(site):
@@ -208,8 +208,8 @@ def test_search_finds_a_phrase_of_every_page(site, browser):
     tab = browser.new_page()
     chosen = phrases(site)
     assert [name for name, words in chosen.items() if words is None] == []
-    found = {words: found_by_search(tab, site, words) for words in chosen.values()}
-    assert {n: found[w] for n, w in chosen.items() if n not in found[w]} == {}
+    matches = {words: found_by_search(tab, site, words) for words in chosen.values()}
+    assert {n: matches[w] for n, w in chosen.items() if n not in matches[w]} == {}
     tab.close()
 
 
@@ -274,8 +274,8 @@ def test_a_planted_fault_is_found(browser, tmp_path, check, fault):
 def test_a_fault_of_one_theme_is_found_there(browser, tmp_path, theme):
     """Of the dark one alone; and a sound page is found sound."""
     style = "@media (prefers-color-scheme: dark) { body { color: #888; } }"
-    found = complaints(browser, tmp_path, f"<style>{style}</style>", theme)
-    assert found == (["accessibility"] if theme == "dark" else [])
+    matches = complaints(browser, tmp_path, f"<style>{style}</style>", theme)
+    assert matches == (["accessibility"] if theme == "dark" else [])
 
 
 def test_a_chapter_that_the_index_lacks_is_not_found(browser, site, tmp_path):

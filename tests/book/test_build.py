@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     """An empty folder that commands run in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FMKIT_DEVICE", raising=False)
@@ -45,54 +45,54 @@ def test_chapters_in_the_order_of_the_contents(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["book", "html", "execute"])
-def test_no_book_here(here, capsys, command):
+def test_no_book_here(folder, capsys, command):
     assert main([command]) == 1
     assert "holds no book (_" in capsys.readouterr().err
-    assert [*here.iterdir()] == []
+    assert [*folder.iterdir()] == []
 
 
 @pytest.mark.parametrize(
-    ("profile", "said"),
+    ("profile", "message"),
     [
         ("other: {}", "must have the sections tiny, got other"),
         ("tiny: {}\nother: {}", "must have the sections tiny, got tiny, other"),
         ("tiny: {steeps: 1}", "p.yaml, tiny: no parameter is named steeps"),
     ],
 )
-def test_a_profile_is_checked_before_anything_runs(here, capsys, profile, said):
-    write(notebook(), here / "chapters" / "tiny.ipynb")
-    book(here)
-    (here / "p.yaml").write_text(profile)
+def test_a_profile_is_checked_before_anything_runs(folder, capsys, profile, message):
+    write(notebook(), folder / "chapters" / "tiny.ipynb")
+    book(folder)
+    (folder / "p.yaml").write_text(profile)
     assert main(["book", "-f", "p.yaml"]) == 1
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert out == ""
 
 
-def test_book_shows_the_run_that_it_made(here, capsys):
+def test_book_shows_the_run_that_it_made(folder, capsys):
     """At the parameters of a profile, in a folder of its own; the source is kept."""
     stored = code("print(steps * 1111)", text="never to be seen\n")
-    path = write(notebook(stored), here / "chapters" / "tiny.ipynb")
+    path = write(notebook(stored), folder / "chapters" / "tiny.ipynb")
     before = path.read_text()
-    book(here)
-    (here / "README.md").write_text("# No part of it")
-    (here / "smoke.yaml").write_text("tiny: {steps: 7}")
+    book(folder)
+    (folder / "README.md").write_text("# No part of it")
+    (folder / "smoke.yaml").write_text("tiny: {steps: 7}")
     assert main(["book", "-f", "smoke.yaml"]) == 0
-    page = here / "_build" / "smoke" / "html" / "chapters" / "tiny.html"
+    page = folder / "_build" / "smoke" / "html" / "chapters" / "tiny.html"
     assert "7777" in page.read_text()
     assert "never to be seen" not in page.read_text()
     assert path.read_text() == before
     out = capsys.readouterr().out
-    assert f"open {here}/_build/smoke/html/index.html" in out
+    assert f"open {folder}/_build/smoke/html/index.html" in out
     assert "tiny took" in out
-    assert not (here / "_build" / "html").exists()
-    assert not (here / "_build" / "stage" / "smoke" / "source" / "README.md").exists()
+    assert not (folder / "_build" / "html").exists()
+    assert not (folder / "_build" / "stage" / "smoke" / "source" / "README.md").exists()
 
 
-def test_book_stops_at_a_failing_chapter(here, capsys):
-    write(notebook(code("1 / 0")), here / "chapters" / "tiny.ipynb")
-    book(here)
-    old = here / "_build" / "html" / "index.html"
+def test_book_stops_at_a_failing_chapter(folder, capsys):
+    write(notebook(code("1 / 0")), folder / "chapters" / "tiny.ipynb")
+    book(folder)
+    old = folder / "_build" / "html" / "index.html"
     old.parent.mkdir(parents=True)
     old.write_text("an earlier build")
     assert main(["book"]) == 1
@@ -100,50 +100,51 @@ def test_book_stops_at_a_failing_chapter(here, capsys):
     assert old.read_text() == "an earlier build"
 
 
-def test_a_broken_reference_stops_the_pages(here, capsys):
-    book(here, page="# A page\n\nSee [](#eq-nowhere).\n")
+def test_a_broken_reference_stops_the_pages(folder, capsys):
+    book(folder, page="# A page\n\nSee [](#eq-nowhere).\n")
     assert main(["html"]) == 1
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
-        "chapters/page.md:3: WARNING: 'myst' cross-reference target not found" in said
+        "chapters/page.md:3: WARNING: 'myst' cross-reference target not found"
+        in message
     )
-    assert said.count("\n") == 1
-    assert not (here / "_build" / "html").exists()
+    assert message.count("\n") == 1
+    assert not (folder / "_build" / "html").exists()
 
 
 @pytest.mark.parametrize("url", ["", "https://github.com/people/book"])
-def test_buttons_lead_to_the_repository_that_the_settings_name(here, url):
-    write(notebook(code("print(steps)")), here / "chapters" / "tiny.ipynb")
-    settings = book(here) / "_config.yml"
+def test_buttons_lead_to_the_repository_that_the_settings_name(folder, url):
+    write(notebook(code("print(steps)")), folder / "chapters" / "tiny.ipynb")
+    settings = book(folder) / "_config.yml"
     settings.write_text(settings.read_text().replace('url: ""', f'url: "{url}"'))
-    page = books.html(here).with_name("chapters") / "tiny.html"
+    page = books.html(folder).with_name("chapters") / "tiny.html"
     links = re.findall(r'href="(https://[^"]+)"', page.read_text())
     for start, place in (
         ("https://github.com/", "/edit/main/chapters/tiny.ipynb"),
         ("https://mybinder.org/", "chapters/tiny.ipynb"),
     ):
-        found = [x for x in links if x.startswith(start) and x.endswith(place)]
-        assert bool(found) == bool(url), start
+        links_there = [x for x in links if x.startswith(start) and x.endswith(place)]
+        assert bool(links_there) == bool(url), start
 
 
 FORMULA = "# A page\n\nSo $\\frac{x}{y}$.\n\n$$\nz = 1 \\tag{14.1}\n$$\n"
 
 
-def test_the_book_is_printed(here, capsys):
+def test_the_book_is_printed(folder, capsys):
     """A4, a chapter on a page of its own, numbers below, formulas typeset."""
     if not any(map(shutil.which, printed.BROWSERS)):
         assert os.environ.get("CI") != "true", "CI needs the package chromium"
         pytest.skip("no chromium here, so nothing is paper")
     figure = "import matplotlib.pyplot as plt\nplt.plot([steps, 2]);"
-    write(notebook(code(figure)), here / "chapters" / "tiny.ipynb")
-    book(here, page=FORMULA)
-    (here / "vendor").rmdir()
+    write(notebook(code(figure)), folder / "chapters" / "tiny.ipynb")
+    book(folder, page=FORMULA)
+    (folder / "vendor").rmdir()
     for name in ("vendor", "_static"):
-        (here / name).symlink_to(ROOT / name)
-    execute(here)
+        (folder / name).symlink_to(ROOT / name)
+    execute(folder)
     assert main(["pdf"]) == 0
-    assert str(here / "_build" / "book.pdf") in capsys.readouterr().out
-    paper = PdfReader(here / "_build" / "book.pdf")
+    assert str(folder / "_build" / "book.pdf") in capsys.readouterr().out
+    paper = PdfReader(folder / "_build" / "book.pdf")
     pages = paper.pages
     assert [round(float(side)) for side in pages[0].mediabox[2:]] == [595, 842]
     texts = [page.extract_text() for page in pages]
@@ -174,42 +175,42 @@ def test_a_bookmark_has_its_title_once(tmp_path):
     assert len(after.pages) == 1
 
 
-def test_without_chromium_nothing_is_printed(here, capsys, monkeypatch):
-    book(here)
-    monkeypatch.setenv("PATH", str(here))
+def test_without_chromium_nothing_is_printed(folder, capsys, monkeypatch):
+    book(folder)
+    monkeypatch.setenv("PATH", str(folder))
     assert main(["pdf"]) == 1
-    said = capsys.readouterr().err
-    assert "apt-get install chromium" in said
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "apt-get install chromium" in message
+    assert message.count("\n") == 1
 
 
-def test_execute_replaces_what_is_stale_once_it_ran(here, capsys):
+def test_execute_replaces_what_is_stale_once_it_ran(folder, capsys):
     for name, source in {"good": "print(6 * 7)", "worse": "1 / 0"}.items():
-        write(notebook(code(source)), here / "chapters" / f"{name}.ipynb")
-    book(here)
-    worse = (here / "chapters" / "worse.ipynb").read_text()
+        write(notebook(code(source)), folder / "chapters" / f"{name}.ipynb")
+    book(folder)
+    worse = (folder / "chapters" / "worse.ipynb").read_text()
     assert main(["execute"]) == 1
-    good = here / "chapters" / "good.ipynb"
+    good = folder / "chapters" / "good.ipynb"
     executed = read_notebook(good)
     assert executed.cells[-1].outputs[0].text == "42\n"
     assert not is_stale(executed)
-    assert (here / "chapters" / "worse.ipynb").read_text() == worse
-    write(notebook(code("print(1)")), here / "chapters" / "worse.ipynb")
+    assert (folder / "chapters" / "worse.ipynb").read_text() == worse
+    write(notebook(code("print(1)")), folder / "chapters" / "worse.ipynb")
     time, capsys_before = good.stat().st_mtime_ns, capsys.readouterr()
     assert "worse.ipynb failed in cell 2" in capsys_before.err
-    assert [path.stem for path in execute(here)] == ["worse"]
+    assert [path.stem for path in execute(folder)] == ["worse"]
     assert good.stat().st_mtime_ns == time
-    assert execute(here) == []
-    assert sorted(os.listdir(here / "chapters")) == ["good.ipynb", "worse.ipynb"]
+    assert execute(folder) == []
+    assert sorted(os.listdir(folder / "chapters")) == ["good.ipynb", "worse.ipynb"]
 
 
-def test_two_runs_give_equal_notebooks(here):
+def test_two_runs_give_equal_notebooks(folder):
     """Images too, with metadata and cell ids, except for what papermill adds."""
     draw = "import matplotlib.pyplot as plt\n\nplt.plot(sizes);"
     cells = [markdown("Text."), code(draw), code("print(device)", "a-tag")]
-    path = write(notebook(*cells), here / "tiny.ipynb")
+    path = write(notebook(*cells), folder / "tiny.ipynb")
     one, two = (
-        executing.execute_one(path, here / name, given={"sizes": [3, 4]})
+        executing.execute_one(path, folder / name, given={"sizes": [3, 4]})
         for name in "ab"
     )
     assert one == two
@@ -249,17 +250,17 @@ def test_strip_gives_figures_a_palette():
     assert (shown[50:60] == 255).all()
 
 
-def test_committed_outputs_are_made_on_the_cpu(here):
+def test_committed_outputs_are_made_on_the_cpu(folder):
     cells = [
         code("import os\n\nprint(os.environ['FMKIT_DEVICE'], run.record['device'])")
     ]
-    path = write(notebook(*cells, derived=RUN), here / "chapters" / "tiny.ipynb")
-    execute(book(here))
+    path = write(notebook(*cells, derived=RUN), folder / "chapters" / "tiny.ipynb")
+    execute(book(folder))
     assert read_notebook(path).cells[-1].outputs[0].text.startswith("cpu cpu")
 
 
-def test_a_build_without_a_configuration(here):
-    book(here)
-    (here / "_config.yml").unlink()
+def test_a_build_without_a_configuration(folder):
+    book(folder)
+    (folder / "_config.yml").unlink()
     with pytest.raises(BookError, match=r"_config\.yml is missing"):
-        books.html(here)
+        books.html(folder)

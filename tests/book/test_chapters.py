@@ -209,10 +209,11 @@ def test_no_complaint_of_good_exercises(exercises):
 )
 def test_exercises_with_a_fault(exercises, cell, old, new, complaint):
     exercises.cells[cell].source = exercises.cells[cell].source.replace(old, new)
-    found = guards.solved(exercises)
-    assert len(found) == len(complaint)
+    faults = guards.solved(exercises)
+    assert len(faults) == len(complaint)
     assert all(
-        said.startswith(start) for said, start in zip(found, complaint, strict=True)
+        message.startswith(start)
+        for message, start in zip(faults, complaint, strict=True)
     )
 
 

@@ -43,9 +43,9 @@ def test_fetch_brings_what_is_optional_only_by_name(monkeypatch, capsys):
 
 def test_fetch_of_an_unknown_name(capsys):
     assert main(["fetch", "aminals"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("fmkit: no asset is named 'aminals'; there are animals,")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("fmkit: no asset is named 'aminals'; there are animals,")
+    assert message.count("\n") == 1
 
 
 LAZY = """\
@@ -130,7 +130,11 @@ def test_a_module_of_ours_that_is_missing_is_a_bug(monkeypatch, capsys, name):
 def test_a_reader_that_stops_is_no_bug(monkeypatch):
     """As in ``fmkit info | head``."""
     monkeypatch.setenv("FMKIT_DEVICE", "cpu")
-    command = [sys.executable, "-c", "import fmkit.cli, sys; sys.exit(fmkit.cli.main())"]
+    command = [
+        sys.executable,
+        "-c",
+        "import fmkit.cli, sys; sys.exit(fmkit.cli.main())",
+    ]
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -169,5 +173,5 @@ def test_the_command_is_installed(tmp_path):
     run = subprocess.run(
         [*command, "-o", "out"], cwd=tmp_path, capture_output=True, text=True
     )
-    said = "fmkit: no.ipynb cannot be read (No such file or directory).\n"
-    assert (run.returncode, run.stdout, run.stderr) == (1, "", said)
+    message = "fmkit: no.ipynb cannot be read (No such file or directory).\n"
+    assert (run.returncode, run.stdout, run.stderr) == (1, "", message)

@@ -22,9 +22,9 @@ def test_a_right_answer(exercise, capsys):
 @pytest.mark.parametrize(("exercise", "answer", "hint"), WRONG)
 def test_a_usual_mistake_is_shown_its_place(exercise, answer, hint, capsys):
     check(exercise, answer)
-    said = capsys.readouterr().out
-    assert said.startswith("Not yet. ")
-    assert hint in said
+    message = capsys.readouterr().out
+    assert message.startswith("Not yet. ")
+    assert hint in message
 
 
 @pytest.mark.parametrize("exercise", CHECKS)
@@ -52,7 +52,7 @@ def test_an_exercise_that_does_not_exist():
 
 
 @pytest.mark.parametrize(
-    ("got", "said"),
+    ("got", "message"),
     [
         (None, "Nothing comes out yet"),
         (..., "Nothing comes out yet"),
@@ -63,10 +63,10 @@ def test_an_exercise_that_does_not_exist():
         (torch.tensor([1.0, 3.0]), "smallest case"),
     ],
 )
-def test_what_is_said_of_an_answer(got, said):
-    right = torch.tensor([1.0, 2.0])
-    with pytest.raises(Look, match=said):
-        compare(got, right, {"Look at the order.": right.flip(0)})
+def test_what_is_said_of_an_answer(got, message):
+    correct = torch.tensor([1.0, 2.0])
+    with pytest.raises(Look, match=message):
+        compare(got, correct, {"Look at the order.": correct.flip(0)})
 
 
 def test_an_answer_may_be_a_little_off():

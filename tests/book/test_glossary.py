@@ -86,8 +86,10 @@ def test_an_entry_has_chinese_and_whole_sentences(entry):
 
 def links_of(page):
     """Return the links of a built page to the glossary: anchor and words."""
-    found = r'<a class="glossary-term [^>]*href="glossary\.html#([^"]+)"[^>]*>(.*?)</a>'
-    return [(a, re.sub("<.*?>", "", t)) for a, t in re.findall(found, page)]
+    pattern = (
+        r'<a class="glossary-term [^>]*href="glossary\.html#([^"]+)"[^>]*>(.*?)</a>'
+    )
+    return [(a, re.sub("<.*?>", "", t)) for a, t in re.findall(pattern, page)]
 
 
 def test_no_term_is_linked_twice_on_a_page(site):
@@ -117,7 +119,7 @@ def linked(text, around=None):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("A linear probe.", ["linear probe"]),
         ("- A *linear probe*.", ["linear probe"]),
@@ -154,8 +156,8 @@ def linked(text, around=None):
         (":::{figure} a.png\nA linear probe.\n\nA linear probe.\n:::", []),
     ],
 )
-def test_what_is_linked(text, found):
-    assert [words for _, words in linked(text)] == found
+def test_what_is_linked(text, expected):
+    assert [words for _, words in linked(text)] == expected
 
 
 def test_a_link_knows_its_term():
@@ -222,6 +224,6 @@ def test_a_link_on_a_page(builder, page, glossary, small_site, tmp_path):
 
 
 def test_a_link_to_no_entry_stops_the_build(small_site):
-    status, said = small_site("html", f"# Words\n\n````text\n{SMALL}\n````")
+    status, log = small_site("html", f"# Words\n\n````text\n{SMALL}\n````")
     assert status != 0
-    assert "term not in glossary: 'linear probe'" in said
+    assert "term not in glossary: 'linear probe'" in log

@@ -97,9 +97,9 @@ def test_the_page_is_of_today():
 
 
 def test_a_row_has_place_function_and_test(tmp_path):
-    found = small(tmp_path)
-    assert [*notes_map.complaints(found)] == []
-    rows = [x for x in notes_map.page(found).splitlines() if x.startswith("| **")]
+    whole = small(tmp_path)
+    assert [*notes_map.complaints(whole)] == []
+    rows = [x for x in notes_map.page(whole).splitlines() if x.startswith("| **")]
     assert rows == [
         "| **linear probe**: learns $w$ | [The probe](#notes-linear-probe)"
         " | {py:obj}`probe.probe <fmkit.probe.probe>` `test_probe` |",
@@ -109,7 +109,7 @@ def test_a_row_has_place_function_and_test(tmp_path):
         " | {py:obj}`probe.Head.forward <fmkit.probe.Head.forward>` `test_probe` |",
         "| **figure 14.1**: what goes in | [Few labels](#fig-in) |  |",
     ]
-    assert "## 14.1 Adaptation\n\nIn {doc}`tiny`:\n\n| " in notes_map.page(found)
+    assert "## 14.1 Adaptation\n\nIn {doc}`tiny`:\n\n| " in notes_map.page(whole)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def test_pages_load_nothing_from_elsewhere(site):
 def test_the_first_page_says_how_long_chapters_take(site):
     text = (site / "index.html").read_text()
     card = r'· (\d+ s)</p>\s*</div>\s*<a class="[^"]*" href="chapters/(\w+)\.html"'
-    found = {name: seconds for seconds, name in re.findall(card, text)}
-    assert found == seconds_of(contents.chapters_of(ROOT))
+    times = {name: seconds for seconds, name in re.findall(card, text)}
+    assert times == seconds_of(contents.chapters_of(ROOT))
 
 
 def test_links_inside_the_book_lead_somewhere(site):
@@ -88,14 +88,14 @@ def test_what_counts_as_elsewhere(tag, wrong):
 
 
 @pytest.mark.parametrize(
-    ("link", "right"),
+    ("link", "expected"),
     [("#here", True), ("#nowhere", False), ("a.html#here", True), ("b.html", False)],
 )
-def test_what_counts_as_leading_somewhere(tmp_path, link, right):
+def test_what_counts_as_leading_somewhere(tmp_path, link, expected):
     path = tmp_path / "a.html"
     path.write_text('<p id="here">')
     places = {path: anchors(Page(path.read_text()))}
-    assert leads_somewhere(path, link, places) is right
+    assert leads_somewhere(path, link, places) is expected
 
 
 @pytest.mark.parametrize(

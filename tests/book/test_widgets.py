@@ -56,12 +56,12 @@ def test_scripts_are_small_and_plain():
 
 
 def test_the_cosines_are_those_of_the_record(page):
-    found, recorded = numbers_on(page, "loss"), metrics("widgets", "similarities")
+    shown, recorded = numbers_on(page, "loss"), metrics("widgets", "similarities")
     read = {
-        f"{state}/{a}/{b}": found[state][i][j]
+        f"{state}/{a}/{b}": shown[state][i][j]
         for state in ("trained", "untrained")
-        for i, a in enumerate(found["classes"])
-        for j, b in enumerate(found["classes"])
+        for i, a in enumerate(shown["classes"])
+        for j, b in enumerate(shown["classes"])
     }
     assert read == pytest.approx(recorded, abs=5e-5)
 
@@ -138,8 +138,8 @@ def test_the_loss_is_the_cross_entropy_of_what_is_set(tab, rng):
         s = torch.tensor([float(slider.input_value()) for slider in sliders])
         tau = math.exp(float(root.get_by_label("temperature tau").input_value()))
         s = s.requires_grad_()
-        right = torch.tensor(root_classes(root).index("dog"))
-        loss = F.cross_entropy(s / tau, right)
+        dog = torch.tensor(root_classes(root).index("dog"))
+        loss = F.cross_entropy(s / tau, dog)
         loss.backward()
         assert float(root.locator(".loss").inner_text()) == pytest.approx(
             loss.item(), abs=6e-4
@@ -180,9 +180,9 @@ def test_tokens_are_opened_one_by_one(tab, page):
         root.locator(".tokens button").first.tap()
         shown = root.locator(".tokens .number").all_inner_texts()
         assert sum(map(float, shown)) == pytest.approx(1, abs=0.004)
-    said = root.locator(".said").inner_text()
-    assert said.startswith(f"3 tokens chosen, together with probability {p:.3f}")
-    assert f"{-math.log(p):.2f} nats" in said
+    message = root.locator(".said").inner_text()
+    assert message.startswith(f"3 tokens chosen, together with probability {p:.3f}")
+    assert f"{-math.log(p):.2f} nats" in message
     assert root.locator(".prompt").inner_text() == prompt
 
 
@@ -266,9 +266,9 @@ def test_a_damaged_record_stops_the_pages_with_a_sentence(
     monkeypatch.setattr(records, "PACKAGE", tmp_path / "fmkit")
     monkeypatch.chdir(tmp_path)
     assert main(["html"]) == 1
-    said = capsys.readouterr().err
-    assert said.endswith("similarities.json must have schema 1, got 2.\n")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.endswith("similarities.json must have schema 1, got 2.\n")
+    assert message.count("\n") == 1
 
 
 def test_the_tool_makes_a_record_of_its_parameters(tmp_path, monkeypatch):

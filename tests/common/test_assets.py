@@ -386,8 +386,9 @@ def test_a_broken_connection_is_tried_again(server, monkeypatch):
 )
 def test_a_download_that_fails(server, cache, plan, message):
     server.plan = [plan] * 9
-    said = rf"http://127.*/toy.bin did not arrive \({message}.*\); without a network, "
-    fails(cache, said + "place toy.bin in a folder and set FMKIT_MIRROR to that folder")
+    start = rf"http://127.*/toy.bin did not arrive \({message}.*\); without a network, "
+    end = "place toy.bin in a folder and set FMKIT_MIRROR to that folder"
+    fails(cache, start + end)
     assert server.requests == 4
 
 
@@ -436,10 +437,10 @@ def test_a_file_in_the_mirror_is_used_where_it_lies(
 def test_what_has_no_address_needs_a_mirror(cache, tmp_path, monkeypatch):
     jpeg = dataclasses.replace(ASSETS["cifar10-jpeg"], name="toy")
     add(jpeg, monkeypatch)
-    said = "no address of its own .*`fmkit fetch cifar10` downloads.*: place cifar10-"
-    fails(cache, said + "jpeg.zip in a folder and set FMKIT_MIRROR to that folder")
+    start = "no address of its own .*`fmkit fetch cifar10` downloads.*: place cifar10-"
+    fails(cache, start + "jpeg.zip in a folder and set FMKIT_MIRROR to that folder")
     monkeypatch.setenv("FMKIT_MIRROR", str(tmp_path))
-    fails(cache, said)
+    fails(cache, start)
 
 
 # The inventory

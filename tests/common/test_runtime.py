@@ -57,11 +57,11 @@ def test_unknown_devices(monkeypatch):
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
 def test_a_device_that_is_not_there(name):
-    there = {
+    present = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    if there[name]:
+    if present[name]:
         pytest.skip(f"this machine has {name}")
     with pytest.raises(
         ValueError, match=rf"device must be on this machine \(.*'{name}'"

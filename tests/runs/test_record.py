@@ -197,7 +197,7 @@ def test_a_claim_has_a_bound(path, bounds):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda text: text[:-9], "holds no record"),
         (lambda text: "[]", "must have schema 1, got None"),
@@ -207,10 +207,10 @@ def test_a_claim_has_a_bound(path, bounds):
         (lambda text: text.replace("0.25", "NaN"), "metric a is not a number, got nan"),
     ],
 )
-def test_a_damaged_record(path, change, said):
+def test_a_damaged_record(path, change, message):
     Run("tiny", NAMESPACE).metric("a", 0.25)
     path.write_text(change(path.read_text()))
-    with pytest.raises(RecordError, match=said):
+    with pytest.raises(RecordError, match=message):
         read_record(path)
 
 
@@ -288,8 +288,8 @@ def line(cells):
 def test_commit_names_what_a_chapter_depends_on(checkout, monkeypatch):
     git(checkout, "init")
     short = commit_of(checkout)
-    here, other = (checkout / "chapters" / f"{name}.ipynb" for name in ("one", "two"))
-    for path, change in [(here, outputs), (here, words), (other, line)]:
+    own, other = (checkout / "chapters" / f"{name}.ipynb" for name in ("one", "two"))
+    for path, change in [(own, outputs), (own, words), (other, line)]:
         edited(path, change)  # make execute has put the outputs of other chapters back
     (checkout / "results" / "two" / "seed0.json").write_text("[]")
     (checkout / "notes.md").touch()
@@ -298,7 +298,7 @@ def test_commit_names_what_a_chapter_depends_on(checkout, monkeypatch):
     monkeypatch.chdir(checkout)
     assert records.commit("two") == f"{short}+changes"
 
-    edited(here, line)
+    edited(own, line)
     assert records.commit("one") == f"{short}+changes"
     assert records.commit("one") != (short := commit_of(checkout)) + "+changes"
     assert records.commit("one") == short

@@ -77,7 +77,7 @@ def test_an_argument(parameters, argument, value):
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "message"),
     [
         ("steps", "-p must be name=value, got 'steps'"),
         ("steeps=7", "no parameter is named steeps (did you mean steps?); there are"),
@@ -95,14 +95,14 @@ def test_an_argument(parameters, argument, value):
         ("sizes=[3", "the value of sizes is not YAML: '[3'"),
     ],
 )
-def test_a_wrong_argument(tmp_path, capsys, argument, said):
+def test_a_wrong_argument(tmp_path, capsys, argument, message):
     assert run(tmp_path, given=[argument]) == 1
-    assert capsys.readouterr().err.startswith(f"fmkit: {said}")
+    assert capsys.readouterr().err.startswith(f"fmkit: {message}")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "cannot be read (No such file or directory)"),
         ("tiny: [1", "is not YAML"),
@@ -114,12 +114,12 @@ def test_a_wrong_argument(tmp_path, capsys, argument, said):
         ("tiny: {name: 1}", "name must be str, got 1"),
     ],
 )
-def test_a_wrong_profile(tmp_path, capsys, text, said):
+def test_a_wrong_profile(tmp_path, capsys, text, message):
     path, profile = write(notebook(), tmp_path / "tiny.ipynb"), tmp_path / "p.yaml"
     if text:
         profile.write_text(text)
     assert main(["rerun", str(path), "-f", str(profile), "-o", str(tmp_path)]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_section(tmp_path):
@@ -128,7 +128,7 @@ def test_a_section(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "cannot be read (No such file or directory)"),
         ("not a notebook", "is not a notebook"),
@@ -136,12 +136,12 @@ def test_a_section(tmp_path):
         ('{"cells": []}', "one cell must be tagged parameters, got 0"),
     ],
 )
-def test_no_notebook(tmp_path, capsys, content, said):
+def test_no_notebook(tmp_path, capsys, content, message):
     path = tmp_path / "tiny.ipynb"
     if content:
         path.write_text(content)
     assert main(["rerun", str(path), "-o", str(tmp_path / "out")]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_notebook_without_a_parameters_cell(tmp_path):
@@ -157,8 +157,8 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys, out):
     before = path.read_text()
     (tmp_path / "file").touch()
     assert main(["rerun", str(path), "-o", str(tmp_path / out)]) == 1
-    said = capsys.readouterr().err
-    assert "cannot be written" in said or "must not be the chapter's own" in said
+    message = capsys.readouterr().err
+    assert "cannot be written" in message or "must not be the chapter's own" in message
     assert path.read_text() == before
 
 
@@ -302,8 +302,8 @@ def test_interrupted(tmp_path):
         while not started.exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        said = process.communicate()[1]
-    assert (process.returncode, said) == (130, "fmkit: interrupted.\n")
+        message = process.communicate()[1]
+    assert (process.returncode, message) == (130, "fmkit: interrupted.\n")
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert (record["status"], record["error"]) == ("failed", "interrupted")
 

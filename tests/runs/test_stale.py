@@ -126,18 +126,18 @@ def test_stale_by_a_file_that_is_new_or_gone(chapter, package, file):
 
 def test_data_of_this_package():
     """Each place that a module names is found; a place to start from is not data."""
-    found = {}
+    named = {}
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         names = [n for n in ast.walk(tree) if getattr(n, "id", None) == "__file__"]
         places = data_of(tree, path)
         assert all(place.exists() for place in places)
         if names and places:
-            found[path.relative_to(PACKAGE).as_posix()] = len(places)
+            named[path.relative_to(PACKAGE).as_posix()] = len(places)
             assert len(places) == len(names)
         elif names:
             assert path.parent.name in ("runs", "book")  # which start from there
-    assert found == {
+    assert named == {
         "data/animals.py": 1,
         "data/imagenet.py": 1,
         "runs/gallery.py": 1,

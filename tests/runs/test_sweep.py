@@ -88,7 +88,7 @@ def test_the_last_name_varies_fastest(parameters, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "printed"),
     [
         (["tau"], "-p must be name=value,value,…, got 'tau'."),
         (["taus=1,2"], "no parameter is named taus (did you mean tau?); there are"),
@@ -105,7 +105,7 @@ def test_the_last_name_varies_fastest(parameters, tmp_path):
         (["tau=1", "-fbase.yaml"], "steps must be int, got 'x'."),
     ],
 )
-def test_a_wrong_grid(tmp_path, capsys, monkeypatch, given, said):
+def test_a_wrong_grid(tmp_path, capsys, monkeypatch, given, printed):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.yaml").write_text("tiny: {steps: x}")
     path = write(notebook(), tmp_path / "tiny.ipynb")
@@ -114,7 +114,7 @@ def test_a_wrong_grid(tmp_path, capsys, monkeypatch, given, said):
     assert main([*arguments(path, "out", *values), *options]) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith(f"fmkit: {said}")
+    assert shown.err.startswith(f"fmkit: {printed}")
     assert shown.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -177,22 +177,22 @@ def mixed(tmp_path_factory):
 
 
 def test_a_failing_point_does_not_stop_the_rest(mixed):
-    folder, status, said, error = mixed
+    folder, status, printed, error = mixed
     two = "cell 5: ValueError: no <2>"
     three = "its process ended with status -9"
     assert status == 1
     assert error == "fmkit: 2 of 3 points failed.\n"
-    first, *ended, _, _, last = said.splitlines()
+    first, *ended, _, _, last = printed.splitlines()
     cores = f"{max(usable_cores() // 2, 1)} of {usable_cores()} cores each"
     assert first == f"tiny, 3 points: 3 not run; 2 at a time with {cores}"
     assert len(ended) == 3
     assert [line.rpartition("; ")[2] for line in ended] == [
         f"{left} remain" for left in (2, 1, 0)
     ]
-    assert re.search(rf"steps=2,tau=0.5 failed in \d+ s: {two}; ", said)
-    assert re.search(rf"steps=3,tau=0.5 failed in \d+ s: {three}; ", said)
-    assert re.search(r"steps=4,tau=0.5 finished in \d+ s; ", said)
-    assert said.splitlines()[-3:-1] == [
+    assert re.search(rf"steps=2,tau=0.5 failed in \d+ s: {two}; ", printed)
+    assert re.search(rf"steps=3,tau=0.5 failed in \d+ s: {three}; ", printed)
+    assert re.search(r"steps=4,tau=0.5 finished in \d+ s; ", printed)
+    assert printed.splitlines()[-3:-1] == [
         f"steps=2,tau=0.5 failed: {two}",
         f"steps=3,tau=0.5 failed: {three}",
     ]
@@ -228,8 +228,8 @@ def test_figures_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "extract_figures", full)
     ended = subprocess.CompletedProcess([], 0)
     after = result_after(Child(point, ended, 0.0), Path("tiny.ipynb"))
-    said = f"{point.folder} cannot be written (No space left on device)."
-    assert (after.status, after.error) == ("failed", said)
+    printed = f"{point.folder} cannot be written (No space left on device)."
+    assert (after.status, after.error) == ("failed", printed)
 
 
 def test_each_point_has_its_parameters_and_its_threads(mixed):
@@ -299,8 +299,8 @@ def stopped(command, folder, *, when, by):
         while len(begun(folder)) < when and process.poll() is None:
             time.sleep(0.05)
         os.killpg(process.pid, by)  # as a terminal does
-        said = process.communicate()
-    return process.returncode, *said
+        printed = process.communicate()
+    return process.returncode, *printed
 
 
 def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
@@ -308,9 +308,9 @@ def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
     rest = [*arguments(path, out, "steps=1,3,4"), "-j2"]
     record = out / "steps=1" / "record.json"
 
-    status, said, error = stopped([FMKIT, *rest], tmp_path, when=3, by=signal.SIGINT)
+    status, printed, error = stopped([FMKIT, *rest], tmp_path, when=3, by=signal.SIGINT)
     assert (status, error) == (130, "fmkit: interrupted.\n")
-    assert said.splitlines()[-1].startswith("3 points: 1 finished, 2 not run; see ")
+    assert printed.splitlines()[-1].startswith("3 points: 1 finished, 2 not run; see ")
     assert sorted(steps for steps, *_ in begun(tmp_path)) == [1, 3, 4]
     assert not any(is_alive(pid) for _, *both in begun(tmp_path) for pid in both)
     assert [r["status"] for r in rows_of(out)] == ["finished", "not run", "not run"]
@@ -318,9 +318,9 @@ def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
     made = record.stat().st_mtime_ns
 
     command = [FMKIT, *arguments(path, out, "steps=1,3")]
-    status, said, error = stopped(command, tmp_path, when=4, by=signal.SIGTERM)
+    status, printed, error = stopped(command, tmp_path, when=4, by=signal.SIGTERM)
     assert status == 130
-    assert said.startswith("tiny, 2 points: 1 finished, 1 not run; ")
+    assert printed.startswith("tiny, 2 points: 1 finished, 1 not run; ")
     assert not any(is_alive(pid) for _, *both in begun(tmp_path) for pid in both)
 
     (tmp_path / "go").touch()

@@ -44,9 +44,9 @@ def installed(tmp_path_factory):
 def test_every_package_is_in_the_wheel():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     modules = (ROOT / "fmkit").rglob("__init__.py")
-    found = [".".join(m.parent.relative_to(ROOT).parts) for m in modules]
+    packages = [".".join(m.parent.relative_to(ROOT).parts) for m in modules]
     listed = settings["tool"]["setuptools"]["packages"]
-    assert listed == sorted([*found, "fmkit.results"])
+    assert listed == sorted([*packages, "fmkit.results"])
 
 
 def test_the_wheel_has_all_that_modules_read(installed):

@@ -43,14 +43,14 @@ def _first_guess(operators=KNOWN):
     total = 0.0
     for a in range(20):
         for b in range(20):
-            said = [int(ANSWERS[o, a, b]) for o in range(operators)]
-            total += max(map(said.count, said)) / operators
+            values = [int(ANSWERS[o, a, b]) for o in range(operators)]
+            total += max(map(values.count, values)) / operators
     return total / 400
 
 
 def doubting(agrees, epsilon):
-    of = torch.where(agrees, 1 - epsilon, epsilon / 39)
-    return of.prod(dim=1) / of.prod(dim=1).sum()
+    likelihood = torch.where(agrees, 1 - epsilon, epsilon / 39)
+    return likelihood.prod(dim=1) / likelihood.prod(dim=1).sum()
 
 
 def ridge(x, y, query, sigma):
@@ -229,10 +229,10 @@ WRONG = [
     (
         "first-guess",
         sum(
-            sum((ANSWERS[:KNOWN, a, b] == y).sum().item() / KNOWN for y in said) / KNOWN
+            sum((values == y).sum().item() / KNOWN for y in values) / KNOWN
             for a in range(20)
             for b in range(20)
-            for said in [ANSWERS[:KNOWN, a, b]]
+            for values in [ANSWERS[:KNOWN, a, b]]
         )
         / 400,
         "take the likeliest",

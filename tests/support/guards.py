@@ -21,13 +21,13 @@ IMAGE_FILE = r"\.(png|svg|jpe?g|gif)\s*$"
 def parameters(notebook: NotebookNode) -> list[str]:
     """Demand one cell of annotated, commented literals, among them seed and device."""
     try:
-        found = parameters_of(notebook)
+        known = parameters_of(notebook)
     except RerunError as error:
         return [str(error)]
     wrong = []
-    if "seed" not in found or found["seed"].kind != "int":
+    if "seed" not in known or known["seed"].kind != "int":
         wrong.append("there is no parameter seed: int")
-    if "device" not in found or found["device"].default != "auto":
+    if "device" not in known or known["device"].default != "auto":
         wrong.append('there is no parameter device: str = "auto"')
     source = next(c.source for c in notebook.cells if "parameters" in tags_of(c))
     for line in ast.parse(source).body:

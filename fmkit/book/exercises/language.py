@@ -18,14 +18,14 @@ from fmkit.tasks.regression import ridge_predictions
 
 def _unigram_cost(answer):
     """Check nats a token of the best unigram: half spaces, half random letters."""
-    right = log(2) + log(26) / 2
+    correct = log(2) + log(26) / 2
     compare(
         answer,
-        right,
+        correct,
         {
-            "Look at the unit: to which logarithm does a nat belong?": right / log(2),
+            "Look at the unit: to which logarithm does a nat belong?": correct / log(2),
             "Look at the unit: nats, or the number of equally likely words?": (
-                exp(right)
+                exp(correct)
             ),
             "Look at the space: is it as likely as any other token?": log(27),
             "Look at a space: does it cost nothing, as if it were certain?": (
@@ -46,14 +46,14 @@ def _next_token(answer):
     rng = torch.Generator().manual_seed(0)
     u = torch.randn(2, 5, 7, generator=rng)
     x = torch.randint(7, (2, 5), generator=rng)
-    right = next_token_loss(u[:, :-1], x[:, 1:])
+    correct = next_token_loss(u[:, :-1], x[:, 1:])
     p = u.softmax(dim=2)[:, :-1].gather(2, x[:, 1:, None])
     over_places = u.log_softmax(dim=1)[:, :-1].gather(2, x[:, 1:, None])
     compare(
         answer(u, x),
-        right,
+        correct,
         {
-            "Look at the sign: a loss of -log p is never negative.": -right,
+            "Look at the sign: a loss of -log p is never negative.": -correct,
             "Look at one place t: what has u[:, t] seen, and what does it predict?": (
                 next_token_loss(u, x)
             ),
@@ -64,9 +64,9 @@ def _next_token(answer):
             "Look at the last place: does a row end, or go on from its beginning?": (
                 next_token_loss(u, x.roll(-1, dims=1))
             ),
-            "Look at what stands before the sum in (14.8).": right * 8,
+            "Look at what stands before the sum in (14.8).": correct * 8,
             "Look at the divisor: the rows of the batch, or the terms of the sum?": (
-                right * 4
+                correct * 4
             ),
             "Look at the softmax: over which axis does it sum to 1?": (
                 -over_places.mean()
@@ -82,16 +82,17 @@ def _bits_per_byte(answer):
     """Check ``answer(nats, tokens, text)``: mean nats and number of the tokens."""
     text = "Über 3 Größen ≤ π"
     nats, tokens, size = 2.5, 9, len(text.encode())
-    right = bits_per_byte(nats, tokens=tokens, text=text)
+    correct = bits_per_byte(nats, tokens=tokens, text=text)
     compare(
         answer(nats, tokens, text),
-        right,
+        correct,
         {
             "Look at the text: does each of its characters have one byte?": (
-                right * size / len(text)
+                correct * size / len(text)
             ),
-            "Look at the unit: nats or bits?": right * log(2),
-            "Look at the unit: is a bit more than a nat, or less?": right * log(2) ** 2,
+            "Look at the unit: nats or bits?": correct * log(2),
+            "Look at the unit: is a bit more than a nat, or less?": correct
+            * log(2) ** 2,
             "Look at the divisor: is the result that of a token, or of a byte?": (
                 nats / log(2)
             ),
@@ -193,10 +194,10 @@ def _answer_log_p(answer):
     u, x = torch.randn(7, 6, generator=rng), torch.randint(6, (7,), generator=rng)
     T, places = 4, torch.arange(6)
     each = u.log_softmax(dim=1)[places, x[1:]]  # of x[1] .. x[6]
-    right = each[T - 1 :].sum()
+    correct = each[T - 1 :].sum()
     compare(
         answer(u, x, T),
-        right,
+        correct,
         {
             "Look at a token of the answer: which row of u was made before it?": (
                 u.log_softmax(dim=1)[torch.arange(T, 7), x[T:]].sum()
@@ -215,8 +216,8 @@ def _answer_log_p(answer):
             "Look at the softmax: over which axis does it sum to 1?": (
                 u.log_softmax(dim=0)[places, x[1:]][T - 1 :].sum()
             ),
-            "Look at the question: does it want p, or its logarithm?": right.exp(),
-            "Look at the sign: what sign does the logarithm of p have?": -right,
+            "Look at the question: does it want p, or its logarithm?": correct.exp(),
+            "Look at the sign: what sign does the logarithm of p have?": -correct,
         },
     )
 
@@ -227,11 +228,11 @@ def _ties(answer):
     scores = torch.randint(3, (40, 4), generator=rng).double()
     best = scores == scores.amax(dim=1, keepdim=True)
     first, many = best[:, 0].double(), best.sum(dim=1)
-    right = (first / many).mean()
+    correct = (first / many).mean()
     several = (scores == scores[:, :1]).sum(dim=1)
     compare(
         answer(scores),
-        right,
+        correct,
         {
             "Look at a row whose scores are all equal: what does it gain by the place "
             "of the correct answer?": first.mean(),
@@ -288,10 +289,10 @@ def _doubting(answer):
         [[1, 1, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
     ).bool()
     epsilon, others = 0.3, NUMBERS - 1
-    right, count = agrees.sum(dim=1).double(), agrees.shape[1]
+    correct, count = agrees.sum(dim=1).double(), agrees.shape[1]
 
     def likelihood(of_wrong):
-        return (1 - epsilon) ** right * of_wrong ** (count - right)
+        return (1 - epsilon) ** correct * of_wrong ** (count - correct)
 
     p = likelihood(epsilon / others)
     as_often = likelihood(epsilon)
@@ -308,7 +309,7 @@ def _doubting(answer):
             "Look at the numbers that a wrong answer can be: is the correct one among "
             "them?": every / every.sum(),
             "Look at several examples: how does one combine independent ones?": (
-                right / right.sum()
+                correct / correct.sum()
             ),
             "Look at the earlier examples: do they still count?": last / last.sum(),
             "Look at the question: does it want p, or its logarithm?": (

@@ -22,12 +22,12 @@ def _probe_loss(answer):
     phi_x = torch.randn(6, 4, generator=rng)
     w, b = torch.randn(3, 4, generator=rng), torch.randn(3, generator=rng)
     y, lambda_ = torch.tensor([0, 1, 2, 2, 1, 0]), 0.3
-    right = logistic_objective(phi_x, y, w, b, lambda_=lambda_)
+    correct = logistic_objective(phi_x, y, w, b, lambda_=lambda_)
     u, penalty = phi_x @ w.T + b, lambda_ / 2 * w.square().sum()
     loss = F.cross_entropy(u, y)
     compare(
         answer(phi_x, y, w, b, lambda_),
-        right,
+        correct,
         {
             "Give every example twice: does the answer change? It should not.": (
                 6 * loss + penalty
@@ -56,7 +56,7 @@ def _least_norm(answer):
     rng = torch.Generator().manual_seed(0)
     phi_x = torch.randn(4, 7, generator=rng, dtype=torch.float64)
     y = torch.randn(4, generator=rng, dtype=torch.float64)
-    right, _ = least_squares_probe(phi_x, y)
+    correct, _ = least_squares_probe(phi_x, y)
     got = answer(phi_x, y)
     mistakes = {
         "Try it on two examples that are not orthogonal: are both labels fitted?": (
@@ -66,7 +66,7 @@ def _least_norm(answer):
             phi_x.T @ torch.linalg.solve(phi_x @ phi_x.T, y - y.mean())
         ),
     }
-    if isinstance(got, torch.Tensor) and got.shape == right.shape:
+    if isinstance(got, torch.Tensor) and got.shape == correct.shape:
         given = got.detach().double()
         across = given - torch.linalg.pinv(phi_x) @ (phi_x @ given)
         if torch.allclose(phi_x @ given, y, rtol=1e-4, atol=1e-4):
@@ -76,7 +76,7 @@ def _least_norm(answer):
         elif across.norm() < 1e-4 * given.norm():
             hint = "w is a sum of representations. Look at phi_x @ w beside y."
             mistakes[hint] = given
-    compare(got, right, mistakes)
+    compare(got, correct, mistakes)
 
 
 def _nearest_mean(answer):
@@ -92,16 +92,16 @@ def _nearest_mean(answer):
         centres = torch.stack([total(x[y == c], dim=0) for c in range(k)])
         return -torch.cdist(new, centres).square()
 
-    right = logits(phi_x, phi_new)
+    correct = logits(phi_x, phi_new)
     compare(
         answer(phi_x, y, phi_new, k),
-        right,
+        correct,
         {
-            "Look at the largest logit of a row: is its class near, or far?": -right,
+            "Look at the largest logit of a row: is its class near, or far?": -correct,
             "The order of classes is correct. Look at the formula of the distance.": (
-                -(-right).sqrt()
+                -(-correct).sqrt()
             ),
-            "Look at the sum over the m features: is it divided by anything?": right
+            "Look at the sum over the m features: is it divided by anything?": correct
             / 5,
             "Give every labelled image twice: the centres must not move.": (
                 logits(phi_x, phi_new, torch.sum)
@@ -157,9 +157,9 @@ def _equal_views(answer):
     """
     B = 128
     n = 2 * B
-    right = torch.tensor([B * math.log(B), math.log(n - 1), math.log(n - 1)])
+    correct = torch.tensor([B * math.log(B), math.log(n - 1), math.log(n - 1)])
     if not isinstance(answer, list | tuple) or len(answer) != 3:
-        compare(answer, right, {})
+        compare(answer, correct, {})
     of_each = (
         {
             "The first: B terms are equal. How do the notes put them together?": (
@@ -181,7 +181,7 @@ def _equal_views(answer):
             ),
         },
     )
-    for got, value, mistakes in zip(answer, right, of_each, strict=True):
+    for got, value, mistakes in zip(answer, correct, of_each, strict=True):
         compare(got, value, mistakes)
 
 
@@ -193,13 +193,13 @@ def _simclr(answer):
     without = scores.masked_fill(torch.eye(5).bool(), -torch.inf).logsumexp(1)
     unit = F.normalize(phi_hat) @ F.normalize(phi_tilde).T
     partner = torch.arange(5)
-    right = simclr_loss(phi_hat, phi_tilde)
+    correct = simclr_loss(phi_hat, phi_tilde)
     compare(
         answer(phi_hat, phi_tilde),
-        right,
+        correct,
         {
-            "Look at the sign: a loss of -log p is never negative.": -right,
-            "Look at the sum of the notes: is it divided by anything?": right / 5,
+            "Look at the sign: a loss of -log p is never negative.": -correct,
+            "Look at the sum of the notes: is it divided by anything?": correct / 5,
             "Look at the denominator: is j = i in its sum?": (
                 without - scores.diagonal()
             ).sum(),
@@ -230,12 +230,12 @@ def _nt_xent(answer):
         return similarity.masked_fill(alone, -torch.inf)
 
     cosine = others(z @ z.T)
-    right = nt_xent_loss(phi_hat, phi_tilde, tau=tau)
+    correct = nt_xent_loss(phi_hat, phi_tilde, tau=tau)
     across = z[:B] @ z[B:].T / tau
     both = [F.cross_entropy(s, torch.arange(B)) for s in (across, across.T)]
     compare(
         answer(phi_hat, phi_tilde, tau),
-        right,
+        correct,
         {
             "Make phi_hat twice as long: does the answer change? It should not.": loss(
                 others(views @ views.T) / tau
@@ -250,7 +250,7 @@ def _nt_xent(answer):
             "Count the terms of the outer sum: which views have a term?": loss(
                 cosine / tau, B
             ),
-            "Look at what stands in front of the outer sum.": 2 * B * right,
+            "Look at what stands in front of the outer sum.": 2 * B * correct,
             "Count the terms of a denominator: for B = 2 there are three.": sum(both)
             / 2,
         },
