@@ -118,27 +118,35 @@ def test_runs_name_no_chapter():
 
 
 def test_shapes_are_checked_wherever_they_are_stated():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "tool"
+    ]["pytest"]
     [option] = re.findall("jaxtyping-packages=(.*)", settings["ini_options"]["addopts"])
     checked = option.removesuffix(",beartype.beartype").split(",")
-    stating = {path for path in MODULES if "from jaxtyping" in path.read_text()}
+    stating = {
+        path for path in MODULES if "from jaxtyping" in path.read_text(encoding="utf-8")
+    }
     parts = {path.relative_to(ROOT).with_suffix("").parts[:2] for path in stating}
     assert sorted(".".join(part) for part in parts) == checked
 
 
 def test_importing_fmkit_imports_nothing():
-    assert [*imports((ROOT / "fmkit" / "__init__.py").read_text())] == []
+    assert [
+        *imports((ROOT / "fmkit" / "__init__.py").read_text(encoding="utf-8"))
+    ] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ident)
 def test_only_runtime_looks_for_devices(path):
     if path.name != "runtime.py":
-        assert not re.search(r"torch\.(cuda|mps|backends)\b", path.read_text())
+        assert not re.search(
+            r"torch\.(cuda|mps|backends)\b", path.read_text(encoding="utf-8")
+        )
 
 
 def repository_files():
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     if run.returncode != 0:
         pytest.skip("no checkout, so nothing says which files belong to it")
     paths = (ROOT / name for name in run.stdout.split("\0") if name)
@@ -162,13 +170,15 @@ def test_no_path_of_a_machine_and_no_host_of_a_registry():
 
 @pytest.fixture(scope="module")
 def project():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
 
 
 @pytest.fixture(scope="module")
 def lock():
     """Locked versions by name."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pairs = [line.split("==") for line in lines if not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in pairs}
 
@@ -251,7 +261,9 @@ def test_science_needs_none_of_the_notebook_s_libraries():
     assert {"fmkit.losses", "fmkit.models.transformer", "fmkit.assets"} < set(modules)
     lines = [f"import {module}" for module in modules]
     text = OUTSIDE.format(blocked=blocked) + "\n".join(lines)
-    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, encoding="utf-8"
+    )
     assert (run.returncode, run.stderr) == (0, "")
 
 
@@ -356,7 +368,11 @@ def set_up(tmp_path):
             (folder / name.replace("_", ".")).write_text(text, encoding="utf-8")
             (folder / name.replace("_", ".")).chmod(0o755)
         command = [shutil.which("sh"), ROOT / "tools" / "venv.sh", "there", version]
-        options = {"capture_output": True, "text": True, "env": {"PATH": str(folder)}}
+        options = {
+            "capture_output": True,
+            "encoding": "utf-8",
+            "env": {"PATH": str(folder)},
+        }
         return subprocess.run(command, **options)
 
     return run

@@ -31,7 +31,7 @@ def cited(text):
 def by_page():
     """What each page of the book cites."""
     pages = [ROOT / "index.md", *(ROOT / "chapters").glob("*.md")]
-    cited_on = {path.stem: cited(path.read_text()) for path in pages}
+    cited_on = {path.stem: cited(path.read_text(encoding="utf-8")) for path in pages}
     for path in contents.notebooks_of(ROOT):
         cells = read_notebook(path).cells
         cited_on[path.stem] = set().union(*(cited(cell.source) for cell in cells))
@@ -50,7 +50,7 @@ def test_these_are_all_that_the_notes_cite():
     if not NOTES.is_file():
         pytest.skip("there is no folder shared/reference beside the repository")
     named = r"\|(\w+) (?:et al\.|and \w+), (\d{4})\]\]"
-    text = NOTES.read_text()
+    text = NOTES.read_text(encoding="utf-8")
     cited_on = re.findall(named, text)
     assert len(cited_on) == text.count("[[reference#")
     assert {f"{name.lower()}{year}" for name, year in cited_on} == BY_THE_NOTES

@@ -14,7 +14,11 @@ from support.pages import ROOT, Page, read_by_people, without_text
 
 from fmkit.book import contents
 
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
+AXE = (
+    Path(axe_playwright_python.__file__)
+    .with_name("axe.min.js")
+    .read_text(encoding="utf-8")
+)
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 MADE_BY_SCRIPTS = ("search", "genindex")
@@ -104,7 +108,7 @@ def visit(browser, path, theme):
         console=[text for kind, text in console if kind in ("error", "warning")],
         elsewhere=[a for a in addresses if not a.startswith(("file:", "data:"))],
         size=sum(file.stat().st_size for file in files if file.is_file()),
-        formulas=path.read_text().count('class="math notranslate'),
+        formulas=path.read_text(encoding="utf-8").count('class="math notranslate'),
         page=page,
         width=width,
         cut=cut,
@@ -179,7 +183,10 @@ def prose(text):
 def phrases(site):
     """Of every page the first six plain words in a row that no other page has."""
     pages = [path for path in read_by_people(site) if path.stem not in MADE_BY_SCRIPTS]
-    texts = {str(path.relative_to(site)): prose(path.read_text()) for path in pages}
+    texts = {
+        str(path.relative_to(site)): prose(path.read_text(encoding="utf-8"))
+        for path in pages
+    }
     chosen = {}
     for name, text in texts.items():
         others = [other for key, other in texts.items() if key != name]
@@ -215,7 +222,9 @@ def test_search_finds_a_phrase_of_every_page(site, browser):
 
 def sound(fault):
     """A small page without a fault but this one."""
-    settings = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))[
+        "sphinx"
+    ]["config"]
     mathjax = (ROOT / "vendor" / "mathjax" / "es5" / "tex-chtml.js").as_uri()
     return rf"""<!doctype html>
       <html lang="en">
@@ -231,7 +240,7 @@ def sound(fault):
 def complaints(browser, folder, fault, theme="light"):
     """The checks that find something on the small page."""
     path = folder / "page.html"
-    path.write_text(sound(fault))
+    path.write_text(sound(fault), encoding="utf-8")
     seen = visit(browser, path, theme)
     return [name for name, check in CHECKS.items() if check(seen)]
 
@@ -266,7 +275,7 @@ TOKENS = "".join(f"<span class='k'>{token}</span>" for token in ("x", "for", "fo
     ],
 )
 def test_a_planted_fault_is_found(browser, tmp_path, check, fault):
-    (tmp_path / "large.css").write_text(" " * MOST)
+    (tmp_path / "large.css").write_text(" " * MOST, encoding="utf-8")
     assert check in complaints(browser, tmp_path, fault)
 
 
@@ -280,13 +289,17 @@ def test_a_fault_of_one_theme_is_found_there(browser, tmp_path, theme):
 
 def test_a_chapter_that_the_index_lacks_is_not_found(browser, site, tmp_path):
     name = "chapters/zero_shot"
-    start, _, rest = (site / "searchindex.js").read_text().partition("(")
+    start, _, rest = (
+        (site / "searchindex.js").read_text(encoding="utf-8").partition("(")
+    )
     index = json.loads(rest.rstrip().removesuffix(")"))
     [number] = [i for i, other in enumerate(index["docnames"]) if other == name]
     for word, pages in index["terms"].items():
         pages = pages if isinstance(pages, list) else [pages]
         index["terms"][word] = [page for page in pages if page != number]
-    (tmp_path / "searchindex.js").write_text(f"{start}({json.dumps(index)})")
+    (tmp_path / "searchindex.js").write_text(
+        f"{start}({json.dumps(index)})", encoding="utf-8"
+    )
     (tmp_path / "_static").symlink_to(site / "_static")
     shutil.copy(site / "search.html", tmp_path)
     tab = browser.new_page()

@@ -40,7 +40,7 @@ def test_chapters_in_the_order_of_the_contents(tmp_path):
     book(tmp_path)
     toc = "root: index\nparts:\n- chapters:\n  - file: chapters/b\n"
     toc += "    sections:\n    - file: chapters/a\n  - file: chapters/notation\n"
-    (tmp_path / "_toc.yml").write_text(toc)
+    (tmp_path / "_toc.yml").write_text(toc, encoding="utf-8")
     assert [path.stem for path in chapters_of(tmp_path)] == ["b", "a"]
 
 
@@ -62,7 +62,7 @@ def test_no_book_here(folder, capsys, command):
 def test_a_profile_is_checked_before_anything_runs(folder, capsys, profile, message):
     write(notebook(), folder / "chapters" / "tiny.ipynb")
     book(folder)
-    (folder / "p.yaml").write_text(profile)
+    (folder / "p.yaml").write_text(profile, encoding="utf-8")
     assert main(["book", "-f", "p.yaml"]) == 1
     out, err = capsys.readouterr()
     assert message in err
@@ -73,15 +73,15 @@ def test_book_shows_the_run_that_it_made(folder, capsys):
     """At the parameters of a profile, in a folder of its own; the source is kept."""
     stored = code("print(steps * 1111)", text="never to be seen\n")
     path = write(notebook(stored), folder / "chapters" / "tiny.ipynb")
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     book(folder)
-    (folder / "README.md").write_text("# No part of it")
-    (folder / "smoke.yaml").write_text("tiny: {steps: 7}")
+    (folder / "README.md").write_text("# No part of it", encoding="utf-8")
+    (folder / "smoke.yaml").write_text("tiny: {steps: 7}", encoding="utf-8")
     assert main(["book", "-f", "smoke.yaml"]) == 0
     page = folder / "_build" / "smoke" / "html" / "chapters" / "tiny.html"
-    assert "7777" in page.read_text()
-    assert "never to be seen" not in page.read_text()
-    assert path.read_text() == before
+    assert "7777" in page.read_text(encoding="utf-8")
+    assert "never to be seen" not in page.read_text(encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == before
     out = capsys.readouterr().out
     assert f"open {folder}/_build/smoke/html/index.html" in out
     assert "tiny took" in out
@@ -94,10 +94,10 @@ def test_book_stops_at_a_failing_chapter(folder, capsys):
     book(folder)
     old = folder / "_build" / "html" / "index.html"
     old.parent.mkdir(parents=True)
-    old.write_text("an earlier build")
+    old.write_text("an earlier build", encoding="utf-8")
     assert main(["book"]) == 1
     assert "tiny.ipynb failed in cell 2: ZeroDivisionError" in capsys.readouterr().err
-    assert old.read_text() == "an earlier build"
+    assert old.read_text(encoding="utf-8") == "an earlier build"
 
 
 def test_a_broken_reference_stops_the_pages(folder, capsys):
@@ -116,9 +116,12 @@ def test_a_broken_reference_stops_the_pages(folder, capsys):
 def test_buttons_lead_to_the_repository_that_the_settings_name(folder, url):
     write(notebook(code("print(steps)")), folder / "chapters" / "tiny.ipynb")
     settings = book(folder) / "_config.yml"
-    settings.write_text(settings.read_text().replace('url: ""', f'url: "{url}"'))
+    settings.write_text(
+        settings.read_text(encoding="utf-8").replace('url: ""', f'url: "{url}"'),
+        encoding="utf-8",
+    )
     page = books.html(folder).with_name("chapters") / "tiny.html"
-    links = re.findall(r'href="(https://[^"]+)"', page.read_text())
+    links = re.findall(r'href="(https://[^"]+)"', page.read_text(encoding="utf-8"))
     for start, place in (
         ("https://github.com/", "/edit/main/chapters/tiny.ipynb"),
         ("https://mybinder.org/", "chapters/tiny.ipynb"),
@@ -188,13 +191,13 @@ def test_execute_replaces_what_is_stale_once_it_ran(folder, capsys):
     for name, source in {"good": "print(6 * 7)", "worse": "1 / 0"}.items():
         write(notebook(code(source)), folder / "chapters" / f"{name}.ipynb")
     book(folder)
-    worse = (folder / "chapters" / "worse.ipynb").read_text()
+    worse = (folder / "chapters" / "worse.ipynb").read_text(encoding="utf-8")
     assert main(["execute"]) == 1
     good = folder / "chapters" / "good.ipynb"
     executed = read_notebook(good)
     assert executed.cells[-1].outputs[0].text == "42\n"
     assert not is_stale(executed)
-    assert (folder / "chapters" / "worse.ipynb").read_text() == worse
+    assert (folder / "chapters" / "worse.ipynb").read_text(encoding="utf-8") == worse
     write(notebook(code("print(1)")), folder / "chapters" / "worse.ipynb")
     time, capsys_before = good.stat().st_mtime_ns, capsys.readouterr()
     assert "worse.ipynb failed in cell 2" in capsys_before.err

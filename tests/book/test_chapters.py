@@ -265,7 +265,7 @@ def test_nbval_compares_what_is_tagged(tmp_path):
         [*command, "-q", "-rf", "-p", "no:cacheprovider", str(tmp_path)],
         cwd=tmp_path,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     failed = [x for x in run.stdout.splitlines() if x.startswith("FAILED")]
     assert run.returncode == 1

@@ -89,7 +89,9 @@ OF_BOOK = ["jupyter_book", "sphinx", "docutils", "sklearn"]
 def bare(*arguments):
     """The command where none of the extras is installed."""
     code = BARE.format(blocked=OF_RUNS + OF_BOOK, arguments=[*arguments])
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_help(capsys, command):
 def test_the_command_is_installed(tmp_path):
     command = [str(Path(sys.executable).with_name("fmkit")), "rerun", "no.ipynb"]
     run = subprocess.run(
-        [*command, "-o", "out"], cwd=tmp_path, capture_output=True, text=True
+        [*command, "-o", "out"], cwd=tmp_path, capture_output=True, encoding="utf-8"
     )
     message = "fmkit: no.ipynb cannot be read (No such file or directory).\n"
     assert (run.returncode, run.stdout, run.stderr) == (1, "", message)

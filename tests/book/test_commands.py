@@ -45,7 +45,9 @@ def check(command, root):
     """Raise what running it would, up to the point where a chapter begins."""
     name, *arguments = command
     if name == "make":
-        targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(
+            r"^(\w+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+        )
         for word in arguments:
             variable, _, value = word.partition("=")
             known = (root / "profiles" / f"{value}.yaml").is_file()
@@ -67,12 +69,14 @@ def check(command, root):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_pages(page):
-    for command in commands_of(page.read_text()):
+    for command in commands_of(page.read_text(encoding="utf-8")):
         check(command, ROOT)
 
 
 def test_how_many_commands_there_are():
-    counts = {page: len([*commands_of(page.read_text())]) for page in PAGES}
+    counts = {
+        page: len([*commands_of(page.read_text(encoding="utf-8"))]) for page in PAGES
+    }
     assert counts[ROOT / "README.md"] >= 5
     assert counts[ROOT / "chapters" / "howto.md"] >= 9
     assert counts[ROOT / "results" / "README.md"] >= 15

@@ -15,7 +15,7 @@ from fmkit.book import contents
 from fmkit.book.glossary import PAGE, entries_of, link_first_uses
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / f"{PAGE}.md").read_text()
+TEXT = (ROOT / f"{PAGE}.md").read_text(encoding="utf-8")
 ENTRIES = entries_of(TEXT)
 NOTEBOOKS = contents.notebooks_of(ROOT)
 
@@ -94,13 +94,15 @@ def links_of(page):
 
 def test_no_term_is_linked_twice_on_a_page(site):
     for path in (site / "chapters").glob("*.html"):
-        anchors = [anchor for anchor, _ in links_of(path.read_text())]
+        anchors = [anchor for anchor, _ in links_of(path.read_text(encoding="utf-8"))]
         assert len(anchors) == len({*anchors}), path.stem
 
 
 def test_every_term_is_linked_from_a_chapter_or_its_exercises(site):
     pages = [site / "chapters" / f"{path.stem}.html" for path in NOTEBOOKS]
-    linked = {a for page in pages for a, _ in links_of(page.read_text())}
+    linked = {
+        a for page in pages for a, _ in links_of(page.read_text(encoding="utf-8"))
+    }
     terms = {entry.term: f"term-{entry.term.replace(' ', '-')}" for entry in ENTRIES}
     assert [term for term, anchor in terms.items() if anchor not in linked] == []
 
@@ -191,17 +193,17 @@ def small_site(tmp_path):
     def build(builder, glossary=SMALL):
         (tmp_path / "chapters").mkdir()
         (tmp_path / "conf.py").write_text(
-            "extensions = ['myst_parser', 'fmkit.book.glossary']"
+            "extensions = ['myst_parser', 'fmkit.book.glossary']", encoding="utf-8"
         )
         toc = "# B\n\nA linear probe.\n\n```{toctree}\nchapters/a\nchapters/b\n"
         files = {"index": f"{toc}{PAGE}\n```", PAGE: glossary}
         for name in ("chapters/a", "chapters/b"):
             files[name] = f"# {name}\n\nA linear *probe*, and linear probes.\n"
         for name, content in files.items():
-            (tmp_path / f"{name}.md").write_text(content)
+            (tmp_path / f"{name}.md").write_text(content, encoding="utf-8")
         command = [sys.executable, "-m", "sphinx", "-n", "-W", "-b", builder]
         command += [str(tmp_path), str(tmp_path / builder)]
-        run = subprocess.run(command, capture_output=True, text=True)
+        run = subprocess.run(command, capture_output=True, encoding="utf-8")
         return run.returncode, run.stderr
 
     return build
@@ -216,7 +218,7 @@ def small_site(tmp_path):
 )
 def test_a_link_on_a_page(builder, page, glossary, small_site, tmp_path):
     assert small_site(builder) == (0, "")
-    text = (tmp_path / builder / page).read_text()
+    text = (tmp_path / builder / page).read_text(encoding="utf-8")
     link = '<a class="glossary-term reference internal" href="([^"]*)" title="([^"]*)">'
     hint = "线性探测: A linear function of what a model says."
     pages = {"html": 1, "singlehtml": 2}[builder]  # neither index nor the glossary

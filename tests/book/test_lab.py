@@ -10,7 +10,7 @@ def test_jupyterlab_takes_the_myst_extension():
     """An extension made for another JupyterLab is listed as enabled, but not as OK."""
     pytest.importorskip("jupyterlab", reason="the extra lab is not installed")
     command = [sys.executable, "-m", "jupyter", "labextension", "list"]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     [line] = [
         x for x in (run.stdout + run.stderr).splitlines() if "jupyterlab-myst v" in x
     ]

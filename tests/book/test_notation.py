@@ -50,8 +50,8 @@ def code_of_the_book():
     """All of the chapters' cells and of fmkit, and each module of fmkit by itself."""
     whole, modules = Code(), {}
     for path in (ROOT / "fmkit").rglob("*.py"):
-        modules[path.stem] = Code().add(path.read_text())
-        whole.add(path.read_text())
+        modules[path.stem] = Code().add(path.read_text(encoding="utf-8"))
+        whole.add(path.read_text(encoding="utf-8"))
     for path in contents.chapters_of(ROOT):
         for cell in read_notebook(path).cells:
             if cell.cell_type == "code":
@@ -112,7 +112,7 @@ def complaints(page, whole, modules):
 
 
 def test_the_page_names_what_the_code_has():
-    wrong = [*complaints(PAGE.read_text(), *code_of_the_book())]
+    wrong = [*complaints(PAGE.read_text(encoding="utf-8"), *code_of_the_book())]
     assert not wrong, "\n".join(wrong)
 
 

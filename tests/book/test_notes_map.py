@@ -67,7 +67,7 @@ def small(root, old="", new=""):
     texts = {name: text.replace(old or "\0", new) for name, text in texts.items()}
     for name in FILES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(texts[name])
+        (root / name).write_text(texts[name], encoding="utf-8")
     figure = code("plot()", mystnb={"figure": {"name": texts["figure"]}})
     whole = notebook(markdown(texts["text"]), figure)
     write(whole, root / "chapters" / "tiny.ipynb")
@@ -91,7 +91,7 @@ def test_the_map_is_whole():
 
 
 def test_the_page_is_of_today():
-    page = (notes_map.ROOT / notes_map.PAGE).read_text()
+    page = (notes_map.ROOT / notes_map.PAGE).read_text(encoding="utf-8")
     today = notes_map.page(notes_map.read(notes_map.ROOT))
     assert page == today, "the map is stale: run python -m fmkit.book.notes_map"
 

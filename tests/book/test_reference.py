@@ -14,7 +14,9 @@ PAGES = sorted((ROOT / "chapters" / "api").glob("*.md"))
 SHOWN = [
     name
     for page in PAGES
-    for name in re.findall(r"^\.\. contents-of:: (\S+)$", page.read_text(), re.M)
+    for name in re.findall(
+        r"^\.\. contents-of:: (\S+)$", page.read_text(encoding="utf-8"), re.M
+    )
 ]
 OTHER_ROOMS = ("runs", "book", "cli")
 NO_NEED = ("assets",)  # the package alone says what others use
@@ -37,19 +39,22 @@ def test_every_module_has_one_place():
 
 def test_every_page_is_in_the_table():
     linked = re.findall(
-        r"\{doc\}`api/(\w+)`", (ROOT / "chapters" / "api.md").read_text()
+        r"\{doc\}`api/(\w+)`",
+        (ROOT / "chapters" / "api.md").read_text(encoding="utf-8"),
     )
     assert sorted(linked) == [page.stem for page in PAGES]
     for page in PAGES:
         row = f"{{doc}}`api/{page.stem}`"
         [line] = [
             x
-            for x in (ROOT / "chapters" / "api.md").read_text().splitlines()
+            for x in (ROOT / "chapters" / "api.md")
+            .read_text(encoding="utf-8")
+            .splitlines()
             if row in x
         ]
         named = re.findall(r"`(fmkit[\w.]*)`", line)
         assert named == re.findall(
-            r"^\.\. contents-of:: (\S+)$", page.read_text(), re.M
+            r"^\.\. contents-of:: (\S+)$", page.read_text(encoding="utf-8"), re.M
         )
 
 
@@ -72,14 +77,18 @@ number = 3
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_name_is_on_its_page(site, page):
-    shown = Page((site / "chapters" / "api" / f"{page.stem}.html").read_text())
+    shown = Page(
+        (site / "chapters" / "api" / f"{page.stem}.html").read_text(encoding="utf-8")
+    )
     ids = {attributes.get("id") for attributes in shown.of("dt")}
-    for module in re.findall(r"^\.\. contents-of:: (\S+)$", page.read_text(), re.M):
+    for module in re.findall(
+        r"^\.\. contents-of:: (\S+)$", page.read_text(encoding="utf-8"), re.M
+    ):
         assert {*public(import_module(module))} - ids == set()
 
 
 def test_formulas_and_shapes_are_rendered(site):
-    text = (site / "chapters" / "api" / "losses.html").read_text()
+    text = (site / "chapters" / "api" / "losses.html").read_text(encoding="utf-8")
     assert r"\frac{\exp(\phi(\hat x^{(i)})" in text
     plain = html.unescape(re.sub("<[^>]*>", "", text))
     assert "phi_hat: Float[Tensor, 'B m']" in plain
@@ -87,5 +96,5 @@ def test_formulas_and_shapes_are_rendered(site):
 
 
 def test_the_map_of_the_notes_leads_to_functions(site):
-    text = (site / "chapters" / "notes_map.html").read_text()
+    text = (site / "chapters" / "notes_map.html").read_text(encoding="utf-8")
     assert 'href="api/losses.html#fmkit.losses.simclr_loss"' in text

@@ -43,7 +43,7 @@ def results(tmp_path):
     (folder / "tiny").mkdir(parents=True)
     shutil.copy(RESULTS / "zero_shot" / "harness.json", folder / "tiny" / "run.json")
     text = "# Recorded runs\n\n## tiny\n\nMade by hand.\n\n## other\n\nNot shown.\n"
-    (folder / "README.md").write_text(text)
+    (folder / "README.md").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -62,7 +62,7 @@ def test_the_page_of_a_tiny_book(tmp_path, results):
     assert "| a < b | 0.5 | at most 0.75 | 0.25 | yes |" in text
     assert "### A tiny chapter\n\nMade by hand.\n" in text
     assert "Not shown" not in text
-    made = json.loads((results / "tiny" / "run.json").read_text())
+    made = json.loads((results / "tiny" / "run.json").read_text(encoding="utf-8"))
     assert f"| run | 0 | {made['seconds']:,.0f} | {made['threads']} |" in text
     assert f"| {made['commit']} | {made['date'][:10]} |" in text
 
@@ -89,7 +89,9 @@ def test_a_chapter_without_a_card(tmp_path, results):
     with pytest.raises(RecordError, match=r"^tiny has no reproduction card with its "):
         page([path], results)
     path = tiny(tmp_path, RECORD)
-    path.write_text(path.read_text().replace(r"{\"", r"{"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace(r"{\"", r"{"), encoding="utf-8"
+    )
     with pytest.raises(RecordError, match=r"^tiny has a damaged record"):
         page([path], results)
     path = tiny(tmp_path, RECORD | {"schema": 2})
@@ -98,7 +100,7 @@ def test_a_chapter_without_a_card(tmp_path, results):
 
 
 def test_a_damaged_record(tmp_path, results):
-    (results / "tiny" / "run.json").write_text('{"schema": 2}')
+    (results / "tiny" / "run.json").write_text('{"schema": 2}', encoding="utf-8")
     with pytest.raises(RecordError, match="must have schema 1, got 2"):
         page([tiny(tmp_path, RECORD)], results)
 

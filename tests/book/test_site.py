@@ -37,21 +37,26 @@ def test_pages_load_nothing_from_elsewhere(site):
     pages = sorted(site.rglob("*.html"))
     assert pages
     for path in pages:
-        page = Page(path.read_text())
+        page = Page(path.read_text(encoding="utf-8"))
         assert (path.name, outside(page), without_text(page)) == (path.name, [], [])
     for path in site.rglob("*.css"):
-        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", path.read_text())
+        assert not re.search(
+            r"(url\(|@import)\s*['\"]?(https?:)?//", path.read_text(encoding="utf-8")
+        )
 
 
 def test_the_first_page_says_how_long_chapters_take(site):
-    text = (site / "index.html").read_text()
+    text = (site / "index.html").read_text(encoding="utf-8")
     card = r'· (\d+ s)</p>\s*</div>\s*<a class="[^"]*" href="chapters/(\w+)\.html"'
     times = {name: seconds for seconds, name in re.findall(card, text)}
     assert times == seconds_of(contents.chapters_of(ROOT))
 
 
 def test_links_inside_the_book_lead_somewhere(site):
-    pages = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
+    pages = {
+        path: Page(path.read_text(encoding="utf-8"))
+        for path in sorted(site.rglob("*.html"))
+    }
     places = {path: anchors(page) for path, page in pages.items()}
     followed = 0
     for path, page in pages.items():
@@ -69,7 +74,9 @@ def test_tables_that_a_chapter_shows_are_tables(site):
         kinds = [output.get("data", {}) for output in outputs]
         written = sum("text/html" in kind for kind in kinds)
         written += sum("|--" in kind.get("text/markdown", "") for kind in kinds)
-        page = Page((site / "chapters" / f"{path.stem}.html").read_text())
+        page = Page(
+            (site / "chapters" / f"{path.stem}.html").read_text(encoding="utf-8")
+        )
         assert len(page.of("table")) == written, path.name
 
 
@@ -93,8 +100,8 @@ def test_what_counts_as_elsewhere(tag, wrong):
 )
 def test_what_counts_as_leading_somewhere(tmp_path, link, expected):
     path = tmp_path / "a.html"
-    path.write_text('<p id="here">')
-    places = {path: anchors(Page(path.read_text()))}
+    path.write_text('<p id="here">', encoding="utf-8")
+    places = {path: anchors(Page(path.read_text(encoding="utf-8")))}
     assert leads_somewhere(path, link, places) is expected
 
 

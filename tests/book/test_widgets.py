@@ -35,7 +35,7 @@ def numbers_on(page, name):
 
 @pytest.fixture(scope="module")
 def page(site):
-    return (site / "chapters" / "interactive_figures.html").read_text()
+    return (site / "chapters" / "interactive_figures.html").read_text(encoding="utf-8")
 
 
 def metrics(chapter, name):
@@ -52,7 +52,9 @@ def test_scripts_are_small_and_plain():
     )
     for path in SCRIPTS:
         assert path.stat().st_size <= MOST
-        assert not re.search(r"https?:(?!//www\.w3\.org/2000/svg)", path.read_text())
+        assert not re.search(
+            r"https?:(?!//www\.w3\.org/2000/svg)", path.read_text(encoding="utf-8")
+        )
 
 
 def test_the_cosines_are_those_of_the_record(page):
@@ -262,7 +264,9 @@ def test_a_damaged_record_stops_the_pages_with_a_sentence(
     book(tmp_path)
     shutil.copytree(ROOT / "widgets", tmp_path / "widgets")
     shutil.copytree(RESULTS / "widgets", tmp_path / "results" / "widgets")
-    (tmp_path / "results" / "widgets" / "similarities.json").write_text('{"schema": 2}')
+    (tmp_path / "results" / "widgets" / "similarities.json").write_text(
+        '{"schema": 2}', encoding="utf-8"
+    )
     monkeypatch.setattr(records, "PACKAGE", tmp_path / "fmkit")
     monkeypatch.chdir(tmp_path)
     assert main(["html"]) == 1

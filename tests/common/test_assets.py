@@ -299,7 +299,7 @@ def test_a_file_that_may_not_grow_is_not_kept(toy, cache, variable):
         [sys.executable, "-c", script, repr(ASSETS["toy"])],
         env=os.environ | {variable: str(toy.parent)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert "File too large); make room there or set FMKIT_CACHE" in run.stdout

@@ -99,7 +99,7 @@ def test_a_rerun_and_nbval_take_the_bar(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-c", "/dev/null", str(path)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert run.returncode == 0, run.stdout
     assert "2 passed" in run.stdout

@@ -48,7 +48,10 @@ def test_threads_respect_affinity():
     command = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     command += "from fmkit.runs.machine import usable_cores; print(usable_cores())"
     run = subprocess.run(
-        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+        [sys.executable, "-c", command],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     assert run.stdout == "1\n"
 
@@ -76,7 +79,10 @@ def test_the_module_prints_what_env_takes_and_does_not_wait_for_torch(monkeypatc
     command = "import runpy, sys; runpy.run_module('fmkit.runs.machine', "
     command += "run_name='__main__'); assert 'torch' not in sys.modules"
     run = subprocess.run(
-        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+        [sys.executable, "-c", command],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     lines = [f"{name}={value}" for name, value in machine.variables().items()]
     assert run.stdout.splitlines() == lines
@@ -116,7 +122,7 @@ def test_torch_is_loaded_only_where_there_may_be_a_gpu(
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     monkeypatch.setenv("PYTHONPATH", paths)
     run = subprocess.run(
-        [sys.executable, "-c", command], capture_output=True, text=True
+        [sys.executable, "-c", command], capture_output=True, encoding="utf-8"
     )
     assert ("ZeroDivisionError" in run.stderr) is loaded
     assert loaded or run.stdout == f"cpu ({platform.machine()})\n"

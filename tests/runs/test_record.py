@@ -164,7 +164,7 @@ def test_a_claim_stops_a_run_only_at_the_chapters_own_parameters(path, tmp_path)
         assert stops(CELL)
     assert not stops(CELL, "# Parameters\nsteps = 50\n", steps=50)
     assert not stops(f"{CELL}\nnew: int = 1", new=1)
-    (tmp_path / "tiny.ipynb").write_text('{"cells": [')  # half saved
+    (tmp_path / "tiny.ipynb").write_text('{"cells": [', encoding="utf-8")  # half saved
     assert stops(CELL)
 
 
@@ -209,7 +209,7 @@ def test_a_claim_has_a_bound(path, bounds):
 )
 def test_a_damaged_record(path, change, message):
     Run("tiny", NAMESPACE).metric("a", 0.25)
-    path.write_text(change(path.read_text()))
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(RecordError, match=message):
         read_record(path)
 
@@ -227,7 +227,9 @@ def test_committed_records(path, monkeypatch, place):
     Run("tiny", NAMESPACE)
     (root / place / "tiny").mkdir(parents=True)
     shutil.copy(path, root / place / "tiny" / "gpu.json")
-    assert records.committed("tiny") == {"gpu": json.loads(path.read_text())}
+    assert records.committed("tiny") == {
+        "gpu": json.loads(path.read_text(encoding="utf-8"))
+    }
 
 
 @pytest.fixture
@@ -236,10 +238,10 @@ def checkout(tmp_path, monkeypatch):
     root = tmp_path / "checkout"
     (root / "fmkit").mkdir(parents=True)
     (root / "fmkit" / "__init__.py").touch()
-    (root / "fmkit" / "table.txt").write_text("1")
+    (root / "fmkit" / "table.txt").write_text("1", encoding="utf-8")
     for name in ("one", "two"):
         (root / "results" / name).mkdir(parents=True)
-        (root / "results" / name / "seed0.json").write_text("{}")
+        (root / "results" / name / "seed0.json").write_text("{}", encoding="utf-8")
         write(notebook(code(f"f({name!r})")), root / "chapters" / f"{name}.ipynb")
     monkeypatch.setattr(records, "PACKAGE", root / "fmkit")
     monkeypatch.chdir(root / "chapters")
@@ -249,7 +251,7 @@ def checkout(tmp_path, monkeypatch):
 def git(root, *arguments):
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
     command = ["git", "-C", str(root), *who, *arguments]
-    text = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
+    text = subprocess.check_output(command, encoding="utf-8", stderr=subprocess.DEVNULL)
     return text.strip()
 
 
@@ -267,9 +269,9 @@ def test_commit_of_no_checkout_and_of_another(checkout):
 
 
 def edited(path, change):
-    whole = json.loads(path.read_text())
+    whole = json.loads(path.read_text(encoding="utf-8"))
     change(whole["cells"])
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps(whole), encoding="utf-8")
 
 
 def outputs(cells):
@@ -291,7 +293,7 @@ def test_commit_names_what_a_chapter_depends_on(checkout, monkeypatch):
     own, other = (checkout / "chapters" / f"{name}.ipynb" for name in ("one", "two"))
     for path, change in [(own, outputs), (own, words), (other, line)]:
         edited(path, change)  # make execute has put the outputs of other chapters back
-    (checkout / "results" / "two" / "seed0.json").write_text("[]")
+    (checkout / "results" / "two" / "seed0.json").write_text("[]", encoding="utf-8")
     (checkout / "notes.md").touch()
     assert records.commit("one") == short
     assert records.commit("none") == short  # one that has no notebook
@@ -310,7 +312,7 @@ def test_commit_names_what_a_chapter_depends_on(checkout, monkeypatch):
 def test_commit_sees_code_and_records(checkout, file):
     git(checkout, "init")
     short = commit_of(checkout)
-    (checkout / file).write_text("changed")
+    (checkout / file).write_text("changed", encoding="utf-8")
     assert records.commit("one") == f"{short}+changes"
 
 
@@ -320,7 +322,7 @@ def test_commit_sees_the_results_that_a_chapter_names(checkout):
     git(checkout, "init")
     short = commit_of(checkout)
     assert records.commit("one") == short
-    (checkout / "results" / "two" / "seed0.json").write_text("[]")
+    (checkout / "results" / "two" / "seed0.json").write_text("[]", encoding="utf-8")
     assert records.commit("one") == f"{short}+changes"
 
 

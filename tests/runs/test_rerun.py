@@ -117,13 +117,13 @@ def test_a_wrong_argument(tmp_path, capsys, argument, message):
 def test_a_wrong_profile(tmp_path, capsys, text, message):
     path, profile = write(notebook(), tmp_path / "tiny.ipynb"), tmp_path / "p.yaml"
     if text:
-        profile.write_text(text)
+        profile.write_text(text, encoding="utf-8")
     assert main(["rerun", str(path), "-f", str(profile), "-o", str(tmp_path)]) == 1
     assert message in capsys.readouterr().err
 
 
 def test_a_section(tmp_path):
-    (tmp_path / "p.yaml").write_text("tiny: {tau: 1e-3}\nother: {}")
+    (tmp_path / "p.yaml").write_text("tiny: {tau: 1e-3}\nother: {}", encoding="utf-8")
     assert section_of(tmp_path / "p.yaml", "tiny") == {"tau": "1e-3"}
 
 
@@ -139,7 +139,7 @@ def test_a_section(tmp_path):
 def test_no_notebook(tmp_path, capsys, content, message):
     path = tmp_path / "tiny.ipynb"
     if content:
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     assert main(["rerun", str(path), "-o", str(tmp_path / "out")]) == 1
     assert message in capsys.readouterr().err
 
@@ -154,12 +154,12 @@ def test_a_notebook_without_a_parameters_cell(tmp_path):
 @pytest.mark.parametrize("out", [".", "file", "file/out"])
 def test_a_folder_that_cannot_be_written(tmp_path, capsys, out):
     path = write(notebook(), tmp_path / "tiny.ipynb")
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     (tmp_path / "file").touch()
     assert main(["rerun", str(path), "-o", str(tmp_path / out)]) == 1
     message = capsys.readouterr().err
     assert "cannot be written" in message or "must not be the chapter's own" in message
-    assert path.read_text() == before
+    assert path.read_text(encoding="utf-8") == before
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def good(tmp_path_factory):
         code("run.claims_table()\nrun.card()"),
     ]
     path = write(notebook(*cells, derived=RUN), folder / "tiny.ipynb")
-    (folder / "p.yaml").write_text("tiny: {steps: 5, name: blue}")
+    (folder / "p.yaml").write_text("tiny: {steps: 5, name: blue}", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLBACKEND", "Agg")
         arguments = ["-f", str(folder / "p.yaml"), "-p", "steps=6"]
@@ -295,7 +295,7 @@ def test_interrupted(tmp_path):
     with subprocess.Popen(
         [*command, "rerun", str(path), "-o", str(tmp_path / "out")],
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         # Started in a shell's background, the tests ignore Ctrl-C, and so would a child
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
@@ -304,7 +304,7 @@ def test_interrupted(tmp_path):
         process.send_signal(signal.SIGINT)
         message = process.communicate()[1]
     assert (process.returncode, message) == (130, "fmkit: interrupted.\n")
-    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    record = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))
     assert (record["status"], record["error"]) == ("failed", "interrupted")
 
 

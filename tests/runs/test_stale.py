@@ -53,7 +53,7 @@ def package(tmp_path):
     folder = tmp_path / "fmkit"
     for name, text in MODULES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -66,8 +66,10 @@ def chapter(package):
 
 
 def replace(path, old, new):
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
+    assert old in path.read_text(encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_not_stale_by_docstrings_comments_and_what_it_leaves(
 
 @pytest.mark.parametrize("file", ["tasks/new.toml", "../results/ours/seed1.json"])
 def test_stale_by_a_file_that_is_new_or_gone(chapter, package, file):
-    (package / file).write_text("4 5 6")
+    (package / file).write_text("4 5 6", encoding="utf-8")
     assert is_stale(chapter, package=package)
     (package / file).unlink()
     assert not is_stale(chapter, package=package)

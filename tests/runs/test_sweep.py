@@ -107,7 +107,7 @@ def test_the_last_name_varies_fastest(parameters, tmp_path):
 )
 def test_a_wrong_grid(tmp_path, capsys, monkeypatch, given, printed):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "base.yaml").write_text("tiny: {steps: x}")
+    (tmp_path / "base.yaml").write_text("tiny: {steps: x}", encoding="utf-8")
     path = write(notebook(), tmp_path / "tiny.ipynb")
     options = [option for option in given if option.startswith("-")]
     values = [value for value in given if value not in options]
@@ -160,7 +160,7 @@ def rows_of(out):
 def mixed(tmp_path_factory):
     """A sweep of four points of which one fails and one loses its process."""
     folder = tmp_path_factory.mktemp("mixed")
-    (folder / "base.yaml").write_text("tiny: {name: blue, tau: 7}")
+    (folder / "base.yaml").write_text("tiny: {name: blue, tau: 7}", encoding="utf-8")
     names = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "FMKIT_CLAIMS"
     cells = [
         code(f"import os\n\nprint([os.environ[name] for name in {names}])"),
@@ -236,7 +236,7 @@ def test_each_point_has_its_parameters_and_its_threads(mixed):
     folder, *_ = mixed
     threads = str(max(usable_cores() // 2, 1))
     point = folder / "out" / "steps=4,tau=0.5"
-    record = json.loads((point / "record.json").read_text())
+    record = json.loads((point / "record.json").read_text(encoding="utf-8"))
     assert record["parameters"]["steps"] == 4
     assert record["parameters"]["tau"] == 0.5  # -p wins over the profile
     assert record["parameters"]["name"] == "blue"
@@ -247,7 +247,7 @@ def test_each_point_has_its_parameters_and_its_threads(mixed):
 
 def test_gallery_of_a_sweep(mixed):
     folder, *_ = mixed
-    page = (folder / "out" / "index.html").read_text()
+    page = (folder / "out" / "index.html").read_text(encoding="utf-8")
     assert html.escape("cell 5: ValueError: no <2>") in page
     assert "<h3>A &lt;wave&gt; &amp; more.</h3>" in page
     assert page.count("<h3>") == 1
@@ -276,7 +276,7 @@ while steps > 2 and not os.path.exists("go"):
 def begun(folder):
     """Which points began, in this order, with the processes of each."""
     log = folder / "log"
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     return [[int(word) for word in line.split()] for line in lines]
 
 
@@ -291,7 +291,7 @@ def stopped(command, folder, *, when, by):
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
         # Started in a shell's background, the tests ignore Ctrl-C, and so would a child
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -314,7 +314,9 @@ def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
     assert sorted(steps for steps, *_ in begun(tmp_path)) == [1, 3, 4]
     assert not any(is_alive(pid) for _, *both in begun(tmp_path) for pid in both)
     assert [r["status"] for r in rows_of(out)] == ["finished", "not run", "not run"]
-    assert (out / "index.html").read_text().count("<td>not run</td>") == 2
+    assert (out / "index.html").read_text(encoding="utf-8").count(
+        "<td>not run</td>"
+    ) == 2
     made = record.stat().st_mtime_ns
 
     command = [FMKIT, *arguments(path, out, "steps=1,3")]
@@ -343,26 +345,26 @@ def test_what_is_run_again(tmp_path, capsys):
     )
     changed = notebook(code(BEGUN), parameters=defaults)
     out = tmp_path / "out"
-    record, whole = out / "steps=1" / "record.json", path.read_text()
+    record, whole = out / "steps=1" / "record.json", path.read_text(encoding="utf-8")
 
     def status(**base):
         [point] = points_of({"steps": [1]}, base, out)
         return results_before([point], path)[point.folder].status
 
     assert main(arguments(path, out, "steps=1")) == 0
-    good = record.read_text()
+    good = record.read_text(encoding="utf-8")
     assert status() == status(tau=0.5) == "finished"
     assert status(tau=0.7) == "stale"
     for damaged in (good[:-9], good.replace("finished", "failed"), "", "\xff"):
         record.write_text(damaged, encoding="latin-1")
         assert status() == "not run"
-    record.write_text(good)
+    record.write_text(good, encoding="utf-8")
     (out / "steps=1" / "source_hash.txt").rename(tmp_path / "away")
     assert status() == "not run"
     (tmp_path / "away").rename(out / "steps=1" / "source_hash.txt")
     write(changed, path)
     assert status() == "stale"
-    path.write_text(whole)
+    path.write_text(whole, encoding="utf-8")
     assert status() == "finished"
     write(changed, path)
 
@@ -414,7 +416,7 @@ def test_page_has_metrics_claims_and_what_is_alike(tmp_path):
     ]
     write(notebook(), tmp_path / "tau=0.1" / "a&b.ipynb")
     write_page(tmp_path / "index.html", results, chapter=Path("a&b.ipynb"))
-    page = (tmp_path / "index.html").read_text()
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<title>Sweep of a&amp;b</title>" in page
     assert '<th scope="col">tau = 0.1</th><th scope="col">tau = 0.3</th>' in page
     assert '<th scope="row">&lt;b&gt;</th><td>0.1235</td><td>2</td>' in page
@@ -454,7 +456,7 @@ def test_a_picture_that_is_the_same_at_all_points_is_shown_once(tmp_path):
         pairs = zip(names, figures, strict=True)
         results = [Result(n, {"seed": n[5:]}, figures=(f,)) for n, f in pairs]
         write_page(tmp_path / "index.html", results, chapter=Path("tiny.ipynb"))
-        return (tmp_path / "index.html").read_text()
+        return (tmp_path / "index.html").read_text(encoding="utf-8")
 
     assert page("x", "x").count("<img ") == 1
     assert "<figcaption>the same at 2 points</figcaption>" in page("x", "x")

@@ -32,7 +32,7 @@ def installed(tmp_path_factory):
             shutil.copy(ROOT / name, folder / "source" / name)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index"]
     command += ["--no-build-isolation", "-w", str(folder), str(folder / "source")]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr
     assert "would be ignored" not in run.stdout + run.stderr
     [wheel] = folder.glob("*.whl")
@@ -79,7 +79,7 @@ def test_the_wheel_reads_them(installed, tmp_path):
     command = [sys.executable, "-c", source]
     environ = os.environ | {"PYTHONPATH": str(installed)}
     run = subprocess.run(
-        command, cwd=tmp_path, env=environ, capture_output=True, text=True
+        command, cwd=tmp_path, env=environ, capture_output=True, encoding="utf-8"
     )
     assert run.returncode == 0, run.stderr
     file, records, tasks = run.stdout.split()

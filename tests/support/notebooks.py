@@ -65,12 +65,14 @@ def book(root: Path, **pages: str) -> Path:
     listed = [f"  - file: chapters/{name}" for name in chapters]
     listed += [f"  - file: chapters/{name}" for name in pages]
     (root / "vendor").mkdir(parents=True)
-    (root / "_config.yml").write_text(configuration.read_text())
+    (root / "_config.yml").write_text(
+        configuration.read_text(encoding="utf-8"), encoding="utf-8"
+    )
     (root / "references.bib").touch()
-    (root / "index.md").write_text("# A tiny book\n\nOf $x^2$.\n")
+    (root / "index.md").write_text("# A tiny book\n\nOf $x^2$.\n", encoding="utf-8")
     for name, text in pages.items():
         (root / "chapters").mkdir(exist_ok=True)
-        (root / "chapters" / f"{name}.md").write_text(text)
+        (root / "chapters" / f"{name}.md").write_text(text, encoding="utf-8")
     toc = ["format: jb-book", "root: index", "chapters:", *listed]
-    (root / "_toc.yml").write_text("\n".join(toc))
+    (root / "_toc.yml").write_text("\n".join(toc), encoding="utf-8")
     return root
