@@ -88,7 +88,7 @@ nbval: $(TEST) fetch
 	@echo "Every chapter again, compared with its stored outputs"
 	@$(NBVAL_ENV) $(BIN)/pytest $(NBVAL) chapters
 
-smoke: fetch
+smoke:
 	@echo "The book at its smallest"
 	@$(MAKE) --no-print-directory book PROFILE=smoke
 
