@@ -20,7 +20,13 @@ import torch
 from IPython.display import display
 
 from fmkit._check import Refused, require
-from fmkit.runs.cells import code_of, parameters_executed, results_named, trees_of
+from fmkit.runs.cells import (
+    code_of,
+    parameters_executed,
+    results_named,
+    tags_of,
+    trees_of,
+)
 from fmkit.runs.machine import versions
 from fmkit.runtime import device_name, peak_memory_mb, pick_device
 
@@ -69,7 +75,9 @@ class Run:
     """
 
     def __init__(self, chapter: str, namespace: dict[str, object]) -> None:
-        cell = parameters_executed(namespace.get("In", []))
+        cells = namespace.get("In", [])
+        # nbval keeps no history, and runs a chapter as its file holds it.
+        cell = parameters_executed(cells) or parameters_executed(_tagged(chapter))
         parameters = {name: namespace[name] for name in cell if name in namespace}
         for name in ("seed", "device"):
             require(name in parameters, "parameters", f"name {name}", [*parameters])
@@ -325,6 +333,13 @@ def _notebook_of(chapter: str) -> Path | None:
     folders = (Path.cwd(), PACKAGE.parent / "chapters")
     paths = (folder / f"{chapter}.ipynb" for folder in folders)
     return next((path for path in paths if path.is_file()), None)
+
+
+def _tagged(chapter: str) -> list[str]:
+    """Return the source of the parameters cell in the file of a chapter."""
+    path = _notebook_of(chapter)
+    cells = _read(path)["cells"] if path else []
+    return ["".join(c["source"]) for c in cells if "parameters" in tags_of(c)]
 
 
 def _read(path: Path) -> dict:

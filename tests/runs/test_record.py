@@ -168,6 +168,17 @@ def test_a_claim_stops_a_run_only_at_the_chapters_own_parameters(path, tmp_path)
     assert stops(CELL)
 
 
+def test_a_kernel_without_history(path, tmp_path):
+    """As nbval's: its cells are those of the file, and a false claim stops it."""
+    chapter(tmp_path / "tiny.ipynb", CELL, steps=7)
+    for history in ({"In": [""]}, {"In": None}):
+        values = {k: v for k, v in (NAMESPACE | history).items() if v is not None}
+        run = Run("tiny", values)
+        assert run.record["parameters"] == {"steps": 7, "seed": 3, "device": "cpu"}
+        with pytest.raises(ClaimError):
+            run.claim("false", 1, at_most=0)
+
+
 def test_own_parameters_where_a_kernel_starts_elsewhere(path, tmp_path, monkeypatch):
     """As papermill does, which starts it in its own folder."""
     monkeypatch.setattr(records, "PACKAGE", tmp_path / "checkout" / "fmkit")
