@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_output
 from support import guards
-from support.notebooks import code, markdown, notebook, write
+from support.notebooks import RUN, code, markdown, notebook, write
 
 from fmkit.book.contents import chapters_of, notebooks_of
 from fmkit.book.exercises import CHECKS
@@ -255,18 +255,31 @@ def test_large_file(good, tmp_path):
     assert "more than 400000" in wrong
 
 
+def failing_under_nbval(folder):
+    """The cells of the notebooks in `folder` that fail under nbval, by name."""
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
+    run = subprocess.run(
+        [*command, "-q", "-rf", "-p", "no:cacheprovider", str(folder)],
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    failed = [x for x in run.stdout.splitlines() if x.startswith("FAILED")]
+    assert run.returncode == bool(failed)
+    return [re.match(r"FAILED (\S+ \d+)", line)[1] for line in failed]
+
+
 def test_nbval_compares_what_is_tagged(tmp_path):
     """One notebook is as it was run; in the other a stored number was changed."""
     cells = "print(6 * 7)", "nbval-check-output"
     write(notebook(code(*cells, text="42\n")), tmp_path / "kept.ipynb")
     write(notebook(code(*cells, text="43\n")), tmp_path / "tampered.ipynb")
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
-    run = subprocess.run(
-        [*command, "-q", "-rf", "-p", "no:cacheprovider", str(tmp_path)],
-        cwd=tmp_path,
-        capture_output=True,
-        encoding="utf-8",
-    )
-    failed = [x for x in run.stdout.splitlines() if x.startswith("FAILED")]
-    assert run.returncode == 1
-    assert [x.split()[1] for x in failed] == ["tampered.ipynb::Cell"]
+    assert failing_under_nbval(tmp_path) == ["tampered.ipynb::Cell 1"]
+
+
+def test_nbval_stops_at_a_claim_that_does_not_hold(tmp_path, monkeypatch):
+    monkeypatch.delenv("FMKIT_CLAIMS", raising=False)
+    for bound in (0, 1):
+        cell = code(f"run.claim('one', 1, at_most={bound})")
+        write(notebook(cell, derived=RUN), tmp_path / f"at_{bound}" / "tiny.ipynb")
+    assert failing_under_nbval(tmp_path) == ["at_0/tiny.ipynb::Cell 2"]
