@@ -80,6 +80,23 @@ def frozen_outputs(
     return torch.cat(rows)
 
 
+def frozen_outputs_at(
+    model: nn.Module,
+    examples: Shaped[Tensor, "n ..."],
+    rows: Int[Tensor, " k"],
+    *,
+    bar: str = "frozen outputs",
+) -> Float[Tensor, "n m"]:
+    """Compute :func:`frozen_outputs` of some rows of `examples`; the others are NaN.
+
+    For a network that is slow: only examples whose label is drawn need its output. A
+    probe refuses a row that is NaN.
+    """
+    outputs = frozen_outputs(model, examples[rows], bar=bar)
+    unknown = outputs.new_full((len(examples), *outputs.shape[1:]), torch.nan)
+    return unknown.index_copy(0, rows, outputs)
+
+
 def random_head(m: int, k: int, *, generator: torch.Generator) -> nn.Linear:
     """Draw w of (14.3): k vectors of R^m with entries from N(0, 1/m), and a bias of 0.
 

@@ -15,6 +15,7 @@ from fmkit.adapt import (
     finetune,
     finetuning,
     frozen_outputs,
+    frozen_outputs_at,
     probe_head,
     random_head,
 )
@@ -54,6 +55,14 @@ def test_frozen_outputs_are_the_model_s_in_eval_mode(phi, task):
     with torch.no_grad():
         alone = torch.cat([phi.eval()(phi.prepare(x[None])) for x in images])
     torch.testing.assert_close(phi_x, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_outputs_of_some_rows_leave_the_others_nan(phi, task):
+    images, rows = task[0][:5], torch.tensor([3, 1])
+    outputs = frozen_outputs_at(phi, images, rows)
+    every = frozen_outputs(phi, images)
+    torch.testing.assert_close(outputs[rows], every[rows], rtol=1e-5, atol=1e-6)
+    assert outputs[[0, 2, 4]].isnan().all()
 
 
 class Restless(nn.Module):
