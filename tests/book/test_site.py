@@ -1,5 +1,6 @@
 """What the built pages say and load, without a browser."""
 
+import json
 import re
 from urllib.parse import unquote
 
@@ -111,3 +112,11 @@ def test_what_counts_as_leading_somewhere(tmp_path, link, expected):
 )
 def test_what_counts_as_alternative_text(alt, wrong):
     assert bool(without_text(Page(f'<img src="a.png" alt="{alt}">'))) is wrong
+
+
+def test_readme_says_how_long_the_book_takes_without_avx_512():
+    """The notebooks' seconds are recorded; the pages take half a minute more."""
+    path = ROOT / "results" / "slower_processor.json"
+    total = json.loads(path.read_text(encoding="utf-8"))["total"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{round((total + 30) / 60)} minutes when the processor" in readme
