@@ -21,7 +21,7 @@ AXE = (
 )
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
-MADE_BY_SCRIPTS = ("search", "genindex")
+MADE_BY_SCRIPTS = ("search",)
 MOST = 3_000_000  # bytes of a page with all that it loads
 
 # All that a page does by itself is done; what it folds, or shows to whoever scrolls, is

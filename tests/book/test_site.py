@@ -11,7 +11,7 @@ from fmkit.book import contents
 from fmkit.book.reproducibility import times_of
 from fmkit.runs.parameters import read_notebook
 
-MADE_BY_SCRIPTS = ("search.html", "genindex.html")
+MADE_BY_SCRIPTS = ("search.html",)
 
 
 def outside(page):
