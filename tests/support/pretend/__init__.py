@@ -1,0 +1,96 @@
+"""Run code as on a machine with a GPU or a Mac, without either.
+
+::
+
+    with pretend.cuda() as seen:
+        step(model.to("cuda"))
+    assert seen.waits == []  # synchronizations, each as "item at fmkit/train.py:46"
+
+Inside, ``runtime.pick_device("auto")`` is CUDA, and CUDA's own autocast applies. Values
+are right, but computed by the kernels of the CPU: this finds code that is wrong about
+devices and precision, never a kernel's own errors, TF32, memory or speed.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from fmkit import runtime
+from support.pretend import build
+from support.pretend.build import NoCompilerError
+from support.pretend.tensors import Device
+
+__all__ = ["Device", "NoCompilerError", "bfloat16", "cuda", "mps"]
+
+
+@contextmanager
+def cuda() -> Iterator[Device]:
+    """Pretend that there is one CUDA device, and yield what is seen on it.
+
+    ``torch.compile`` returns what it is given, because there is no device to compile
+    for. Raises NoCompilerError if there is no compiler.
+    """
+    with _device("cuda") as device, pytest.MonkeyPatch.context() as patch:
+        answers = {
+            "is_available": lambda: True,
+            "is_initialized": lambda: True,
+            "_lazy_init": lambda: None,
+            "is_bf16_supported": lambda including_emulation=True: True,
+            "device_count": lambda: 1,
+            "current_device": lambda: 0,
+            "get_device_name": lambda _=None: "a pretended GPU",
+            "max_memory_allocated": lambda _=None: 0,
+            "mem_get_info": lambda _=None: (2**33, 2**34),  # bytes: free, all
+            "synchronize": lambda _=None: device.wait("synchronize"),
+            "default_generators": (device.generator,),
+        }
+        for name, answer in answers.items():
+            patch.setattr(torch.cuda, name, answer)
+        patch.setattr(torch.cuda.random, "device_count", lambda: 1)  # for its seeding
+        patch.setattr(torch, "compile", lambda model, **_: model)
+        yield device
+
+
+@contextmanager
+def mps() -> Iterator[Device]:
+    """Pretend that there is Apple's MPS, which has no float64.
+
+    Raises NoCompilerError if there is no compiler.
+    """
+    with _device("mps") as device, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mps, "is_available", lambda: True)
+        patch.setattr(torch.mps, "manual_seed", device.generator.manual_seed)
+        yield device
+
+
+@contextmanager
+def bfloat16() -> Iterator[None]:
+    """Compute on the CPU in bfloat16 wherever a GPU would."""
+
+    def autocast(device: torch.device) -> torch.autocast:
+        pays = not runtime._EXACT.get()
+        return torch.autocast(device.type, torch.bfloat16, enabled=pays)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "autocast", autocast)
+        yield
+
+
+@contextmanager
+def _device(kind: str) -> Iterator[Device]:
+    hooks = build.load()
+    lifts = torch._C._only_lift_cpu_tensors()
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    hooks.begin()
+    try:
+        torch._C._set_only_lift_cpu_tensors(True)
+        # A module's weights move by an exchange of objects, so tied ones stay tied
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        with Device(kind) as device:
+            yield device
+    finally:
+        hooks.end()
+        torch._C._set_only_lift_cpu_tensors(lifts)
+        torch.__future__.set_swap_module_params_on_conversion(swaps)
