@@ -13,12 +13,15 @@ unexport MPLBACKEND
 NBVAL_ENV := FMKIT_DEVICE=cpu FMKIT_CLAIMS=stop OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist loadscope
 
+# Two tests at a time, a thread each.
+DEVICES_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
 # setuptools would warn, in ten lines, that fmkit is installed from where it lies.
 PIP := PYTHONWARNINGS='ignore:Editable installation' \
        $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: help env fetch lab execute book html pdf clean
-.PHONY: test lint unit nbval smoke test-python mutants bench
+.PHONY: test lint unit devices nbval smoke test-python mutants bench
 
 help:
 	@echo "make book      execute every chapter and build the pages (PROFILE=smoke: tiny)"
@@ -30,8 +33,8 @@ help:
 	@echo "make env       set up $(VENV) for reading and running"
 	@echo "make clean     remove all that was made here, $(VENV) too"
 	@echo
-	@echo "make test      all that continuous integration checks, in four stages:"
-	@echo "               make lint, make unit, make nbval, make smoke"
+	@echo "make test      all that continuous integration checks, in five stages:"
+	@echo "               make lint, make unit, make devices, make nbval, make smoke"
 	@echo "make test-python PYTHON=3.12   unit and smoke, with that Python"
 	@echo "make mutants   plant every known bug and see that a test catches it"
 	@echo "make bench     every benchmark, side by side with its peer"
@@ -73,7 +76,7 @@ html: env
 pdf: env
 	@$(BIN)/fmkit pdf
 
-test: lint unit nbval smoke
+test: lint unit devices nbval smoke
 
 lint: $(TEST)
 	@echo "Lint"
@@ -82,7 +85,11 @@ lint: $(TEST)
 
 unit: $(TEST) fetch html
 	@echo "Unit tests and guards of the chapters"
-	@$(BIN)/pytest tests -n 2 --dist loadscope
+	@$(BIN)/pytest tests --ignore=tests/devices -n 2 --dist loadscope
+
+devices: $(TEST) fetch
+	@echo "Chapters and science on a pretended GPU, on a pretended Mac, in bfloat16"
+	@$(DEVICES_ENV) $(BIN)/pytest tests/devices -n 2
 
 nbval: $(TEST) fetch
 	@echo "Every chapter again, compared with its stored outputs"

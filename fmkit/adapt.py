@@ -27,7 +27,7 @@ class Predictor(nn.Module):
     In the notes: linear head.
     """
 
-    def __init__(self, phi: nn.Module, head: nn.Linear):
+    def __init__(self, phi: nn.Module, head: nn.Module):
         super().__init__()
         self.phi = phi
         self.head = head

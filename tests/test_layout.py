@@ -436,8 +436,9 @@ def targets():
 
 def test_make_test_is_its_stages():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert "\ntest: lint unit nbval smoke\n" in makefile
-    assert {"lint", "unit", "nbval", "smoke", "test-python", "mutants"} < targets()
+    assert "\ntest: lint unit devices nbval smoke\n" in makefile
+    stages = {"lint", "unit", "devices", "nbval", "smoke"}
+    assert stages | {"test-python", "mutants"} < targets()
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert 'make "${@:-test}" </dev/null' in script
 

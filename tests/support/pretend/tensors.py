@@ -204,7 +204,7 @@ class Device(TorchDispatchMode):
             cpu.set_state(before)
 
     def _returned(self, func, args, kwargs, out, stays: bool):
-        """Return arguments that were written to as themselves, and put the rest here."""
+        """Return what was written to as it is, and put what is new on the device."""
         written = _written(func)
         if not written:
             return self._put(out) if stays else out

@@ -1,0 +1,50 @@
+"""Every chapter, at its smallest, on machines that are not there."""
+
+import pytest
+import torch
+from support import pretend
+from support.pretend.chapter import ROOT, execute, smallest
+
+from fmkit.data import load
+from fmkit.data.animals import load_animals
+
+# Those of libraries, which a kernel does not show
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+CHAPTERS = [
+    path.stem
+    for path in sorted((ROOT / "chapters").glob("*.ipynb"))
+    if not path.stem.endswith("_exercises")
+]
+
+
+@pytest.fixture(autouse=True)
+def as_a_kernel_would(monkeypatch, closed_figures):
+    """Where a chapter starts, and what ``fmkit rerun`` sets."""
+    monkeypatch.chdir(ROOT / "chapters")
+    monkeypatch.setenv("FMKIT_CLAIMS", "report")
+    monkeypatch.delenv("FMKIT_DEVICE", raising=False)
+    monkeypatch.delenv("FMKIT_RECORD", raising=False)
+    monkeypatch.setitem(load.SETS, "animals", few_animals)
+
+
+def few_animals():
+    """One in some images, because the features of all take most of a chapter's time."""
+    parts = zip(load_animals(), (12, 8), strict=True)
+    train, test = (x.subset(torch.arange(0, len(x), step)) for x, step in parts)
+    return train, test
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_on_a_gpu(gpu, name):
+    execute(name, smallest(name))
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_on_a_mac(mac, name):
+    execute(name, smallest(name) | {"device": "mps"})
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_in_bfloat16(name):
+    with pretend.bfloat16():
+        execute(name, smallest(name) | {"device": "cpu"})
