@@ -256,6 +256,7 @@ def waits_of(call):
         (lambda x, mask: x.copy_(torch.ones(3)), ["copy to the device"]),
         (lambda x, mask: x[mask.long()[0]], ["item"]),
         (lambda x, mask: torch.cuda.synchronize(), ["synchronize"]),
+        (lambda x, mask: torch.cuda.Event().synchronize(), ["event"]),
         (lambda x, mask: x[0], []),
         (lambda x, mask: x[mask.long()], []),
         (lambda x, mask: x.__setitem__(mask, 0.0), []),

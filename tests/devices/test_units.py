@@ -1,13 +1,14 @@
 """The science on a GPU and on a Mac: the numbers of the CPU, and no error of a device.
 
-The kernels are the CPU's, so equal means to the last bit, wherever nothing is rounded
-to bfloat16.
+The kernels are the CPU's. So equal means to the last bit, except where a GPU takes
+another way to the same number.
 """
 
 import copy
 
 import pytest
 import torch
+from support.bounds import additions_of, rounding
 from support.models import drawn
 
 from fmkit import evaluate, runtime
@@ -34,6 +35,7 @@ from fmkit.train import Diverged, train
 CONFIG = TransformerConfig(
     vocabulary=257, context=64, width=16, layers=2, heads=4, kv_heads=2, hidden=12
 )
+LARGEST = 20  # logits of the drawn model are below it
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 LABELS = torch.tensor([0, 1, 0, 2, 1, 2, 0, 1, 2, 0, 1, 2])
 
@@ -109,7 +111,8 @@ def test_losses_and_gradients_are_float32_inside_autocast(on, rng, loss_of):
     x = torch.randn(12, 5, generator=rng)
     here = with_gradient(x.clone(), LABELS)
     there = with_gradient(x.to(on), LABELS.to(on))
-    torch.testing.assert_close(there, here, rtol=0, atol=0)
+    error = rounding(additions=x.numel(), size=5)  # nats: no loss is larger
+    torch.testing.assert_close(there, here, rtol=0, atol=error)
 
 
 VIEWS = ViewConfig(
@@ -219,7 +222,7 @@ def test_probes_are_those_of_the_cpu(on, rng):
     def fitted(x, y):
         path = logistic_path(x, y, classes=3, lambdas=[1.0, 0.1])
         probe = linear_probe(x, y, classes=3, generator=seeded())
-        return path.weights, path.biases, probe.weight, probe.logits(x)
+        return path.weight, path.bias, probe.weight, probe.logits(x)
 
     here, there = on_both(fitted, on, x, y)
     torch.testing.assert_close(there, [*here], rtol=0, atol=0)
@@ -278,7 +281,8 @@ def test_answers_are_as_probable_as_on_the_cpu(on, tiny):
         return score_answers(lm, prompts, answers).log_p
 
     here, there = on_both(scored, on, tiny)
-    torch.testing.assert_close(there, here, rtol=0, atol=0)
+    error = 2 * rounding(additions_of(tiny), size=LARGEST)  # an answer has two tokens
+    torch.testing.assert_close(there, here, rtol=0, atol=error)
 
 
 def test_nats_of_a_text_are_those_of_the_cpu(on, tiny):
@@ -288,4 +292,5 @@ def test_nats_of_a_text_are_those_of_the_cpu(on, tiny):
         return evaluate.token_nats(model, x.split(1))
 
     here, there = on_both(nats, on, tiny, x)
-    torch.testing.assert_close(there, here, rtol=0, atol=0)
+    error = rounding(additions_of(tiny), size=LARGEST)
+    torch.testing.assert_close(there, here, rtol=0, atol=error)

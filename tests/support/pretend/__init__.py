@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fmkit import runtime
 from support.pretend import build
@@ -40,10 +41,12 @@ def cuda() -> Iterator[Device]:
             "is_bf16_supported": lambda including_emulation=True: True,
             "device_count": lambda: 1,
             "current_device": lambda: 0,
+            "get_device_capability": lambda _=None: (9, 0),
             "get_device_name": lambda _=None: "a pretended GPU",
             "max_memory_allocated": lambda _=None: 0,
             "mem_get_info": lambda _=None: (2**33, 2**34),  # bytes: free, all
             "synchronize": lambda _=None: device.wait("synchronize"),
+            "Event": lambda **_: _Event(device),
             "default_generators": (device.generator,),
         }
         for name, answer in answers.items():
@@ -62,7 +65,27 @@ def mps() -> Iterator[Device]:
     with _device("mps") as device, pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.backends.mps, "is_available", lambda: True)
         patch.setattr(torch.mps, "manual_seed", device.generator.manual_seed)
+        patch.setattr(F, "scaled_dot_product_attention", _attention)
         yield device
+
+
+class _Event:
+    """A place in what the device was asked to do, for which the host can wait."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def record(self) -> None:
+        """Take this place; everything here is done at once."""
+
+    def synchronize(self) -> None:
+        self._device.wait("event")
+
+
+def _attention(*tensors, scale=None, enable_gqa=False, **options) -> torch.Tensor:
+    """Attention as of operators that the CPU has, where torch would look for Metal's."""
+    of_operators = torch.ops.aten._scaled_dot_product_attention_math
+    return of_operators(*tensors, scale=scale, enable_gqa=enable_gqa, **options)[0]
 
 
 @contextmanager
@@ -80,10 +103,10 @@ def bfloat16() -> Iterator[None]:
 
 @contextmanager
 def _device(kind: str) -> Iterator[Device]:
-    hooks = build.load()
+    library = build.load()
     lifts = torch._C._only_lift_cpu_tensors()
     swaps = torch.__future__.get_swap_module_params_on_conversion()
-    hooks.begin()
+    library[f"begin_{kind}"]()
     try:
         torch._C._set_only_lift_cpu_tensors(True)
         # A module's weights move by an exchange of objects, so tied ones stay tied
@@ -91,6 +114,6 @@ def _device(kind: str) -> Iterator[Device]:
         with Device(kind) as device:
             yield device
     finally:
-        hooks.end()
+        library[f"end_{kind}"]()
         torch._C._set_only_lift_cpu_tensors(lifts)
         torch.__future__.set_swap_module_params_on_conversion(swaps)

@@ -25,8 +25,8 @@ class NoCompilerError(RuntimeError):
 def load() -> ctypes.CDLL:
     """Load the guard into this process, compiled if it is not in the cache.
 
-    Its functions ``begin`` and ``end`` put hooks for the device into torch and take
-    them out.
+    Its functions ``begin_cuda`` and ``end_cuda`` put hooks for the device into torch
+    and take them out; so do ``begin_mps`` and ``end_mps``.
 
     Call it before the first backward pass: torch then decides which devices there are.
     Raises NoCompilerError if it must be compiled and there is no compiler.

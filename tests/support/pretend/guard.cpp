@@ -19,6 +19,9 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<kind> {
   Stream exchangeStream(Stream) const noexcept override { return stream(); }
   DeviceIndex deviceCount() const noexcept override { return 1; }
   void recordDataPtrOnStream(const c10::DataPtr&, const Stream&) const override {}
+  void record(void**, const Stream&, DeviceIndex, c10::EventFlag) const override {}
+  void block(void*, const Stream&) const override {}
+  bool queryEvent(void*) const override { return true; }
 };
 using CUDAGuard = Guard<DeviceType::CUDA>;
 using MPSGuard = Guard<DeviceType::MPS>;
@@ -37,29 +40,31 @@ struct DeviceGenerator final : CPUGeneratorImpl {
   }
 };
 
-struct CUDAHooks : CUDAHooksInterface {
+// The answers of a machine that has the device.
+template <DeviceType kind, typename Interface>
+struct Hooks : Interface {
   void init() const override {}
-  bool hasCUDA() const override { return true; }
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
   bool hasPrimaryContext(DeviceIndex) const override { return true; }
   DeviceIndex deviceCount() const override { return 1; }
-  DeviceIndex current_device() const override { return 0; }
   DeviceIndex getCurrentDevice() const override { return 0; }
   void setCurrentDevice(DeviceIndex) const override {}
   DeviceIndex exchangeDevice(DeviceIndex) const override { return 0; }
   DeviceIndex maybeExchangeDevice(DeviceIndex) const override { return 0; }
   Allocator* getPinnedMemoryAllocator() const override { return GetCPUAllocator(); }
   Generator getNewGenerator(DeviceIndex) const override {
-    return make_generator<DeviceGenerator<DeviceType::CUDA>>();
+    return make_generator<DeviceGenerator<kind>>();
   }
 };
 
-struct MPSHooks : MPSHooksInterface {
-  bool hasPrimaryContext(DeviceIndex) const override { return true; }
-  Generator getNewGenerator(DeviceIndex) const override {
-    return make_generator<DeviceGenerator<DeviceType::MPS>>();
-  }
+struct CUDAHooks final : Hooks<DeviceType::CUDA, CUDAHooksInterface> {
+  bool hasCUDA() const override { return true; }
+  DeviceIndex current_device() const override { return 0; }
+};
+
+struct MPSHooks final : Hooks<DeviceType::MPS, MPSHooksInterface> {
+  bool hasMPS() const override { return true; }
 };
 
 // torch made its hooks when it was imported, and keeps them: put ours in their place.
@@ -71,12 +76,9 @@ void replace(const Old& hooks) {
 }
 } // namespace at
 
-extern "C" void begin() {
-  at::replace<at::CUDAHooks>(at::detail::getCUDAHooks());
-  at::replace<at::MPSHooks>(at::detail::getMPSHooks());
-}
-
-extern "C" void end() {
-  at::replace<at::CUDAHooksInterface>(at::detail::getCUDAHooks());
-  at::replace<at::MPSHooksInterface>(at::detail::getMPSHooks());
+extern "C" {
+void begin_cuda() { at::replace<at::CUDAHooks>(at::detail::getCUDAHooks()); }
+void end_cuda() { at::replace<at::CUDAHooksInterface>(at::detail::getCUDAHooks()); }
+void begin_mps() { at::replace<at::MPSHooks>(at::detail::getMPSHooks()); }
+void end_mps() { at::replace<at::MPSHooksInterface>(at::detail::getMPSHooks()); }
 }
