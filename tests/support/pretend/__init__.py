@@ -83,7 +83,7 @@ class _Event:
 
 
 def _attention(*tensors, scale=None, enable_gqa=False, **options) -> torch.Tensor:
-    """Attention as of operators that the CPU has, where torch would look for Metal's."""
+    """Attention made of operators that the CPU has; torch would look for Metal."""
     of_operators = torch.ops.aten._scaled_dot_product_attention_math
     return of_operators(*tensors, scale=scale, enable_gqa=enable_gqa, **options)[0]
 
