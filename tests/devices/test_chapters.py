@@ -1,5 +1,6 @@
 """Every chapter, at its smallest, on machines that are not there."""
 
+import jaxtyping
 import pytest
 import torch
 from support import pretend
@@ -24,6 +25,7 @@ def as_a_kernel_would(monkeypatch, closed_figures):
     monkeypatch.setenv("FMKIT_CLAIMS", "report")
     monkeypatch.delenv("FMKIT_DEVICE", raising=False)
     monkeypatch.delenv("FMKIT_RECORD", raising=False)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.setitem(load.SETS, "animals", few_animals)
 
 

@@ -145,7 +145,7 @@ def noise_for_the_cpu(x):
         (lambda x: x.index_put((x > 0,), torch.ones(4)), RuntimeError, MIXED),
         (lambda x: torch.ones(4)[x > 0], RuntimeError, "indices should be"),
         (noise_of_the_cpu, RuntimeError, "Expected a 'cuda' device type for generator"),
-        (noise_for_the_cpu, RuntimeError, "Expected a 'cpu' device type for generator"),
+        (noise_for_the_cpu, RuntimeError, "'CUDA' backend"),
         (lambda x: x.numpy(), TypeError, "can't convert cuda:0"),
         (np.asarray, TypeError, "can't convert cuda:0"),
     ],

@@ -66,6 +66,7 @@ def mps() -> Iterator[Device]:
         patch.setattr(torch.backends.mps, "is_available", lambda: True)
         patch.setattr(torch.mps, "manual_seed", device.generator.manual_seed)
         patch.setattr(F, "scaled_dot_product_attention", _attention)
+        patch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
         yield device
 
 
@@ -83,8 +84,12 @@ class _Event:
 
 
 def _attention(*tensors, scale=None, enable_gqa=False, **options) -> torch.Tensor:
-    """Attention as of operators that the CPU has, where torch would look for Metal's."""
+    """Attention made of operators that the CPU has; torch would look for Metal."""
     of_operators = torch.ops.aten._scaled_dot_product_attention_math
+    mask = options.get("attn_mask")
+    if mask is not None and mask.dtype == torch.bool:  # it would be added as 0 and 1
+        zeros = torch.zeros_like(mask, dtype=tensors[0].dtype)
+        options["attn_mask"] = zeros.masked_fill(~mask, -torch.inf)
     return of_operators(*tensors, scale=scale, enable_gqa=enable_gqa, **options)[0]
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = str(Path(__file__).parent)
@@ -34,8 +33,13 @@ WAITING = {  # operators after which the host needs what the device computed
 }
 INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
 COPYING = {"_to_copy", "copy_", "_foreach_copy_"}
+# Tensors without an axis may be on the CPU in these and in all pointwise operators
 TAKES_CPU_NUMBERS = {"fill_", "fill", "masked_fill", "masked_fill_", "where", "lerp"}
-NO_DATA = {"set_", "resize_", "lift_fresh", "is_same_size", "detach", "record_stream"}
+NO_DATA = {"lift_fresh", "is_same_size", "detach", "record_stream"}
+# Operators that make a tensor where `device` says; torch makes all others of these
+MAKING = ["empty.memory_format", "empty_strided", "tril_indices", "triu_indices"]
+MAKING += ["arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace"]
+MAKING += ["randperm", "randperm.generator"]
 
 
 class OnDevice(torch.Tensor):
@@ -55,7 +59,11 @@ class OnDevice(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        raise RuntimeError(f"{func} met a tensor of a pretended device that is gone")
+        if Device.current is None:
+            raise RuntimeError(
+                f"{func} met a tensor of a pretended device that is gone"
+            )
+        return Device.current.run(func, args, kwargs or {})
 
     def __repr__(self, *, tensor_contents: None = None) -> str:
         return f"{self.held!r} on {self.device}"
@@ -75,6 +83,9 @@ class OnDevice(torch.Tensor):
     def __reduce_ex__(self, protocol: int) -> tuple:
         return self.held.__reduce_ex__(protocol)  # all files here are read to the CPU
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.held.untyped_storage()  # its size and address, for those who count
+
     def tolist(self) -> list:
         return self.cpu().tolist()
 
@@ -90,11 +101,12 @@ class OnDevice(torch.Tensor):
         self.numpy()
 
 
-class Device(TorchDispatchMode):
-    """The device while it is pretended, and what was seen on it so far."""
+class Device:
+    """The device, pretended inside its context, and what was seen on it so far."""
+
+    current: "Device | None" = None
 
     def __init__(self, kind: str) -> None:
-        super().__init__()
         self.device = torch.device(kind, 0)
         self.generator = torch.Generator(kind)  # of what draws without one
         self.waits: list[str] = []  # "item at fmkit/train.py:46"
@@ -105,15 +117,29 @@ class Device(TorchDispatchMode):
         self.waits.clear()
         self.copies.clear()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+    def __enter__(self) -> "Device":
+        assert Device.current is None, "one device is pretended at a time"
+        self._kernels = torch.library.Library("aten", "IMPL", self.device.type.upper())
+        for name in MAKING:
+            packet, _, overload = name.partition(".")
+            func = getattr(getattr(torch.ops.aten, packet), overload or "default")
+            self._kernels.impl(name, functools.partial(self._made, func))
+        Device.current = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Device.current = None
+        self._kernels._destroy()
+
+    def _made(self, func, *args, **kwargs) -> Tensor:
+        return self.run(func, args, kwargs)
+
+    def run(self, func, args: tuple, kwargs: dict) -> object:
+        """Run an operator with tensors on the device, or that makes one there."""
         tensors = [*_tensors((args, tuple(kwargs.values())))]
         here = [x for x in tensors if type(x) is OnDevice]
         target = kwargs.get("device")
         stays = bool(here) if target is None else self._is_here(target)
-        if not here and not stays:
-            _require_generator(kwargs.get("generator"), "cpu")
-            return func(*args, **kwargs)
         name = func.overloadpacket.__name__
         if name == "_fused_sdp_choice":
             return 0  # the one that is made of other operators
@@ -180,6 +206,7 @@ class Device(TorchDispatchMode):
         )
 
     def wait(self, what: str) -> None:
+        """Record that the host waits for the device here."""
         self.waits.append(f"{what} at {_place()}")
 
     def _copied(self, to_device: bool, *, waits: bool) -> None:
@@ -192,8 +219,12 @@ class Device(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded not in func.tags and generator is None:
             yield
             return
-        _require_generator(generator, self.device.type)
         generator = self.generator if generator is None else generator
+        if generator.device.type != self.device.type:
+            raise RuntimeError(
+                f"Expected a '{self.device.type}' device type for generator but found "
+                f"'{generator.device.type}'"
+            )
         cpu = torch.default_generator
         before = cpu.get_state()
         cpu.set_state(generator.get_state())
@@ -232,15 +263,6 @@ class Device(TorchDispatchMode):
                 "doesn't support float64. Please use float32 instead."
             )
         return OnDevice(out, self.device)
-
-
-def _require_generator(generator: torch.Generator | None, kind: str) -> None:
-    """Refuse a generator of another device, with torch's own words."""
-    if generator is not None and generator.device.type != kind:
-        raise RuntimeError(
-            f"Expected a '{kind}' device type for generator but found "
-            f"'{generator.device.type}'"
-        )
 
 
 def _tensors(values: Iterable) -> Iterator[Tensor]:
