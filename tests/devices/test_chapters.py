@@ -1,16 +1,19 @@
 """Every chapter, at its smallest, on machines that are not there."""
 
+import functools
+
 import jaxtyping
 import pytest
 import torch
 from support import pretend
 from support.pretend.chapter import ROOT, execute, smallest
 
-from fmkit.data import load
+from fmkit.data import load, text
 from fmkit.data.animals import load_animals
 
 # Those of libraries, which a kernel does not show
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+corpus = functools.cache(text.load_corpus)  # read once for all chapters
 CHAPTERS = [
     path.stem
     for path in sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -26,9 +29,11 @@ def as_a_kernel_would(monkeypatch, closed_figures):
     monkeypatch.delenv("FMKIT_DEVICE", raising=False)
     monkeypatch.delenv("FMKIT_RECORD", raising=False)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(text, "load_corpus", corpus)
     monkeypatch.setitem(load.SETS, "animals", few_animals)
 
 
+@functools.cache
 def few_animals():
     """One in some images, because the features of all take most of a chapter's time."""
     parts = zip(load_animals(), (12, 8), strict=True)
