@@ -19,6 +19,17 @@ CHAPTERS = [
     for path in sorted((ROOT / "chapters").glob("*.ipynb"))
     if not path.stem.endswith("_exercises")
 ]
+# A probe is thousands of small operators, and each of them passes through Python
+FEWER = {
+    "pretraining_and_adaptation": {"draws": 1},
+    "supervised_pretraining": {"draws": 1, "n_layers": [8]},
+    "contrastive_learning": {"draws": 1},
+}
+
+
+def parameters(name, device):
+    """The smallest of a chapter, without what is only repeated."""
+    return smallest(name) | FEWER.get(name, {}) | {"device": device}
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +54,15 @@ def few_animals():
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_on_a_gpu(gpu, name):
-    execute(name, smallest(name))
+    execute(name, parameters(name, "auto"))
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_on_a_mac(mac, name):
-    execute(name, smallest(name) | {"device": "mps"})
+    execute(name, parameters(name, "mps"))
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_in_bfloat16(name):
     with pretend.bfloat16():
-        execute(name, smallest(name) | {"device": "cpu"})
+        execute(name, parameters(name, "cpu"))
