@@ -64,6 +64,7 @@ def mps() -> Iterator[Device]:
     """
     with _device("mps") as device, pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.backends.mps, "is_available", lambda: True)
+        patch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
         patch.setattr(torch.mps, "manual_seed", device.generator.manual_seed)
         patch.setattr(F, "scaled_dot_product_attention", _attention)
         patch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
