@@ -85,18 +85,20 @@ def random_views(
     config: ViewConfig,
     *,
     generator: torch.Generator,
-) -> Float[Tensor, "B c s s"]:
+    rows: slice = slice(None),
+) -> Float[Tensor, "_ c s s"]:
     """Return a random view of each image, x_hat or x_tilde of 14.2, from 0 to 1.
 
     Crop, flip, rotation and changes of colour are drawn independently for each image.
-    Raises ``ValueError`` if the images are not bytes, do not have 1 or 3 channels, or
-    are smaller than a view. Source: Chen et al. 2020, appendix A.
+    They are drawn for all images, also if only the views of `rows` are wanted. Raises
+    ``ValueError`` if the images are not bytes, do not have 1 or 3 channels, or are
+    smaller than a view. Source: Chen et al. 2020, appendix A.
 
     In the notes: augmentation, positive pair.
     """
     B, _, H, W = images.shape
     views = draw_views(config, B, height=H, width=W, generator=generator)
-    return render_views(images, views, size=config.size)
+    return render_views(images[rows], views[rows], size=config.size)
 
 
 def two_views(
@@ -104,16 +106,18 @@ def two_views(
     config: ViewConfig,
     *,
     generator: torch.Generator,
-) -> Float[Tensor, "2*B c s s"]:
+    rows: slice = slice(None),
+) -> Float[Tensor, "_ c s s"]:
     """Return two random views of each image, x_hat of all and then x_tilde of all.
 
     Rows i and B + i are a positive pair, and ``phi(views).chunk(2)`` gives the two
-    arguments of :func:`fmkit.losses.nt_xent_loss`. Raises the errors of
-    :func:`random_views`.
+    arguments of :func:`fmkit.losses.nt_xent_loss`. If only the views of `rows` are
+    wanted, all are drawn as well. Raises the errors of :func:`random_views`.
 
     In the notes: positive pair.
     """
-    pair = [random_views(images, config, generator=generator) for _ in range(2)]
+    options = {"generator": generator, "rows": rows}
+    pair = [random_views(images, config, **options) for _ in range(2)]
     return torch.cat(pair)
 
 
