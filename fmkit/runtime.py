@@ -154,6 +154,11 @@ def peak_memory_mb(device: torch.device) -> float | None:
     return peak / unit
 
 
+def count_gpus() -> int:
+    """Return how many CUDA devices this process may use."""
+    return torch.cuda.device_count()
+
+
 def device_name(device: torch.device) -> str:
     """Return the device's name for a record: the GPU's model or the processor's kind.
 

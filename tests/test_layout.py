@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "fmkit").rglob("*.py"))
-EXTRAS = ("runs", "book", "lab", "test", "bench")
+EXTRAS = ("runs", "dask", "book", "lab", "test", "bench")
 
 
 def ident(path):
@@ -305,7 +305,7 @@ def undeclared(files, extras, project):
     ("rooms", "extras"),
     [
         (("common", "science"), ()),
-        (("runs",), ("runs",)),
+        (("runs",), ("runs", "dask")),
         (("book", "cli"), ("runs", "book")),
     ],
 )

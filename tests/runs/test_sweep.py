@@ -31,7 +31,8 @@ from fmkit.runs.parameters import (
     read_notebook,
 )
 from fmkit.runs.record import new_record, write_record
-from fmkit.runs.sweep import Child, result_after, results_before
+from fmkit.runs.engines import Ended
+from fmkit.runs.sweep import result_after, results_before
 
 PNG = (  # 2 by 1 pixels
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwQAD"
@@ -226,8 +227,7 @@ def test_figures_that_cannot_be_written(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gallery, "extract_figures", full)
-    ended = subprocess.CompletedProcess([], 0)
-    after = result_after(Child(point, ended, 0.0), Path("tiny.ipynb"))
+    after = result_after(Ended(point, 0, 1.0), Path("tiny.ipynb"))
     printed = f"{point.folder} cannot be written (No space left on device)."
     assert (after.status, after.error) == ("failed", printed)
 
@@ -333,7 +333,7 @@ def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
 
     capsys.readouterr()
     assert main(rest) == 0
-    assert capsys.readouterr().out.startswith("tiny, 3 points: 3 finished; 2 at")
+    assert capsys.readouterr().out.startswith("tiny, 3 points: 3 finished\n")
     assert len(begun(tmp_path)) == 6
 
 
