@@ -81,7 +81,8 @@ def gpus() -> list[str]:
 
     number = count_gpus()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (named.split(",") if named else [*map(str, range(number))])[:number]
+    names = named.split(",") if named else map(str, range(number))
+    return [name.strip() for name in names][:number]
 
 
 def _knows_gpus() -> bool:

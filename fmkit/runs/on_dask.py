@@ -95,7 +95,7 @@ class Dask:
             n_workers=1,
             threads_per_worker=self.room,
             resources={"GPU": gpus},
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any port
             memory_limit=0,  # points are not in its process
             silence_logs=logging.CRITICAL,
             preload=DEAF,
@@ -196,9 +196,9 @@ def _run(task: point.Task) -> point.Outcome:
         return state is not None and state.state == "executing"
 
     # dask sets threads and malloc for a worker; a point's process has its own settings.
-    own = dask.config.get("distributed.nanny.pre-spawn-environ")
-    own = {n: None for n, value in own.items() if os.environ.get(n) == str(value)}
-    return point.run(task, variables=own, wanted=wanted, scratch=worker.local_directory)
+    set_by_dask = dask.config.get("distributed.nanny.pre-spawn-environ").items()
+    own = [n for n, value in set_by_dask if os.environ.get(n) == str(value)]
+    return point.run(task, wanted=wanted, without=own, scratch=worker.local_directory)
 
 
 def _runs(group: str, dask_worker: Worker) -> bool:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,15 +106,16 @@ def stop(processes: list[subprocess.Popen]) -> None:
 def run(
     task: Task,
     *,
-    variables: Mapping[str, str | None],
     wanted: Callable[[], bool] = lambda: True,
+    without: Iterable[str] = (),
     scratch: str | None = None,
 ) -> Outcome:
     """Run a point on a machine that has only fmkit, and return what it left.
 
-    This is what an engine calls on another machine. The notebook and its results are in
-    a temporary folder of `scratch`. The point is stopped as soon as `wanted` returns
-    False. Raises Refused if the machine has too few GPUs.
+    This is what an engine calls on another machine. The point is stopped as soon as
+    `wanted` returns False. `without` names variables to remove from its environment.
+    The notebook and its results are in a temporary folder of `scratch`. Raises Refused
+    if the machine has too few GPUs.
     """
     began = time.monotonic()
     with (
@@ -128,12 +129,14 @@ def run(
             folder,
             task.given,
             cores=task.cores,
-            variables={**variables, "CUDA_VISIBLE_DEVICES": ",".join(gpus)},
+            variables=dict.fromkeys(without) | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)},
             source=task.source,
         )
-        while process.poll() is None and wanted():
-            time.sleep(POLL_SECONDS)
-        stop([process])
+        try:
+            while process.poll() is None and wanted():
+                time.sleep(POLL_SECONDS)
+        finally:
+            stop([process])
         files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
         return Outcome(process.returncode, time.monotonic() - began, files)
 
