@@ -235,15 +235,16 @@ def _rerun(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from fmkit.runs.engines import engine_of
-    from fmkit.runs.parameters import grid_of, parameters_of, read_notebook
-    from fmkit.runs.sweep import sweep
-
     if options.on:
         options.extra = "dask"
+    from fmkit.runs.engines import engine_of
+
     engine = engine_of(
         options.on, jobs=options.jobs, cores=options.cores, gpus=options.gpus
     )
+    from fmkit.runs.parameters import grid_of, parameters_of, read_notebook
+    from fmkit.runs.sweep import sweep  # which imports torch
+
     chapter = options.chapter
     grid = grid_of(options.given, parameters_of(read_notebook(chapter)))
     sweep(chapter, options.out, grid=grid, base=_section(options), engine=engine)

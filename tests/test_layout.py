@@ -305,6 +305,7 @@ def undeclared(files, extras, project):
     ("rooms", "extras"),
     [
         (("common", "science"), ()),
+        (("runs",), ("runs",)),
         (("runs",), ("runs", "dask")),
         (("book", "cli"), ("runs", "book")),
     ],
@@ -314,6 +315,7 @@ def test_what_fmkit_imports_is_declared(project, rooms, extras):
         path
         for path in MODULES
         if room_of(path.relative_to(ROOT / "fmkit").with_suffix("").parts[0]) in rooms
+        and (path.stem != "on_dask" or "dask" in extras)
     ]
     assert undeclared(files, extras, project) == set()
 

@@ -28,6 +28,8 @@ from fmkit.runs.parameters import read_notebook
 from fmkit.runs.record import read_record
 
 FMKIT = str(Path(sys.executable).with_name("fmkit"))
+SETTINGS = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
+SETTINGS += ["MALLOC_TRIM_THRESHOLD_", "MPLBACKEND", "FMKIT_CLAIMS"]
 CORES = max(usable_cores() // 2, 1)
 
 
@@ -78,7 +80,9 @@ def test_a_grid_is_that_of_the_local_engine(cluster, tmp_path, capsys):
     draw += "x = torch.randn(400, 400, generator=rng)\n"
     draw += "run.metric('sum', (x @ x).sum().item())"
     show = "import matplotlib.pyplot as plt\n\nplt.plot(x[0]);"
-    path = write(notebook(code(RUN), code(draw), code(show)), tmp_path / "tiny.ipynb")
+    sees = f"import os\n\nprint([os.environ.get(name) for name in {SETTINGS}])"
+    cells = code(RUN), code(draw), code(show), code(sees)
+    path = write(notebook(*cells), tmp_path / "tiny.ipynb")
     here, there = tmp_path / "here", tmp_path / "there"
     local = ["sweep", str(path), "-p", "seed=1,2", "-o", str(here), "-j2"]
     assert main(local) == 0
