@@ -75,7 +75,9 @@ def compared(folder):
     return record, cells, files, (folder / "source_hash.txt").read_bytes()
 
 
-def test_a_grid_is_that_of_the_local_engine(cluster, tmp_path, capsys):
+def test_a_grid_is_that_of_the_local_engine(cluster, tmp_path, capsys, monkeypatch):
+    for name in SETTINGS:  # those for workers, which a cluster sets here too
+        monkeypatch.delenv(name, raising=False)
     draw = "import torch\n\nrng = torch.Generator().manual_seed(seed)\n"
     draw += "x = torch.randn(400, 400, generator=rng)\n"
     draw += "run.metric('sum', (x @ x).sum().item())"
