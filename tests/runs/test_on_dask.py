@@ -112,22 +112,19 @@ def test_a_grid_is_that_of_the_local_engine(cluster, tmp_path, capsys, monkeypat
 
 def test_a_worker_is_killed(client, waiting, tmp_path):
     """Its point is run again, and its kernel ends though nothing stopped it."""
-    command = [
-        FMKIT,
-        *arguments(waiting, tmp_path / "out", "steps=3,4", client.scheduler.address),
-    ]
-    with started(command) as process:
-        wait_until(lambda: len(begun(tmp_path)) == 2)
-        steps, kernel, rerun = begun(tmp_path)[0]
+    on, out = client.scheduler.address, tmp_path / "out"
+    with started([FMKIT, *arguments(waiting, out, "steps=3", on)]) as process:
+        wait_until(lambda: begun(tmp_path))
+        [[_, kernel, rerun]] = begun(tmp_path)
         assert is_alive(kernel)
         os.kill(parent_of(rerun), signal.SIGKILL)
         wait_until(lambda: not is_alive(rerun) and not is_alive(kernel))
-        wait_until(lambda: len(begun(tmp_path)) == 3)
+        wait_until(lambda: len(begun(tmp_path)) == 2)
         (tmp_path / "go").touch()
         printed, error = process.communicate()
     assert (process.returncode, error) == (0, "")
-    assert printed.splitlines()[-1].startswith("2 points: 2 finished; see ")
-    assert sorted(s for s, *_ in begun(tmp_path)) == sorted([3, 4, steps])
+    assert printed.splitlines()[-1].startswith("1 point: 1 finished; see ")
+    assert begun(tmp_path)[0][2] != begun(tmp_path)[1][2]
 
 
 def test_an_interrupted_driver_is_started_again(client, waiting, tmp_path, capsys):
@@ -164,6 +161,18 @@ def test_a_cluster_made_for_a_sweep_ends_with_it(waiting, tmp_path):
     assert printed.splitlines()[0] == f"tiny, 1 point: 1 not run; {share}"
     assert printed.splitlines()[-1].startswith("1 point: 1 not run; see ")
     assert not any(is_alive(pid) for pid in begun(tmp_path)[0][1:])
+
+
+def test_nothing_outlives_a_sweep_that_is_killed(waiting, tmp_path):
+    """The scheduler dies with it, so the worker closes and stops its points."""
+    command = [FMKIT, *arguments(waiting, tmp_path / "out", "steps=3", "dask")]
+    with started(command) as process:
+        wait_until(lambda: begun(tmp_path))
+        [[_, kernel, rerun]] = begun(tmp_path)
+        worker = parent_of(rerun)
+        process.kill()
+        for pid in (rerun, kernel, worker):
+            wait_until(lambda pid=pid: not is_alive(pid))
 
 
 def test_other_code_on_a_worker(cluster, tmp_path):
