@@ -110,23 +110,6 @@ def test_a_grid_is_that_of_the_local_engine(cluster, tmp_path, capsys, monkeypat
     assert capsys.readouterr().out.startswith("tiny, 2 points: 2 finished\n")
 
 
-def test_a_worker_is_killed(client, waiting, tmp_path):
-    """Its point is run again, and its kernel ends though nothing stopped it."""
-    on, out = client.scheduler.address, tmp_path / "out"
-    with started([FMKIT, *arguments(waiting, out, "steps=3", on)]) as process:
-        wait_until(lambda: begun(tmp_path))
-        [[_, kernel, rerun]] = begun(tmp_path)
-        assert is_alive(kernel)
-        os.kill(parent_of(rerun), signal.SIGKILL)
-        wait_until(lambda: not is_alive(rerun) and not is_alive(kernel))
-        wait_until(lambda: len(begun(tmp_path)) == 2)
-        (tmp_path / "go").touch()
-        printed, error = process.communicate()
-    assert (process.returncode, error) == (0, "")
-    assert printed.splitlines()[-1].startswith("1 point: 1 finished; see ")
-    assert begun(tmp_path)[0][2] != begun(tmp_path)[1][2]
-
-
 def test_an_interrupted_driver_is_started_again(client, waiting, tmp_path, capsys):
     rest = arguments(waiting, tmp_path / "out", "steps=1,3", client.scheduler.address)
     record = tmp_path / "out" / "steps=1" / "record.json"
@@ -161,18 +144,6 @@ def test_a_cluster_made_for_a_sweep_ends_with_it(waiting, tmp_path):
     assert printed.splitlines()[0] == f"tiny, 1 point: 1 not run; {share}"
     assert printed.splitlines()[-1].startswith("1 point: 1 not run; see ")
     assert not any(is_alive(pid) for pid in begun(tmp_path)[0][1:])
-
-
-def test_nothing_outlives_a_sweep_that_is_killed(waiting, tmp_path):
-    """The scheduler dies with it, so the worker closes and stops its points."""
-    command = [FMKIT, *arguments(waiting, tmp_path / "out", "steps=3", "dask")]
-    with started(command) as process:
-        wait_until(lambda: begun(tmp_path))
-        [[_, kernel, rerun]] = begun(tmp_path)
-        worker = parent_of(rerun)
-        process.kill()
-        for pid in (rerun, kernel, worker):
-            wait_until(lambda pid=pid: not is_alive(pid))
 
 
 def test_other_code_on_a_worker(cluster, tmp_path):
@@ -211,3 +182,29 @@ def test_gpus_that_workers_lack(cluster, waiting, tmp_path, capsys):
     said = f"steps=1 failed: gpus of {host} must be at least 1, got 0."
     assert said in capsys.readouterr().out.splitlines()
     assert begun(tmp_path) == []
+
+
+def test_workers_that_die(client, waiting, tmp_path):
+    """One is killed, another is retired; each time the point is run again elsewhere.
+
+    The kernel of the first ends although nothing stops it.
+    """
+    on, out = client.scheduler.address, tmp_path / "out"
+    with started([FMKIT, *arguments(waiting, out, "steps=3", on)]) as process:
+        wait_until(lambda: len(begun(tmp_path)) == 1)
+        [*_, (_, kernel, rerun)] = begun(tmp_path)
+        assert is_alive(kernel)
+        os.kill(parent_of(rerun), signal.SIGKILL)
+        wait_until(lambda: not is_alive(rerun) and not is_alive(kernel))
+
+        wait_until(lambda: len(begun(tmp_path)) == 2)
+        [*_, (_, kernel, rerun)] = begun(tmp_path)
+        of = {pid: address for address, pid in client.run(os.getpid).items()}
+        client.retire_workers([of[parent_of(rerun)]])
+        wait_until(lambda: not is_alive(rerun) and not is_alive(kernel))
+
+        wait_until(lambda: len(begun(tmp_path)) == 3)
+        (tmp_path / "go").touch()
+        printed, error = process.communicate()
+    assert (process.returncode, error) == (0, "")
+    assert printed.splitlines()[-1].startswith("1 point: 1 finished; see ")
