@@ -15,7 +15,15 @@ from pathlib import Path
 
 import dask
 import nbformat
-from distributed import Client, Future, LocalCluster, Status, Worker, get_worker
+from distributed import (
+    Client,
+    Future,
+    LocalCluster,
+    Reschedule,
+    Status,
+    Worker,
+    get_worker,
+)
 from distributed.utils import silence_logging_cmgr
 
 from fmkit._check import Refused, one_line, require
@@ -28,7 +36,6 @@ ANSWER_SECONDS = 10.0  # for a scheduler to answer; one that is there needs one
 FETCH_SECONDS = 60.0  # for a point's files, which are less than a megabyte
 # Ctrl-C in a terminal reaches workers too; they are ended in order, by the cluster.
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-
 GOING = (Status.closing, Status.closed, Status.failed)  # of a worker
 
 
@@ -180,9 +187,9 @@ def _outcome(sent: Sent) -> point.Outcome:
     """
     try:
         return sent.future.result(timeout=FETCH_SECONDS)
-    except TimeoutError:
-        raise
     except Exception as error:  # of any kind: other code, a lost scheduler
+        if isinstance(error, TimeoutError) and sent.future.status != "error":
+            raise
         kind = "" if isinstance(error, Refused) else f"{type(error).__name__}: "
         log = f"{kind}{one_line(error)}\n".encode()
         return point.Outcome(1, time.monotonic() - sent.start, {point.LOG: log})
@@ -205,7 +212,10 @@ def _run(task: point.Task) -> point.Outcome:
     # dask sets threads and malloc for a worker; a point's process has its own settings.
     set_by_dask = dask.config.get("distributed.nanny.pre-spawn-environ").items()
     own = [n for n, value in set_by_dask if os.environ.get(n) == str(value)]
-    return point.run(task, wanted=wanted, without=own, scratch=worker.local_directory)
+    left = point.run(task, wanted=wanted, without=own, scratch=worker.local_directory)
+    if not wanted():
+        raise Reschedule  # what was stopped is no result
+    return left
 
 
 def _runs(group: str, dask_worker: Worker) -> bool:

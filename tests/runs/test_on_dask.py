@@ -24,7 +24,8 @@ import fmkit
 from fmkit.cli import main
 from fmkit.runs.engines import counted
 from fmkit.runs.machine import usable_cores
-from fmkit.runs.parameters import read_notebook
+from fmkit.runs.on_dask import Dask
+from fmkit.runs.parameters import points_of, read_notebook
 from fmkit.runs.record import read_record
 
 FMKIT = str(Path(sys.executable).with_name("fmkit"))
@@ -182,6 +183,18 @@ def test_gpus_that_workers_lack(cluster, waiting, tmp_path, capsys):
     said = f"steps=1 failed: gpus of {host} must be at least 1, got 0."
     assert said in capsys.readouterr().out.splitlines()
     assert begun(tmp_path) == []
+
+
+def test_a_scheduler_without_workers(waiting, tmp_path):
+    points = points_of({"steps": [1]}, {}, tmp_path)
+    with LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as empty:
+        on = empty.scheduler_address
+        engine = Dask(waiting, points, address=on, cores=None, gpus=1)
+        engine.start(points[0])
+        assert engine.ended() == []
+        engine.close()
+    each = "1 core and 1 GPU each"
+    assert engine.share == f"{on} has no worker yet, points wait for {each}"
 
 
 def test_workers_that_die(client, waiting, tmp_path):
