@@ -23,6 +23,15 @@ If a parameter is a list, its values are lists: -p "n_task=[10],[10, 100]". Ctrl
 a sweep. The same command resumes it: finished points are not run again, unless the
 chapter or the code that it imports from fmkit has changed. A point that fails does not
 stop the others.
+
+on several machines: each has fmkit and the data, but no disk needs to be shared
+
+  dask scheduler                                       on one of them
+  dask worker tcp://HOST:8786 --resources GPU=1        on every one
+  fmkit sweep … --on tcp://HOST:8786 --gpus 1
+
+A worker runs as many points at a time as it has threads (--nthreads) and, with --gpus,
+GPUs. If it dies, another one runs its points.
 """
 
 
@@ -145,8 +154,27 @@ def _add_sweep(command: argparse.ArgumentParser) -> None:
         "-j",
         "--jobs",
         type=int,
-        help="how many points run at a time, with the cores divided among them; "
-        "default: the number of cores. Use fewer if the points share a GPU",
+        help="how many points run at a time, with the cores divided among them and the "
+        "GPUs dealt in turns; default: the number of GPUs, or of cores if the points "
+        "compute on the CPU",
+    )
+    command.add_argument(
+        "--on",
+        metavar="WHERE",
+        help="dask, for a cluster on this machine, or the address of a scheduler, such "
+        "as tcp://HOST:8786; default: this machine, without dask",
+    )
+    command.add_argument(
+        "--cores",
+        type=int,
+        help="with --on: the cores of each point; default: 1, or with --on dask those "
+        "of this machine divided among the points",
+    )
+    command.add_argument(
+        "--gpus",
+        type=int,
+        help="with --on: the GPUs of each point, on workers that were started with "
+        "--resources GPU=…; default: none",
     )
 
 
@@ -209,12 +237,19 @@ def _rerun(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from fmkit.runs.parameters import grid_of, parameters_of, read_notebook
-    from fmkit.runs.sweep import sweep
+    if options.on:
+        options.extra = "dask"
+    from fmkit.runs.engines import engine_of
 
-    chapter, jobs = options.chapter, options.jobs
+    engine = engine_of(
+        options.on, jobs=options.jobs, cores=options.cores, gpus=options.gpus
+    )
+    from fmkit.runs.parameters import grid_of, parameters_of, read_notebook
+    from fmkit.runs.sweep import sweep  # which imports torch
+
+    chapter = options.chapter
     grid = grid_of(options.given, parameters_of(read_notebook(chapter)))
-    sweep(chapter, options.out, grid=grid, base=_section(options), jobs=jobs)
+    sweep(chapter, options.out, grid=grid, base=_section(options), engine=engine)
 
 
 def _book(options: argparse.Namespace) -> None:

@@ -340,6 +340,11 @@ def gpu_libraries() -> dict[str, str]:
     return {name: str(version) for name, version in found.items() if version}
 
 
+def count_gpus() -> int:
+    """Return how many CUDA devices this process may use."""
+    return torch.cuda.device_count()
+
+
 def device_name(device: torch.device) -> str:
     """Return the device's name for a record: the GPU's model or the processor's kind.
 

@@ -83,6 +83,21 @@ def default_device() -> str:
     return device_name(pick_device())
 
 
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    Imports torch only if a GPU is possible.
+    """
+    if not _knows_gpus():
+        return []
+    from fmkit.runtime import count_gpus
+
+    number = count_gpus()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else map(str, range(number))
+    return [name.strip() for name in names][:number]
+
+
 def _knows_gpus() -> bool:
     """Tell whether torch was built for GPUs, without importing it."""
     [folder] = find_spec("torch").submodule_search_locations

@@ -331,9 +331,11 @@ def _is_changed(chapter: str, git: Callable[..., str]) -> bool:
         return True
     if path is None:
         return False
-    root = Path(git("rev-parse", "--show-toplevel"))
+    root, path = Path(git("rev-parse", "--show-toplevel")), path.resolve()
+    if not path.is_relative_to(root):  # a copy, such as a worker of a cluster gets
+        path = root / "chapters" / path.name
     try:
-        name = path.resolve().relative_to(root).as_posix()
+        name = path.relative_to(root).as_posix()
         return code_of(json.loads(git("show", f"HEAD:{name}"))) != code
     except (ValueError, subprocess.CalledProcessError):  # it is not in the commit
         return True

@@ -1,8 +1,10 @@
 """Tell whether a notebook's stored outputs were made by the code and data of today."""
 
 import ast
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -30,14 +32,14 @@ def source_hash(notebook: NotebookNode, *, package: Path = PACKAGE) -> str:
     """
     cells = code_of(notebook)
     digest = hashlib.sha256("\0".join(cells).encode())
-    modules = _modules(cells, package)
-    for path, tree in sorted(modules.items()):
+    trees = trees_of(cells)
+    modules = _modules(trees, package)
+    for path, module in sorted(modules.items()):
         name = path.relative_to(package).as_posix()
-        digest.update(f"\0{name}\0{canonical(tree)}".encode())
-    folders = results_named([*trees_of(cells), *modules.values()])
+        digest.update(f"\0{name}\0{module.code}".encode())
+    folders = results_named(trees).union(*(m.results for m in modules.values()))
     read = {results(name, package=package) for name in folders}
-    for path, tree in modules.items():
-        read |= data_of(tree, path)
+    read = read.union(*(module.data for module in modules.values()))
     for file in sorted({file for place in read for file in _files(place)}):
         digest.update(f"\0{'/'.join(file.parts[-2:])}\0".encode() + file.read_bytes())
     return digest.hexdigest()
@@ -113,16 +115,35 @@ def _files(place: Path) -> Iterable[Path]:
     return [f for f in files if f.suffix not in (".py", ".pyc") and f.name[0] != "."]
 
 
-def _modules(cells: list[str], package: Path) -> dict[Path, ast.Module]:
-    """Parse the modules of `package` that cells import, directly or not, by file."""
-    pending: list[ast.AST] = [*trees_of(cells)]
-    modules: dict[Path, ast.Module] = {}
+@dataclass(frozen=True)
+class _Module:
+    """What decides outputs in a module: its code, and what it imports and reads."""
+
+    code: str
+    imported: frozenset[str]
+    results: frozenset[str]
+    data: frozenset[Path]
+
+
+@functools.cache  # notebooks share most of their modules, and parsing takes a while
+def _module(path: Path, text: str) -> _Module:
+    tree = ast.parse(text)
+    return _Module(
+        canonical(tree),
+        frozenset(_imported(tree)),
+        frozenset(results_named([tree])),
+        frozenset(data_of(tree, path)),
+    )
+
+
+def _modules(trees: Iterable[ast.AST], package: Path) -> dict[Path, _Module]:
+    """Read the modules of `package` that code imports, directly or not, by file."""
+    pending = [name for tree in trees for name in _imported(tree)]
+    modules: dict[Path, _Module] = {}
     while pending:
-        names = _imported(pending.pop())
-        files = {path for name in names for path in _files_of(name, package)}
-        for path in files - set(modules):
-            modules[path] = ast.parse(path.read_text(encoding="utf-8"))
-            pending.append(modules[path])
+        for path in set(_files_of(pending.pop(), package)) - set(modules):
+            modules[path] = _module(path, path.read_text(encoding="utf-8"))
+            pending += modules[path].imported
     return modules
 
 

@@ -86,9 +86,9 @@ OF_RUNS = [
 OF_BOOK = ["jupyter_book", "sphinx", "docutils", "sklearn"]
 
 
-def bare(*arguments):
+def bare(*arguments, blocked=OF_RUNS + OF_BOOK):
     """The command where none of the extras is installed."""
-    code = BARE.format(blocked=OF_RUNS + OF_BOOK, arguments=[*arguments])
+    code = BARE.format(blocked=blocked, arguments=[*arguments])
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, encoding="utf-8"
     )
@@ -110,6 +110,15 @@ def test_a_missing_extra_is_named(arguments, extra):
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.count("\n") == 1
     assert run.stderr.endswith(f'pip install "fmkit[{extra}]".\n')
+
+
+def test_a_sweep_on_a_cluster_needs_another_extra():
+    arguments = ["sweep", "a.ipynb", "-p", "seed=1", "-o", "out", "--on", "dask"]
+    for blocked in (["dask", "distributed"], [*OF_RUNS, "dask"]):
+        run = bare(*arguments, blocked=blocked)
+        assert (run.returncode, run.stdout) == (1, "")
+        assert run.stderr.count("\n") == 1
+        assert run.stderr.endswith('pip install "fmkit[dask]".\n')
 
 
 def test_info_needs_no_extra():

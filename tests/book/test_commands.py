@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
+from fmkit._check import Refused
 from fmkit.cli import _parser
+from fmkit.runs.engines import engine_of
 from fmkit.runs.parameters import (
-    RerunError,
     checked,
     from_arguments,
     grid_of,
@@ -24,7 +25,7 @@ PAGES = sorted(
     for place in ("*.md", "chapters/*.md", "results/*.md")
     for path in ROOT.glob(place)
 )
-OTHERS = {"cp", "pip", "python"}  # commands that are not ours
+OTHERS = {"cp", "dask", "pip", "python"}  # commands that are not ours
 
 
 def commands_of(text):
@@ -62,6 +63,8 @@ def check(command, root):
                 section_of(root / options.profile, chapter.stem)
             if arguments[0] == "sweep":
                 grid_of(options.given, parameters)
+                flags = {n: getattr(options, n) for n in ("jobs", "cores", "gpus")}
+                engine_of(options.on, **flags)
             else:
                 checked(parameters, from_arguments(options.given, parameters))
     elif name == "torchrun":
@@ -96,6 +99,8 @@ def test_how_many_commands_there_are():
         "fmkit rerun chapters/zero_shot.ipynb -f profiles/cifar10.yaml -o runs/a",
         "fmkit rerun chapters/zero_shot.ipynb",
         "fmkit sweep chapters/zero_shot.ipynb -p seed=0,red -o runs/a",
+        "fmkit sweep chapters/zero_shot.ipynb -p seed=0 -o runs/a --on ray",
+        "fmkit sweep chapters/zero_shot.ipynb -p seed=0 -o runs/a --gpus 1",
         "fmkit sing",
         "torchrun fmkit rerun chapters/zero_shot.ipynb -o runs/a",
         "torchrun --procs 2 -m fmkit rerun chapters/zero_shot.ipynb -o runs/a",
@@ -107,7 +112,7 @@ def test_how_many_commands_there_are():
 )
 def test_a_command_that_would_not_run(line):
     [command] = commands_of(f"```bash\n{line}\n```")
-    with pytest.raises((RerunError, AssertionError, SystemExit)):
+    with pytest.raises((Refused, AssertionError, SystemExit)):
         check(command, ROOT)
 
 

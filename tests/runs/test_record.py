@@ -354,6 +354,10 @@ def test_commit_of_a_notebook_that_is_not_in_it(checkout, tmp_path, monkeypatch)
     assert records.commit("new") == f"{short}+changes"
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert records.commit("one") == f"{short}+changes"
+    own = (checkout / "chapters" / "one.ipynb").read_text(encoding="utf-8")
+    copy = tmp_path / "elsewhere" / "one.ipynb"  # as on another machine
+    copy.write_text(own, encoding="utf-8")
+    assert records.commit("one") == short
 
 
 def test_a_card_carries_its_record(path, monkeypatch):

@@ -116,6 +116,16 @@ def test_not_stale_by_docstrings_comments_and_what_it_leaves(
     assert not is_stale(chapter, package=package)
 
 
+def test_a_module_is_parsed_once(chapter, package, monkeypatch):
+    digest, parsed, parse = source_hash(chapter, package=package), [], ast.parse
+    monkeypatch.setattr(ast, "parse", lambda text: parsed.append(text) or parse(text))
+    assert source_hash(chapter, package=package) == digest
+    cells = len(parsed)  # which are the notebook's own
+    replace(package / "deep/below.py", "return 1", "return 2")
+    assert source_hash(chapter, package=package) != digest
+    assert len(parsed) == 2 * cells + 1
+
+
 @pytest.mark.parametrize("file", ["tasks/new.toml", "../results/ours/seed1.json"])
 def test_stale_by_a_file_that_is_new_or_gone(chapter, package, file):
     (package / file).write_text("4 5 6", encoding="utf-8")

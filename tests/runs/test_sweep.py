@@ -7,20 +7,19 @@ import hashlib
 import html
 import io
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_output
 from support.notebooks import PARAMETERS, code, notebook, write
+from support.processes import BEGUN, begun, is_alive, stopped
 
 from fmkit.cli import main
 from fmkit.runs import gallery
+from fmkit.runs.engines import Ended
 from fmkit.runs.gallery import Figure, Result, extract_figures, write_page, write_table
 from fmkit.runs.machine import usable_cores
 from fmkit.runs.parameters import (
@@ -31,7 +30,7 @@ from fmkit.runs.parameters import (
     read_notebook,
 )
 from fmkit.runs.record import new_record, write_record
-from fmkit.runs.sweep import Child, result_after, results_before
+from fmkit.runs.sweep import result_after, results_before
 
 PNG = (  # 2 by 1 pixels
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwQAD"
@@ -226,8 +225,7 @@ def test_figures_that_cannot_be_written(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gallery, "extract_figures", full)
-    ended = subprocess.CompletedProcess([], 0)
-    after = result_after(Child(point, ended, 0.0), Path("tiny.ipynb"))
+    after = result_after(Ended(point, 0, 1.0), Path("tiny.ipynb"))
     printed = f"{point.folder} cannot be written (No space left on device)."
     assert (after.status, after.error) == ("failed", printed)
 
@@ -263,52 +261,15 @@ def test_gallery_of_a_sweep(mixed):
     assert not re.search(r"https?://", page)
 
 
-BEGUN = """\
-import os
-import time
-
-with open("log", "a") as log:
-    print(steps, os.getpid(), os.getppid(), file=log, flush=True)
-while steps > 2 and not os.path.exists("go"):
-    time.sleep(0.05)"""
-
-
-def begun(folder):
-    """Which points began, in this order, with the processes of each."""
-    log = folder / "log"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return [[int(word) for word in line.split()] for line in lines]
-
-
-def is_alive(process):
-    run = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True)
-    return run.stdout.strip()[:1] not in (b"", b"Z")
-
-
-def stopped(command, folder, *, when, by):
-    """Start a sweep, send it a signal when so many points have begun; how it ended."""
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        start_new_session=True,
-        # Started in a shell's background, the tests ignore Ctrl-C, and so would a child
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        while len(begun(folder)) < when and process.poll() is None:
-            time.sleep(0.05)
-        os.killpg(process.pid, by)  # as a terminal does
-        printed = process.communicate()
-    return process.returncode, *printed
-
-
 def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
-    path, out = write(notebook(code(BEGUN)), tmp_path / "tiny.ipynb"), tmp_path / "out"
+    out, begins = tmp_path / "out", code(BEGUN.format(folder=str(tmp_path)))
+    path = write(notebook(begins), tmp_path / "tiny.ipynb")
     rest = [*arguments(path, out, "steps=1,3,4"), "-j2"]
     record = out / "steps=1" / "record.json"
 
-    status, printed, error = stopped([FMKIT, *rest], tmp_path, when=3, by=signal.SIGINT)
+    status, printed, error = stopped(
+        [FMKIT, *rest], when=lambda: len(begun(tmp_path)) == 3
+    )
     assert (status, error) == (130, "fmkit: interrupted.\n")
     assert printed.splitlines()[-1].startswith("3 points: 1 finished, 2 not run; see ")
     assert sorted(steps for steps, *_ in begun(tmp_path)) == [1, 3, 4]
@@ -320,7 +281,9 @@ def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
     made = record.stat().st_mtime_ns
 
     command = [FMKIT, *arguments(path, out, "steps=1,3")]
-    status, printed, error = stopped(command, tmp_path, when=4, by=signal.SIGTERM)
+    status, printed, error = stopped(
+        command, when=lambda: len(begun(tmp_path)) == 4, by=signal.SIGTERM
+    )
     assert status == 130
     assert printed.startswith("tiny, 2 points: 1 finished, 1 not run; ")
     assert not any(is_alive(pid) for _, *both in begun(tmp_path) for pid in both)
@@ -333,17 +296,16 @@ def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
 
     capsys.readouterr()
     assert main(rest) == 0
-    assert capsys.readouterr().out.startswith("tiny, 3 points: 3 finished; 2 at")
+    assert capsys.readouterr().out.startswith("tiny, 3 points: 3 finished\n")
     assert len(begun(tmp_path)) == 6
 
 
 def test_what_is_run_again(tmp_path, capsys):
     defaults = PARAMETERS.replace("steps: int = 3", "steps: int = 1")
     claims = code("assert os.environ['FMKIT_CLAIMS'] == 'report'")  # at defaults too
-    path = write(
-        notebook(code(BEGUN), claims, parameters=defaults), tmp_path / "a.ipynb"
-    )
-    changed = notebook(code(BEGUN), parameters=defaults)
+    begins = code(BEGUN.format(folder=str(tmp_path)))
+    path = write(notebook(begins, claims, parameters=defaults), tmp_path / "a.ipynb")
+    changed = notebook(begins, parameters=defaults)
     out = tmp_path / "out"
     record, whole = out / "steps=1" / "record.json", path.read_text(encoding="utf-8")
 
