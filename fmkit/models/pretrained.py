@@ -33,12 +33,7 @@ from fmkit.progress import progress
 # SmolLM2 was pretrained on documents that begin after the first of these. The chat
 # models made of it name the other one in their files: the start of a turn.
 DOCUMENT, TURN = "<|endoftext|>", "<|im_start|>"
-FLOATS = {
-    "F64",
-    "F32",
-    "F16",
-    "BF16",
-}  # the kinds of numbers that are weights by themselves
+FLOATS = {"F64", "F32", "F16", "BF16"}  # numbers that are weights without a scale
 LONG_LOADING = 2.0  # seconds after which a bar shows how many weights are read
 
 
@@ -154,11 +149,8 @@ def _symbols(
         raise Refused(f"{where}: {rule}, got {starts}.")
     start = starts[0] if starts else None
     document = tokenizer.token_to_id(DOCUMENT)
-    if (
-        start is not None
-        and tokenizer.id_to_token(start) == TURN
-        and document is not None
-    ):
+    turn = start is not None and tokenizer.id_to_token(start) == TURN
+    if turn and document is not None:
         start = document
     kinds = ("eos", "eot", "eom")  # of a text, of a turn, of a message
     ends = [i for kind in kinds for i in ids(f"{kind}_token_id")]

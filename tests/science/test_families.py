@@ -61,6 +61,10 @@ FAMILIES = {
     "qwen3": ("Qwen3", {"head_dim": 16}),
     "qwen3-biased": ("Qwen3", {"head_dim": 6, "attention_bias": True}),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 5, "pad_token_id": 0}),
+    "wide": (  # rows of whole blocks of 256
+        "Llama",
+        {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1},
+    ),
     "smollm3-chosen": ("SmolLM3", {"no_rope_layers": [0, 1], "pad_token_id": 0}),
 }
 NASTY = [
@@ -378,7 +382,7 @@ def written(path, source, tokenizer, *, pre="llama-bpe", pack=None, **changes):
                 values = parted.swapaxes(1, 2).reshape(values.shape)
         values, raw = np.ascontiguousarray(values), Kind.F32
         if pack and values.ndim == 2:
-            values, raw = pack(values)
+            values, raw = pack(theirs, values)
         writer.add_tensor(theirs, values, raw_dtype=raw)
     rope = about["rope_parameters"]
     if rope["rope_type"] == "llama3":  # as the converter computes it
@@ -502,3 +506,102 @@ def test_gguf_s_pre_tokenizers(families, tokenizer, tmp_path, name):
 def merges_of(tokenizer):
     said = json.loads(tokenizer.to_str())["model"]
     return said["vocab"], [tuple(merge) for merge in said["merges"]]
+
+
+# Blocks, as ggml's dequantize_row_* unpacks them (ggml-quants.c)
+
+
+def half(block, at):
+    return float(np.frombuffer(bytes(block[at : at + 2]), "<f2")[0])
+
+
+def signed(byte):
+    return byte - 256 if byte > 127 else byte
+
+
+def q8_0(block):
+    return [half(block, 0) * signed(byte) for byte in block[2:]]
+
+
+def q4_0(block):
+    nibbles = [b & 15 for b in block[2:]] + [b >> 4 for b in block[2:]]
+    return [half(block, 0) * (n - 8) for n in nibbles]
+
+
+def q4_1(block):
+    nibbles = [b & 15 for b in block[4:]] + [b >> 4 for b in block[4:]]
+    return [half(block, 0) * n + half(block, 2) for n in nibbles]
+
+
+def q4_k(block):
+    d, least, packed = half(block, 0), half(block, 2), block[4:16]
+    found = []
+    for j in range(8):  # parts of 32 values, each with a scale and a least value
+        if j < 4:
+            scale, low = packed[j] & 63, packed[j + 4] & 63
+        else:
+            scale = (packed[j + 4] & 15) | (packed[j - 4] >> 6 << 4)
+            low = (packed[j + 4] >> 4) | (packed[j] >> 6 << 4)
+        for byte in block[16 + 32 * (j // 2) :][:32]:
+            nibble = byte >> 4 if j % 2 else byte & 15
+            found.append(d * scale * nibble - least * low)
+    return found
+
+
+def q6_k(block):
+    d, found = half(block, 208), [0.0] * 256
+    for n in range(2):  # halves of 128 values
+        low, high = block[64 * n :], block[128 + 32 * n :]
+        scales = [signed(b) for b in block[192 + 8 * n : 200 + 8 * n]]
+        for i in range(32):
+            four = low[i] & 15, low[i + 32] & 15, low[i] >> 4, low[i + 32] >> 4
+            for k, bits in enumerate(four):
+                q = (bits | (high[i] >> 2 * k & 3) << 4) - 32
+                found[128 * n + 32 * k + i] = d * scales[i // 16 + 2 * k] * q
+    return found
+
+
+BLOCKS = {
+    Kind.Q8_0: (q8_0, [0]),
+    Kind.Q4_0: (q4_0, [0]),
+    Kind.Q4_1: (q4_1, [0, 2]),
+    Kind.Q4_K: (q4_k, [0, 2]),
+    Kind.Q6_K: (q6_k, [208]),
+}
+
+
+@pytest.mark.parametrize("kind", BLOCKS, ids=lambda kind: kind.name)
+def test_gguf_s_blocks_are_unpacked_as_the_loops_do(
+    families, tmp_path, kind, tokenizer
+):
+    """Of every matrix; the file's rows are drawn at random, with scales near 1/1000."""
+    unpack, halves = BLOCKS[kind]
+    length, size = gguf.GGML_QUANT_SIZES[kind]
+    generator, packed = np.random.default_rng(0), {}
+
+    def pack(name, values):
+        blocks = generator.integers(0, 256, (values.size // length, size), np.uint8)
+        for at in halves:
+            scales = generator.uniform(-1e-3, 1e-3, len(blocks)).astype("<f2")
+            blocks[:, at : at + 2] = scales.view(np.uint8).reshape(-1, 2)
+        packed[name] = blocks.reshape(len(values), -1)
+        return packed[name], kind
+
+    _, folder = families("wide")
+    path = written(tmp_path / "x.gguf", folder, tokenizer, pack=pack)
+    model = load_gguf(path).model
+    attention, mlp = model.blocks[0].attention, model.blocks[0].mlp
+    queries = attention.qkv.weight[:256].view(4, 2, 32, 256).transpose(1, 2)
+    for theirs, ours in {
+        "token_embd": model.embedding.weight,
+        "blk.0.attn_q": queries.reshape(256, 256),  # the file has pairs of rows
+        "blk.0.attn_v": attention.qkv.weight[-128:],
+        "blk.0.ffn_gate": mlp.gate_up.weight[:256],
+        "blk.0.ffn_down": mlp.down.weight,
+    }.items():
+        rows = packed[f"{theirs}.weight"]
+        for i in (0, 1, 77, len(rows) - 1):
+            row = rows[i].tolist()
+            blocks = [row[at : at + size] for at in range(0, len(row), size)]
+            expected = torch.tensor([x for block in blocks for x in unpack(block)])
+            torch.testing.assert_close(ours[i], expected, rtol=1e-6, atol=1e-7)
