@@ -197,8 +197,8 @@ def _build(
         got = f"{config.layers} with {len(stored)} tensors"
         raise Refused(f"{path}: layers must be fewer than its tensors, got {got}.")
     with torch.device("meta"):  # shapes without values: none is drawn at random
-        model = Transformer(config)
-    parts = {name: llama_parts(name, config) for name in model.state_dict()}
+        state = Transformer(config).state_dict()
+    parts = {name: llama_parts(name, config) for name in state}
     if config.tied:
         del parts["unembedding.weight"]
     expected = {
@@ -208,7 +208,10 @@ def _build(
     bar = f"loading {Path(path).name}"
     values = {}
     for name, tensors in progress(parts.items(), bar=bar, after=LONG_LOADING):
-        values[name] = torch.cat([stored[part].read().to(dtype) for part in tensors])
+        rows = [shape[0] for shape in tensors.values()]
+        values[name] = torch.empty(state[name].shape, dtype=dtype)
+        for part, place in zip(tensors, values[name].split(rows), strict=True):
+            place.copy_(stored[part].read())  # into `dtype`
     return with_weights(config, values)
 
 
