@@ -80,7 +80,7 @@ def of_folder(about: Mapping[str, object], where: object) -> TransformerConfig:
     or if an entry says something that this package does not compute.
     """
     kind = about.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise Refused(f"{where}: model_type must be one of {known}, got {kind}.")
     family = FAMILIES[kind]
@@ -205,7 +205,7 @@ def _rope(
     bases = [p["rope_theta"] for p in places if p.get("rope_theta") is not None]
     base = bases[0] if bases else family.rope_base
     if new and old and new != old:
-        kind = new.get("rope_type", "default")
+        kind = new.get("rope_type", new.get("type", "default"))
         if kind != "default" or new.get("rope_theta", base) != base:
             rule = f"rope_scaling must not contradict rope_parameters ({new})"
             raise Refused(f"{where}: {rule}, got {old}.")
@@ -218,6 +218,7 @@ def _divisors(
     """Return what each frequency is divided by: linear scaling, or that of Llama 3."""
     kind = rope.get("rope_type", rope.get("type", "default"))  # its older name
     if kind == "default":
+        _only(rope, {"factor": (1.0, None)}, f"{where}, without another rope_type")
         return ()
     if kind not in ("linear", "llama3"):
         rule = "rope_type must be default, linear or llama3"
@@ -245,7 +246,7 @@ def _window(about: Mapping[str, object], family: Family, where: object) -> int |
     """Return how many tokens a token sees, itself counted; None: all before it."""
     kinds = {"full_attention", "sliding_attention"}
     named = about.get("layer_types") or []
-    if not isinstance(named, list) or not kinds.issuperset(named):
+    if not isinstance(named, list) or not kinds.issuperset(map(str, named)):
         rule = f"layer_types must be {' or '.join(sorted(kinds))}"
         raise Refused(f"{where}: {rule}, got {named}.")
     if not about.get("use_sliding_window", family.window):

@@ -34,6 +34,7 @@ from fmkit.progress import progress
 # models made of it name the other one in their files: the start of a turn.
 DOCUMENT, TURN = "<|endoftext|>", "<|im_start|>"
 FLOATS = {"F64", "F32", "F16", "BF16"}  # numbers that are weights without a scale
+FREQUENCIES = "rotary_emb.inv_freq"
 LONG_LOADING = 2.0  # seconds after which a bar shows how many weights are read
 
 
@@ -105,6 +106,8 @@ def load_llama(
     stored: dict[str, Stored] = {}
     for file in sorted(files):
         stored |= _of_safetensors(folder / file)
+    # Older versions of transformers saved the frequencies, which config.json states
+    stored = {name: t for name, t in stored.items() if not name.endswith(FREQUENCIES)}
     if config.tied and "lm_head.weight" in stored:  # some write the matrix twice
         names = ("lm_head.weight", "model.embed_tokens.weight")
         pair = [stored[name] for name in names if name in stored]

@@ -716,11 +716,13 @@ def edit(folder, **changes):
 
 @torch.no_grad()
 def test_folders_as_older_versions_saved_them(saved, folder):
-    """rope_theta at the top, the tied matrix written twice, half precision."""
+    """rope_theta at the top, the tied matrix twice, frequencies, half precision."""
     edit(folder, rope_parameters=None, rope_theta=300.0, rope_scaling=None)
     weights = load_file(folder / "model.safetensors")
     embedding = weights["model.embed_tokens.weight"]
     weights |= {"lm_head.weight": embedding.clone()}
+    for layer in range(2):
+        weights[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
     half = {name: weight.bfloat16() for name, weight in weights.items()}
     save_file(half, folder / "model.safetensors")
     model = load_llama(folder).model
@@ -900,6 +902,10 @@ def test_folders_with_damaged_files(folder):
         (
             {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
             "/config.json: rope_parameters must be one for all layers, got ",
+        ),
+        (
+            {"rope_parameters": None, "rope_scaling": {"factor": 4.0}},
+            "/config.json, without another rope_type: factor must be 1.0 or None, got",
         ),
         (
             # Which of the two values of rope_theta is meant?
