@@ -1,9 +1,12 @@
 """Families of language models: as transformers computes them, from folders and GGUF."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import unicodedata
+import weakref
 from dataclasses import replace
 
 import gguf
@@ -28,6 +31,8 @@ from tokenizers import pre_tokenizers as pre
 
 from fmkit.data.tokens import pieces
 from fmkit.generate import generate
+from fmkit.models import pretrained
+from fmkit.models._gguf import Stored
 from fmkit.models.packed import packed
 from fmkit.models.pretrained import load_gguf, load_llama
 from fmkit.models.saved import load_trained, save_trained
@@ -605,3 +610,39 @@ def test_gguf_s_blocks_are_unpacked_as_the_loops_do(
             blocks = [row[at : at + size] for at in range(0, len(row), size)]
             expected = torch.tensor([x for block in blocks for x in unpack(block)])
             torch.testing.assert_close(ours[i], expected, rtol=1e-6, atol=1e-7)
+
+
+# Memory and time
+
+
+def test_weights_are_read_one_by_one(families, monkeypatch):
+    """No tensor of a file is kept while the next one is read."""
+    read_before = []
+
+    def watched(shape, read):
+        def values():
+            assert all(tensor() is None for tensor in read_before)
+            tensor = read()
+            read_before.append(weakref.ref(tensor))
+            return tensor
+
+        return Stored(shape, values)
+
+    monkeypatch.setattr(pretrained, "Stored", watched)
+    for dtype in (torch.float32, torch.bfloat16):
+        load_llama(families("llama-3")[1], dtype=dtype)
+    assert len(read_before) == 2 * (2 * 9 + 3)
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.0, True), (2.0, False)])
+def test_a_long_loading_shows_a_bar(families, monkeypatch, seconds, shown):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    folder = families("llama-3")[1]
+    assert pretrained.LONG_LOADING == 2
+    monkeypatch.setattr(pretrained, "LONG_LOADING", seconds)
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        load_llama(folder)
+    assert (f"loading {folder.name}" in terminal.getvalue()) is shown
