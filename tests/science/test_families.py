@@ -291,8 +291,8 @@ def test_a_model_without_a_start_symbol(families, tmp_path):
     said["eos_token_id"] = None
     path.write_text(json.dumps(said), "utf-8")
     (folder / "generation_config.json").unlink()
-    ask = lambda: score_answers(load_llama(folder), [""], [answer])  # noqa: E731
-    assert "neither a start nor an end symbol" in refused(ask)
+    message = refused(score_answers, load_llama(folder), [""], [answer])
+    assert "neither a start nor an end symbol" in message
 
 
 def test_pieces_of_sentencepiece_keep_their_space():
