@@ -91,6 +91,7 @@ def of_folder(about: Mapping[str, object], where: object) -> TransformerConfig:
             "mlp_bias": (False, None),
             "partial_rotary_factor": (1.0, None),
             "quantization_config": (None,),
+            "rope_interleaved": (False, None),
         },
         where,
     )

@@ -99,13 +99,9 @@ def load_llama(
     if tokens > rows:
         rule = f"have at most vocab_size ({rows}) tokens, as {where} says"
         raise Refused(f"{folder / 'tokenizer.json'} must {rule}, got {tokens}.")
-    index = folder / "model.safetensors.index.json"
-    files = {"model.safetensors"}
-    if index.is_file():
-        files = set(_json(index).get("weight_map", {}).values())
     stored: dict[str, Stored] = {}
-    for file in sorted(files):
-        stored |= _of_safetensors(folder / file)
+    for file in _weight_files(folder):
+        stored |= _of_safetensors(file)
     # Older versions of transformers saved the frequencies, which config.json states
     stored = {name: t for name, t in stored.items() if not name.endswith(FREQUENCIES)}
     if config.tied and "lm_head.weight" in stored:  # some write the matrix twice
@@ -129,6 +125,17 @@ def load_llama(
         rule = f"bos_token_id must be what tokenizer.json puts before a text ({added})"
         raise Refused(f"{where}: {rule}, got {about['bos_token_id']}.")
     return LanguageModel(_build(config, stored, folder, dtype), tokenizer, start, ends)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the whole file, if it is there, or else the parts that an index lists."""
+    whole, index = (folder / f"model.safetensors{end}" for end in ("", ".index.json"))
+    if whole.is_file() or not index.is_file():
+        return [whole]
+    parts = _json(index).get("weight_map")
+    if not isinstance(parts, dict) or not parts:
+        raise Refused(f"{index}: weight_map must name files by tensor, got {parts}.")
+    return sorted({folder / str(file) for file in parts.values()})
 
 
 def _symbols(

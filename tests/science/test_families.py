@@ -497,7 +497,7 @@ def test_gguf_s_pre_tokenizers(families, tokenizer, tmp_path, name):
     )
     merges.pre_tokenizer = pre.ByteLevel(add_prefix_space=False, use_regex=False)
     for text in NASTY:
-        if "<" in text:  # has tokens that are written out
+        if "<|" in text:  # has tokens that are written out
             continue
         read = unicodedata.normalize("NFC", text) if name == "qwen2" else text
         expected = [
