@@ -6,7 +6,7 @@ the logits u: ``greedy``, or one made by ``sampler``. On a CPU decode with
 :func:`fmkit.models.packed.packed`, which reads the weights faster.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -80,11 +80,11 @@ def generate(
     *,
     new_tokens: int,
     choose: Choose = greedy,
-    eos: int | None = None,
+    eos: int | Collection[int] | None = None,
 ) -> list[list[int]]:
     """Collect the tokens of :func:`~fmkit.generate.stream`, a list for each row.
 
-    The lists contain neither the prompt nor `eos`.
+    The lists contain neither the prompt nor the token that ended a row.
 
     In the notes: answer of several words, in-context learning.
     """
@@ -103,18 +103,18 @@ def stream(
     *,
     new_tokens: int,
     choose: Choose = greedy,
-    eos: int | None = None,
+    eos: int | Collection[int] | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield the next token of every row, up to `new_tokens` times.
 
     Prompts may differ in length: shorter ones are padded on the left, and no token
-    attends to padding. A row ends when `eos` is chosen, which is not yielded. From then
-    on the row yields None, and when all rows have ended nothing more is yielded. On
-    CUDA the model is one step ahead of what is yielded, so that it never waits for a
-    token to be read. Precision and device are those of the weights. Raises
-    ``ValueError``, before anything is computed, if the model is not in eval mode, a
-    prompt is empty, an id is outside V, or the longest prompt and `new_tokens` exceed
-    the context.
+    attends to padding. A row ends when `eos` is chosen, an id or one of several, which
+    is not yielded. From then on the row yields None, and when all rows have ended
+    nothing more is yielded. On CUDA the model is one step ahead of what is yielded, so
+    that it never waits for a token to be read. Precision and device are those of the
+    weights. Raises ``ValueError``, before anything is computed, if the model is not in
+    eval mode, a prompt is empty, an id is outside V, or the longest prompt and
+    `new_tokens` exceed the context.
     """
     require(not model.training, "model.training", "be False: call model.eval()", True)
     require(len(prompts) >= 1, "prompts", "be at least one", prompts)
@@ -122,13 +122,17 @@ def stream(
     require(all(prompts), "a prompt", "have at least one token", [])
     for prompt in prompts:
         check_ids(torch.tensor(prompt), vocabulary=model.config.vocabulary)
+    ends = [eos] if isinstance(eos, int) else [*(eos or ())]
+    known = all(isinstance(i, int) and 0 <= i < model.config.vocabulary for i in ends)
+    rule = f"be ids from 0 to V - 1 ({model.config.vocabulary - 1})"
+    require(known, "eos", rule, eos)
     longest = max(len(prompt) for prompt in prompts)
     context = model.config.context
     rule = f"leave room for {new_tokens} new tokens in the context ({context})"
     require(longest + new_tokens <= context, "the longest prompt", rule, longest)
     padded = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
     padding = [longest - len(prompt) for prompt in prompts]
-    return _stream(model, padded, padding, new_tokens, choose, eos)
+    return _stream(model, padded, padding, new_tokens, choose, {*ends})
 
 
 def _stream(
@@ -137,11 +141,11 @@ def _stream(
     padding: list[int],
     new_tokens: int,
     choose: Choose,
-    eos: int | None,
+    eos: set[int],
 ) -> Iterator[list[int | None]]:
     ended = [False] * len(padded)
     for row in runtime.read_late(_steps(model, padded, padding, new_tokens, choose)):
-        ended = [end or token == eos for end, token in zip(ended, row, strict=True)]
+        ended = [end or token in eos for end, token in zip(ended, row, strict=True)]
         if all(ended):
             return
         yield [None if end else t for end, t in zip(ended, row, strict=True)]

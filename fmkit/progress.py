@@ -11,10 +11,13 @@ T = TypeVar("T")
 REDRAW_SECONDS = 0.2  # often enough to look alive, rare enough to cost nothing
 
 
-def progress(items: Iterable[T], *, bar: str, total: int | None = None) -> Iterator[T]:
+def progress(
+    items: Iterable[T], *, bar: str, total: int | None = None, after: float = 0.0
+) -> Iterator[T]:
     """Yield `items` and show how many are done, in a bar with the text `bar`.
 
-    `total` is the number of `items`, if they have no length.
+    `total` is the number of `items`, if they have no length. No bar is shown if all are
+    done within `after` seconds.
 
     In a notebook the bar is an output of its own, so what the cell prints stays. At the
     end this output has no data, and :func:`fmkit.book.execute.strip` removes it. In a
@@ -23,9 +26,10 @@ def progress(items: Iterable[T], *, bar: str, total: int | None = None) -> Itera
     if total is None and isinstance(items, Sized):
         total = len(items)
     if _in_notebook():
-        yield from _text_bar(items, total, bar)
+        yield from _text_bar(items, total, bar, after)
     else:
-        yield from tqdm(items, total=total, desc=bar, disable=None, leave=False)
+        shown = {"desc": bar, "disable": None, "leave": False, "delay": after}
+        yield from tqdm(items, total=total, **shown)
 
 
 def _in_notebook() -> bool:
@@ -34,9 +38,12 @@ def _in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-def _text_bar(items: Iterable[T], total: int | None, text: str) -> Iterator[T]:
+def _text_bar(
+    items: Iterable[T], total: int | None, text: str, after: float
+) -> Iterator[T]:
     display = sys.modules["IPython"].display.display
     start = drawn = time.monotonic()
+    drawn += after
     output = None
     try:
         for done, item in enumerate(items):

@@ -130,11 +130,13 @@ def score_answers(
 
     .. math:: \log p(y \mid x) = \sum_t \log p(y_t \mid \perp, x, y_1, \dots, y_{t-1})
 
-    The start symbol of `lm` precedes every prompt. Prompt and answer are encoded as one
-    text, so an answer begins with the white space that separates them. Unlike scoring
-    each whole text, the common beginning of all prompts is computed once, and each
-    prompt once for all its answers. Nothing is cut off. Device and precision are the
-    model's, also inside autocast. `bar` names the progress bar.
+    The start symbol of `lm` precedes every prompt. If it has none, an empty prompt
+    follows an end symbol, as one document follows another in pretraining. Prompt and
+    answer are encoded as one text, so an answer begins with the white space that
+    separates them. Unlike scoring each whole text, the common beginning of all prompts
+    is computed once, and each prompt once for all its answers. Nothing is cut off.
+    Device and precision are the model's, also inside autocast. `bar` names the
+    progress bar.
 
     Raises ``ValueError``, before anything is computed, if the model is not in eval
     mode; if queries differ in their number of answers; if an answer has no token; if
@@ -200,7 +202,12 @@ def _tokens(
             require(begins, "a prompt", rule, prompt[-20:] + answer)
             require(len(ids) > len(head), "an answer", "have a token", answer)
             tails[-1].append(ids[len(head) :])
-    return [[lm.start, *head] for head in heads], tails
+    heads = [lm.begun(head) for head in heads]
+    # Without a start symbol a document follows the end of another one
+    heads = [head or [*lm.ends[:1]] for head in heads]
+    rule = "have a token, because the model has neither a start nor an end symbol"
+    require(all(heads), "a prompt", rule, "")
+    return heads, tails
 
 
 def _batches(

@@ -19,6 +19,7 @@ from fmkit._check import require
 
 START = 0  # the id of x_0 in every tokenizer that is made here
 START_PIECE = "⊥"  # how x_0 is shown
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # a space, as the pieces of SentencePiece write it
 PADDING = -1  # after the end of shorter texts: no token of any vocabulary
 
 
@@ -92,8 +93,20 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
-    """Return the text of each id by itself; bytes that are no character become �."""
-    return [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+    """Return the text of each id by itself; bytes that are no character become �.
+
+    A piece keeps the space that it begins with. The decoders of SentencePiece leave it
+    out where a text begins, so it is put back.
+    """
+
+    def piece(i: int) -> str:
+        text = tokenizer.decode([i], skip_special_tokens=False)
+        if (tokenizer.id_to_token(i) or "").startswith(SPACE):
+            twice = tokenizer.decode([i, i], skip_special_tokens=False)
+            return twice[len(text) :]  # only the second one has its space for certain
+        return text
+
+    return [piece(i) for i in ids]
 
 
 def _spelled(tokenizer: Tokenizer) -> Tokenizer:

@@ -28,6 +28,14 @@ from fmkit.models.language_model import LanguageModel
 
 # From sentence_bert_config.json, both special tokens counted; it was trained on 128
 MINILM_TOKENS = 256
+# Entries of config.json that have one value here, which is also that of a missing entry
+COMPUTED = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
 # In MiniLM's file, but not needed for a mean over tokens
 UNUSED = {"embeddings.position_ids", "pooler.dense.bias", "pooler.dense.weight"}
 
@@ -155,9 +163,10 @@ def load_minilm(files: Mapping[str, str | Path]) -> LanguageModel:
 
     `files` maps ``config.json``, ``model.safetensors`` and ``tokenizer.json`` to their
     paths. Raises ``ValueError``, with the tensor's name, if the tensors are not those
-    that ``config.json`` describes. Draws nothing from the global generator. Weights:
-    all-MiniLM-L6-v2, the sentence-transformers project 2021, which started from MiniLM
-    (Wang et al. 2020).
+    that ``config.json`` describes, and if that file describes another model than a
+    BERT: a RoBERTa has the same tensors, but other positions. Draws nothing from the
+    global generator. Weights: all-MiniLM-L6-v2, the sentence-transformers project 2021,
+    which started from MiniLM (Wang et al. 2020).
     """
     config = _read_config(Path(files["config.json"]))
     path = Path(files["model.safetensors"])
@@ -178,8 +187,6 @@ def load_minilm(files: Mapping[str, str | Path]) -> LanguageModel:
 def _read_config(path: Path) -> BertConfig:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        act = entries["hidden_act"]
-        kind = entries["position_embedding_type"]
         config = BertConfig(
             vocabulary=entries["vocab_size"],
             context=entries["max_position_embeddings"],
@@ -190,12 +197,12 @@ def _read_config(path: Path) -> BertConfig:
             hidden=entries["intermediate_size"],
             norm_epsilon=entries["layer_norm_eps"],
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         why = one_line(error)
         raise Refused(f"{path} does not describe a BERT ({why}).") from error
-    require(act == "gelu", f"hidden_act in {path}", "be 'gelu'", act)
-    name = f"position_embedding_type in {path}"
-    require(kind == "absolute", name, "be 'absolute'", kind)
+    for name, value in COMPUTED.items():
+        got = entries.get(name, value)
+        require(got == value, f"{name} in {path}", f"be {value!r}", got)
     return config
 
 
@@ -209,7 +216,9 @@ def _check_tensors(
         got, shape = tuple(saved[name].shape), tuple(tensor.shape)
         require(got == shape, f"{name} in {path}", f"have the shape {shape}", got)
         kind = saved[name].dtype
-        require(kind.is_floating_point, f"{name} in {path}", "be floating point", kind)
+        # Eight bits are half of a weight: its scale is elsewhere
+        weights = kind.is_floating_point and kind.itemsize > 1
+        require(weights, f"{name} in {path}", "be floating point, without scales", kind)
     if extra := sorted(saved.keys() - wanted.keys() - UNUSED):
         raise Refused(f"{path} does not hold MiniLM: {extra[0]} is unknown.")
 

@@ -1,4 +1,4 @@
-"""Keep a language model together with its tokenizer and its start symbol."""
+"""Keep a language model together with its tokenizer, its start and its end symbols."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,28 +15,35 @@ from fmkit.models.packed import packed
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model of text, the tokenizer that it was trained with, and its start symbol.
+    """A model of text, the tokenizer that it was trained with, its start and its ends.
 
-    Every loader of the package returns one. Raises ``ValueError`` if `start` is no id
-    of the tokenizer. Models whose tokens are not text have neither a tokenizer nor a
-    start symbol.
+    Every loader of the package returns one. Raises ``ValueError`` if `start` or one of
+    `ends` is no id of the tokenizer. Some models have no start symbol: the first token
+    of a text is the first that they see. Models whose tokens are not text have no
+    tokenizer either.
     """
 
     model: nn.Module
     tokenizer: Tokenizer | None
-    start: int | None  # the id of x_0, written ⊥
+    start: int | None  # the id of x_0, written ⊥; None if the model has none
+    ends: tuple[int, ...] = ()  # the ids after which a text or a turn is over
 
     def __post_init__(self) -> None:
         if self.tokenizer is None:
             require(self.start is None, "start", "be None without tokens", self.start)
+            require(not self.ends, "ends", "be none without tokens", self.ends)
             return
-        last = self.tokenizer.get_vocab_size() - 1
-        known = self.start is not None and 0 <= self.start <= last
-        rule = f"be the id of a token, from 0 to V - 1 ({last})"
-        require(known, "start", rule, self.start)
+        rule = "be the id of a token"
+        if self.start is not None:
+            require(self._is_token(self.start), "start", rule, self.start)
+        for end in self.ends:
+            require(self._is_token(end), "an end", rule, end)
+
+    def _is_token(self, i: int) -> bool:
+        return i >= 0 and self.tokenizer.id_to_token(i) is not None
 
     def to(self, device: torch.device | str) -> "LanguageModel":
-        """Move the model to `device`, in place, and return the three again."""
+        """Move the model to `device`, in place, and return the same again."""
         return replace(self, model=self.model.to(device))
 
     def packed(self) -> "LanguageModel":
@@ -47,15 +54,20 @@ class LanguageModel:
         return replace(self, model=packed(self.model))
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text` after the start symbol.
+        """Return the ids of `text` after the start symbol, if the model has one.
 
-        If the tokenizer itself adds special tokens (BERT's [CLS] and [SEP], Llama's
-        start symbol), they are kept, and none is added twice.
+        If the tokenizer itself adds special tokens (BERT's [CLS] and [SEP]), they are
+        kept.
         """
         # As a batch of one, because only batches can leave the offsets uncounted
         [encoding] = self.tokenizer.encode_batch_fast([text])
-        ids = encoding.ids
-        return ids if ids[:1] == [self.start] else [self.start, *ids]
+        return self.begun(encoding.ids)
+
+    def begun(self, ids: list[int]) -> list[int]:
+        """Return `ids` after the start symbol, once: none is added before another."""
+        if self.start is None or ids[:1] == [self.start]:
+            return ids
+        return [self.start, *ids]
 
     def ids(self, texts: Sequence[str], *, limit: int) -> Int[Tensor, "n T"]:
         """Return the ids of texts as rows, padded at the end.

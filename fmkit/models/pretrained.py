@@ -1,7 +1,8 @@
 """Load pretrained weights into :class:`~fmkit.models.transformer.Transformer`.
 
-Both loaders check the names and shapes of all tensors before they read the first one,
-so that no model is ever half loaded. Inside they use the names of Llama's own files.
+The families are Llama, Mistral, Qwen2, Qwen3 and SmolLM3. Both loaders check the names
+and shapes of all tensors before they read the first one, so that no model is ever half
+loaded. Inside they use the names of Llama's own files.
 """
 
 import json
@@ -11,171 +12,216 @@ from pathlib import Path
 import torch
 from gguf import TokenType
 from safetensors import SafetensorError, safe_open
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+)
 from torch import Tensor
 
 from fmkit._check import Refused, one_line
+from fmkit.models._families import needed, of_folder, of_gguf
 from fmkit.models._gguf import Stored, read_gguf
 from fmkit.models.language_model import LanguageModel
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
+from fmkit.progress import progress
 
-# GPT-2 and SmolLM2 were pretrained on documents that begin after this token. The chat
-# models made of them name another one in their files: the start of a turn.
-DOCUMENT = "<|endoftext|>"
+# SmolLM2 was pretrained on documents that begin after the first of these. The chat
+# models made of it name the other one in their files: the start of a turn.
+DOCUMENT, TURN = "<|endoftext|>", "<|im_start|>"
+FLOATS = {"F64", "F32", "F16", "BF16"}  # numbers that are weights without a scale
+FREQUENCIES = "rotary_emb.inv_freq"
+LONG_LOADING = 2.0  # seconds after which a bar shows how many weights are read
 
 
-def load_gguf(path: str | Path) -> LanguageModel:
-    """Load a GGUF file of the Llama architecture: model, tokenizer, start symbol.
+def load_gguf(path: str | Path, *, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """Load a GGUF file: model, tokenizer, start and end symbols.
 
-    Quantized blocks are unpacked to float32, which does not bring back the precision
-    that packing lost. The start symbol is ``<|endoftext|>`` or, if the vocabulary has
-    no such token, the file's own. The model is in eval mode. Raises ``ValueError`` if
-    the file is truncated or not GGUF; if its architecture, tokenizer or quantization is
-    another; and if a tensor is missing, unknown or of the wrong shape.
+    Its architecture is llama (Mistral's too), qwen2, qwen3 or smollm3. Quantized blocks
+    are unpacked to `dtype`, which does not bring back the precision that packing lost;
+    weights become `dtype` one by one, so bfloat16 needs half the memory. The start
+    symbol is the ``bos_token_id`` of the file, or ``<|endoftext|>`` if that one begins
+    the turn of a chat; a file without it has none. The model is in eval mode. Raises
+    ``ValueError`` if the file is truncated or not GGUF; if its architecture, an entry
+    of it, its tokenizer or its quantization is not supported; and if a tensor is
+    missing, unknown or of the wrong shape.
     """
     about, stored = read_gguf(path)
 
-    def entry(name: str) -> object:
-        if name not in about:
-            raise Refused(f"{path} must have an entry {name}.")
-        return about[name]
+    def frequencies() -> list[float]:
+        return stored["rope_freqs.weight"].read().flatten().tolist()
 
-    architecture = entry("general.architecture")
-    if architecture != "llama":
-        raise Refused(f"{path} must be of architecture llama, got {architecture}.")
-    vocabulary = entry("tokenizer.ggml.tokens")
-    config = _config(
-        path,
-        vocabulary=len(vocabulary),
-        context=entry("llama.context_length"),
-        width=entry("llama.embedding_length"),
-        layers=entry("llama.block_count"),
-        heads=entry("llama.attention.head_count"),
-        kv_heads=entry("llama.attention.head_count_kv"),
-        hidden=entry("llama.feed_forward_length"),
-        rope_base=entry("llama.rope.freq_base"),
-        norm_epsilon=entry("llama.attention.layer_norm_rms_epsilon"),
-        tied="output.weight" not in stored,
-    )
-    rotation = {"scaling.type": "none", "dimension_count": config.head_width}
-    for name, only in rotation.items():
-        got = about.get(f"llama.rope.{name}", only)
-        if got != only:
-            what = f"{path}: llama.rope.{name} must be {only}"
-            raise Refused(f"{what}, got {got}.")
+    config, family = of_gguf(about, {*stored}, frequencies, path)
+    stored.pop("rope_freqs.weight", None)
     renamed = {}
     for name, tensor in stored.items():
         heads = {"attn_q": config.heads, "attn_k": config.kv_heads}
         turned = next((n for part, n in heads.items() if f".{part}." in name), None)
-        renamed[_llama_name(name)] = _halves(tensor, turned) if turned else tensor
-    model, tokenizer = _build(config, renamed, path), _gguf_tokenizer(path, entry)
-    start = _start(path, tokenizer, about.get("tokenizer.ggml.bos_token_id"))
-    return LanguageModel(model, tokenizer, start)
+        whole = turned is None or not family.interleaved
+        renamed[_llama_name(name)] = tensor if whole else _halves(tensor, turned)
+    tokenizer = _gguf_tokenizer(path, about)
+    symbols = _symbols(path, tokenizer, "tokenizer.ggml.", about)
+    return LanguageModel(_build(config, renamed, path, dtype), tokenizer, *symbols)
 
 
 def load_llama(
     folder: str | Path, *, dtype: torch.dtype = torch.float32
 ) -> LanguageModel:
-    """Load a folder of the Llama layout: model, tokenizer, start symbol.
+    """Load a folder of a Llama or a relative: model, tokenizer, start and end symbols.
 
     It is the layout in which transformers saves a model: config.json, tokenizer.json,
-    and model.safetensors, or several files that model.safetensors.index.json lists.
-    Weights become `dtype` one by one; in bfloat16 a model needs half the memory. The
-    start symbol is ``<|endoftext|>`` or, if the vocabulary has no such token, the
-    ``bos_token_id`` of config.json. The model is in eval mode.
-    Raises ``ValueError`` if a file is missing, damaged or not of a Llama.
+    and model.safetensors, or several files that model.safetensors.index.json lists. Its
+    ``model_type`` is llama, mistral, qwen2, qwen3 or smollm3. Weights become `dtype`
+    one by one; in bfloat16 a model needs half the memory. A window of attention that is
+    shorter than the context becomes the context.
+
+    The start symbol is the ``bos_token_id`` of config.json, or ``<|endoftext|>`` if
+    that one begins the turn of a chat. If there is none, it is the token that the
+    tokenizer itself puts before a text, if any. The tokenizer of the result adds no
+    tokens, cuts no text and pads none, whatever tokenizer.json says. The end symbols
+    are those of generation_config.json, or else of config.json. The model is in eval
+    mode. Raises ``ValueError``, with the file and its entry, if a file is missing or
+    damaged, if files contradict each other, or if one says what is not supported.
     """
     folder = Path(folder)
-    about = _json(folder / "config.json")
-    for name, only in {"model_type": "llama", "hidden_act": "silu"}.items():
-        if about.get(name) != only:
-            got = about.get(name)
-            raise Refused(f"{folder}: {name} must be {only}, got {got}.")
-    rope = about.get("rope_parameters") or about.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))  # its older name
-    if kind != "default":
-        raise Refused(f"{folder}: rope_type must be default, got {kind}.")
+    where = folder / "config.json"
+    about = _json(where)
+    config = of_folder(about, where)
+    tokenizer, added = _folder_tokenizer(folder / "tokenizer.json")
+    rows, tokens = (
+        config.vocabulary,
+        1 + max(tokenizer.get_vocab().values(), default=-1),
+    )
+    if tokens > rows:
+        rule = f"have at most vocab_size ({rows}) tokens, as {where} says"
+        raise Refused(f"{folder / 'tokenizer.json'} must {rule}, got {tokens}.")
+    stored: dict[str, Stored] = {}
+    for file in _weight_files(folder):
+        stored |= _of_safetensors(file)
+    # Older versions of transformers saved the frequencies, which config.json states
+    stored = {name: t for name, t in stored.items() if not name.endswith(FREQUENCIES)}
+    if config.tied and "lm_head.weight" in stored:  # some write the matrix twice
+        names = ("lm_head.weight", "model.embed_tokens.weight")
+        pair = [stored[name] for name in names if name in stored]
+        if len({tensor.shape for tensor in pair}) > 1 or not all(
+            torch.equal(pair[0].read(), tensor.read()) for tensor in pair[1:]
+        ):
+            rule = "tie_word_embeddings must be false where lm_head.weight is not equal"
+            raise Refused(f"{where}: {rule} to {names[1]}, got true.")
+        del stored["lm_head.weight"]
+    generation = folder / "generation_config.json"
+    ends = _json(generation) if generation.is_file() else {}
+    said = {name: about.get(name) for name in ("bos_token_id", "eos_token_id")}
+    if ends.get("eos_token_id") is not None:
+        said["eos_token_id"] = ends["eos_token_id"]
+    start, ends = _symbols(where, tokenizer, "", said)
+    if start is None:
+        start = added
+    elif added not in (None, start, about.get("bos_token_id")):
+        rule = f"bos_token_id must be what tokenizer.json puts before a text ({added})"
+        raise Refused(f"{where}: {rule}, got {about['bos_token_id']}.")
+    return LanguageModel(_build(config, stored, folder, dtype), tokenizer, start, ends)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the whole file, if it is there, or else the parts that an index lists."""
+    whole, index = (folder / f"model.safetensors{end}" for end in ("", ".index.json"))
+    if whole.is_file() or not index.is_file():
+        return [whole]
+    parts = _json(index).get("weight_map")
+    if not isinstance(parts, dict) or not parts:
+        raise Refused(f"{index}: weight_map must name files by tensor, got {parts}.")
+    return sorted({folder / str(file) for file in parts.values()})
+
+
+def _symbols(
+    where: str | Path, tokenizer: Tokenizer, prefix: str, about: Mapping[str, object]
+) -> tuple[int | None, tuple[int, ...]]:
+    """Return the start symbol, if the entries `about` name one, and all end symbols."""
+
+    def ids(name: str) -> list[int]:
+        named = about.get(f"{prefix}{name}")
+        several = named if isinstance(named, list) else [named]
+        several = [] if named is None else several
+        for i in several:
+            if not isinstance(i, int) or i < 0 or tokenizer.id_to_token(i) is None:
+                rule = f"{prefix}{name} must be the id of a token"
+                raise Refused(f"{where}: {rule}, got {named}.")
+        return several
+
+    starts = ids("bos_token_id")
+    if len(starts) > 1:
+        rule = f"{prefix}bos_token_id must be the id of one token"
+        raise Refused(f"{where}: {rule}, got {starts}.")
+    start = starts[0] if starts else None
+    document = tokenizer.token_to_id(DOCUMENT)
+    turn = start is not None and tokenizer.id_to_token(start) == TURN
+    if turn and document is not None:
+        start = document
+    kinds = ("eos", "eot", "eom")  # of a text, of a turn, of a message
+    ends = [i for kind in kinds for i in ids(f"{kind}_token_id")]
+    return start, tuple(dict.fromkeys(ends))
+
+
+def _folder_tokenizer(path: Path) -> tuple[Tokenizer, int | None]:
+    """Read a tokenizer, and the token that it puts before each text, if it does.
+
+    What a file of training left in it is not obeyed: where to cut and pad, merges that
+    are dropped at random, and tokens around a text.
+    """
     try:
-        heads = about["num_attention_heads"]
-        config = _config(
-            folder,
-            vocabulary=about["vocab_size"],
-            context=about["max_position_embeddings"],
-            width=about["hidden_size"],
-            layers=about["num_hidden_layers"],
-            heads=heads,
-            kv_heads=about.get("num_key_value_heads") or heads,
-            hidden=about["intermediate_size"],
-            rope_base=rope.get("rope_theta", about.get("rope_theta", 10_000.0)),
-            norm_epsilon=about["rms_norm_eps"],
-            tied=about.get("tie_word_embeddings", False),
-        )
-    except KeyError as error:
-        raise Refused(f"{folder}/config.json must have {error}.") from error
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exceptions
-        what = f"{folder}/tokenizer.json cannot be read"
-        raise Refused(f"{what} ({one_line(error)}).") from error
-    # A file of tokens for training says where to cut and to pad; nothing is cut here
+        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    index = folder / "model.safetensors.index.json"
-    files = {"model.safetensors"}
-    if index.is_file():
-        files = set(_json(index).get("weight_map", {}).values())
-    stored: dict[str, Stored] = {}
-    for file in sorted(files):
-        stored |= _of_safetensors(folder / file, dtype)
-    if config.tied:  # some write the matrix twice
-        stored.pop("lm_head.weight", None)
-    model = _build(config, stored, folder)
-    start = _start(folder, tokenizer, about.get("bos_token_id"))
-    return LanguageModel(model, tokenizer, start)
-
-
-def _start(path: str | Path, tokenizer: Tokenizer, named: object) -> int:
-    """Return the start symbol of documents; `named` is the one that the file names."""
-    start = tokenizer.token_to_id(DOCUMENT)
-    if start is not None:
-        return start
-    if not isinstance(named, int):
-        raise Refused(f"{path} must name one bos_token_id, got {named}.")
-    return named
-
-
-def _config(path: str | Path, **values: object) -> TransformerConfig:
-    for name, value in values.items():
-        kind = float if name in ("rope_base", "norm_epsilon") else int
-        if not isinstance(value, (kind, int)):
-            rule = f"{name} must be one {kind.__name__}"
-            raise Refused(f"{path}: {rule}, got {value}.")
-    try:
-        return TransformerConfig(**values)
-    except Refused as error:
-        raise Refused(f"{path}: {error}") from error
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
+    bare, whole = (
+        tokenizer.encode("a", add_special_tokens=s).ids for s in (False, True)
+    )
+    starts = range(len(whole) - len(bare) + 1)
+    before = next((i for i in starts if whole[i : i + len(bare)] == bare), 0)
+    if before > 1:
+        rule = "put at most one token before a text"
+        raise Refused(f"{path} must {rule}, got {whole[:before]}.")
+    tokenizer.post_processor = None
+    return tokenizer, whole[0] if before else None
 
 
 def _build(
-    config: TransformerConfig, stored: Mapping[str, Stored], path: str | Path
+    config: TransformerConfig,
+    stored: Mapping[str, Stored],
+    path: str | Path,
+    dtype: torch.dtype,
 ) -> Transformer:
-    """Build a model from `stored`, once all names and shapes are known to fit."""
+    """Build a model from `stored`, once all names and shapes are known to fit.
+
+    Weights are read one by one, so memory never holds a second copy of the model.
+    """
     if config.layers > len(stored):  # before so many layers are built
         got = f"{config.layers} with {len(stored)} tensors"
         raise Refused(f"{path}: layers must be fewer than its tensors, got {got}.")
     with torch.device("meta"):  # shapes without values: none is drawn at random
-        model = Transformer(config)
-    parts = {name: llama_parts(name, config) for name in model.state_dict()}
+        state = Transformer(config).state_dict()
+    parts = {name: llama_parts(name, config) for name in state}
     if config.tied:
         del parts["unembedding.weight"]
     expected = {
         name: shape for tensors in parts.values() for name, shape in tensors.items()
     }
     _compare(expected, stored, path)
-    values = {
-        name: torch.cat([stored[part].read() for part in tensors])
-        for name, tensors in parts.items()
-    }
+    bar = f"loading {Path(path).name}"
+    values = {}
+    for name, tensors in progress(parts.items(), bar=bar, after=LONG_LOADING):
+        rows = [shape[0] for shape in tensors.values()]
+        values[name] = torch.empty(state[name].shape, dtype=dtype)
+        for part, place in zip(tensors, values[name].split(rows), strict=True):
+            place.copy_(stored[part].read())  # into `dtype`
     return with_weights(config, values)
 
 
@@ -190,22 +236,27 @@ def llama_parts(name: str, config: TransformerConfig) -> dict[str, tuple[int, ..
     if name in top:
         return top[name]
     _, layer, rest = name.split(".", 2)
+    module, kind = rest.rsplit(".", 1)  # a weight or a bias
+    heads = {"q": config.heads, "k": config.kv_heads, "v": config.kv_heads}
     tensors = {
-        "norm_1.weight": {"input_layernorm": (d,)},
-        "attention.qkv.weight": {
-            "self_attn.q_proj": (config.heads * w, d),
-            "self_attn.k_proj": (config.kv_heads * w, d),
-            "self_attn.v_proj": (config.kv_heads * w, d),
+        "norm_1": {"input_layernorm": (d,)},
+        "attention.qkv": {
+            f"self_attn.{part}_proj": (n * w, d) for part, n in heads.items()
         },
-        "attention.out.weight": {"self_attn.o_proj": (d, d)},
-        "norm_2.weight": {"post_attention_layernorm": (d,)},
-        "mlp.gate_up.weight": {
+        "attention.norm_q": {"self_attn.q_norm": (w,)},
+        "attention.norm_k": {"self_attn.k_norm": (w,)},
+        "attention.out": {"self_attn.o_proj": (d, config.heads * w)},
+        "norm_2": {"post_attention_layernorm": (d,)},
+        "mlp.gate_up": {
             "mlp.gate_proj": (config.hidden, d),
             "mlp.up_proj": (config.hidden, d),
         },
-        "mlp.down.weight": {"mlp.down_proj": (d, config.hidden)},
-    }[rest]
-    return {f"model.layers.{layer}.{part}.weight": s for part, s in tensors.items()}
+        "mlp.down": {"mlp.down_proj": (d, config.hidden)},
+    }[module]
+    return {
+        f"model.layers.{layer}.{part}.{kind}": shape[:1] if kind == "bias" else shape
+        for part, shape in tensors.items()
+    }
 
 
 def _compare(
@@ -230,9 +281,9 @@ def _halves(tensor: Stored, heads: int) -> Stored:
     """Undo GGUF's order of query and key rows, which interleaves a head's halves."""
 
     def read() -> Tensor:
-        rows, d = tensor.shape
-        pairs = tensor.read().view(heads, rows // heads // 2, 2, d)
-        return pairs.transpose(1, 2).reshape(rows, d)
+        rows, *rest = tensor.shape
+        pairs = tensor.read().view(heads, rows // heads // 2, 2, *rest)
+        return pairs.transpose(1, 2).reshape(rows, *rest)
 
     return Stored(tensor.shape, read)
 
@@ -250,6 +301,8 @@ def _llama_name(name: str) -> str:
         "attn_k": "self_attn.k_proj",
         "attn_v": "self_attn.v_proj",
         "attn_output": "self_attn.o_proj",
+        "attn_q_norm": "self_attn.q_norm",
+        "attn_k_norm": "self_attn.k_norm",
         "ffn_norm": "post_attention_layernorm",
         "ffn_gate": "mlp.gate_proj",
         "ffn_up": "mlp.up_proj",
@@ -261,34 +314,66 @@ def _llama_name(name: str) -> str:
     return top.get(name, name)
 
 
-def _gguf_tokenizer(path: str | Path, entry: Callable[[str], object]) -> Tokenizer:
+# How GGUF's tokenizers part a text before they merge, by tokenizer.ggml.pre: what their
+# authors' tokenizer.json has, or llama.cpp where there is none (its llama-vocab.cpp).
+# Each pattern parts what the one before it left.
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PATTERNS = {
+    "smollm": [r"\p{N}", GPT2],
+    "gpt-2": [GPT2],
+    "llama-bpe": [LLAMA3],
+    "smaug-bpe": [LLAMA3],  # what llama.cpp's converter takes SmolLM3's for
+    "qwen2": [LLAMA3.replace("{1,3}", "")],
+    "default": [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
+}
+WHOLE_WORDS = {"llama-bpe", "smaug-bpe"}  # a word of the vocabulary needs no merges
+COMPOSED = {"qwen2"}  # Unicode's composed form
+
+
+def _gguf_tokenizer(path: str | Path, about: Mapping[str, object]) -> Tokenizer:
     """Build a byte-level BPE from a GGUF file's pieces and merges.
 
-    With ``pre = smollm`` each digit is a token of its own. Control tokens are found in
-    a text only if they are written out in full, as the turns of a chat are.
+    Control tokens and tokens that its author defined are found in a text only if they
+    are written out in full, as the turns of a chat are.
     """
-    vocabulary = entry("tokenizer.ggml.tokens")
-    before = {"smollm": [pre_tokenizers.Digits(individual_digits=True)], "gpt-2": []}
-    kind, pre = entry("tokenizer.ggml.model"), entry("tokenizer.ggml.pre")
-    if kind != "gpt2" or pre not in before:
-        raise Refused(
-            f"{path}: its tokenizer must be gpt2 with pre = {' or '.join(before)}, "
-            f"got {kind} with {pre}."
-        )
-    merges = [tuple(merge.split(" ")) for merge in entry("tokenizer.ggml.merges")]
-    kinds = entry("tokenizer.ggml.token_type")
+    names = ("tokens", "model", "pre", "merges", "token_type")
+    vocabulary, kind, pre, merges, kinds = (
+        needed(about, f"tokenizer.ggml.{name}", path) for name in names
+    )
+    if kind != "gpt2":
+        raise Refused(f"{path}: tokenizer.ggml.model must be gpt2, got {kind}.")
+    if pre not in PATTERNS:
+        rule = f"tokenizer.ggml.pre must be {' or '.join(PATTERNS)}"
+        raise Refused(f"{path}: {rule}, got {pre}.")
     ids = {piece: i for i, piece in enumerate(vocabulary)}
     try:
-        tokenizer = Tokenizer(models.BPE(ids, merges))
-        control = [
-            p for p, k in zip(vocabulary, kinds, strict=True) if k == TokenType.CONTROL
-        ]
+        pairs = [tuple(merge.split(" ")) for merge in merges]
+        model = models.BPE(ids, pairs, ignore_merges=pre in WHOLE_WORDS)
+        tokenizer = Tokenizer(model)
+        named = {
+            wanted: [p for p, k in zip(vocabulary, kinds, strict=True) if k == wanted]
+            for wanted in (TokenType.CONTROL, TokenType.USER_DEFINED)
+        }
     except Exception as error:  # the library raises bare Exceptions
         raise Refused(f"{path} has no whole tokenizer ({one_line(error)}).") from error
-    whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*before[pre], whole])
+    parts = [
+        pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PATTERNS[pre]
+    ]
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*parts, whole])
+    if pre in COMPOSED:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(p, normalized=False) for p in control])
+    control, defined = (
+        [AddedToken(piece, normalized=False) for piece in pieces]
+        for pieces in named.values()
+    )
+    tokenizer.add_special_tokens(control)
+    tokenizer.add_tokens(defined)
     return tokenizer
 
 
@@ -302,19 +387,23 @@ def _json(path: Path) -> dict:
     return about
 
 
-def _of_safetensors(path: Path, dtype: torch.dtype) -> dict[str, Stored]:
+def _of_safetensors(path: Path) -> dict[str, Stored]:
     def read(name: str) -> Callable[[], Tensor]:
         def values() -> Tensor:
             with safe_open(path, framework="pt") as file:
-                return file.get_tensor(name).to(dtype)
+                return file.get_tensor(name)
 
         return values
 
+    stored = {}
     try:
         with safe_open(path, framework="pt") as file:
-            return {
-                name: Stored(tuple(file.get_slice(name).get_shape()), read(name))
-                for name in file.keys()  # noqa: SIM118 - it is no dictionary
-            }
+            for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                part = file.get_slice(name)
+                if (kind := part.get_dtype()) not in FLOATS:
+                    rule = f"{name} must be of floating point, without scales"
+                    raise Refused(f"{path}: {rule}, got {kind}.")
+                stored[name] = Stored(tuple(part.get_shape()), read(name))
     except (OSError, SafetensorError) as error:
         raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
+    return stored

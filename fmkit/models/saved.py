@@ -50,7 +50,10 @@ def load_trained(path: str | Path) -> LanguageModel:
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            config = TransformerConfig(**json.loads(about["config"]))
+            values = json.loads(about["config"]).items()
+            config = TransformerConfig(  # JSON knows no tuples
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in values}
+            )
             tokenizer = None
             if "tokenizer" in about:
                 tokenizer = read_tokenizer(about["tokenizer"])
@@ -60,4 +63,6 @@ def load_trained(path: str | Path) -> LanguageModel:
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         what = f"{path} holds no model of this book's"
         raise Refused(f"{what} ({one_line(error)}).") from error
-    return LanguageModel(model, tokenizer, None if tokenizer is None else START)
+    if tokenizer is None:
+        return LanguageModel(model, None, None)
+    return LanguageModel(model, tokenizer, START, (START,))

@@ -31,21 +31,47 @@ class TransformerConfig:
     norm_epsilon: float = 1e-5  # [rms_norm_eps]
     tied: bool = True  # logits come from the embedding matrix [tie_word_embeddings]
     causal: bool = True  # u_t sees x_0 .. x_{t-1}; otherwise the whole sequence
+    own_head_width: int | None = None  # w, if it is not d / h [head_dim]
+    qkv_bias: bool = False  # of queries, keys and values
+    out_bias: bool = False  # of the product that ends attention
+    head_norm: bool = False  # queries and keys are normalized, each head by itself
+    rope_divisors: tuple[float, ...] = ()  # of the w/2 frequencies; none: all are 1
+    unrotated: tuple[int, ...] = ()  # layers that do not see positions
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "context", "layers", "heads", "kv_heads", "hidden"):
             require(
                 getattr(self, name) >= 1, name, "be at least 1", getattr(self, name)
             )
-        fits = self.width >= 1 and self.width % (2 * self.heads) == 0
-        rule = f"be a multiple of twice the heads ({2 * self.heads})"
-        require(fits, "width", rule, self.width)
+        own = self.own_head_width
+        if own is None:
+            fits = self.width >= 1 and self.width % (2 * self.heads) == 0
+            rule = f"be a multiple of twice the heads ({2 * self.heads})"
+            require(fits, "width", rule, self.width)
+        else:
+            require(self.width >= 1, "width", "be at least 1", self.width)
+            even = own >= 2 and own % 2 == 0
+            require(even, "own_head_width", "be even and at least 2", own)
         rule = f"divide the heads ({self.heads})"
         require(self.heads % self.kv_heads == 0, "kv_heads", rule, self.kv_heads)
+        positive = 0 < self.rope_base < float("inf")
+        require(positive, "rope_base", "be above 0 and finite", self.rope_base)
+        require(
+            self.norm_epsilon >= 0, "norm_epsilon", "be at least 0", self.norm_epsilon
+        )
+        half = self.head_width // 2
+        divisors = self.rope_divisors
+        positive = all(0 < divisor < float("inf") for divisor in divisors)
+        fits = len(divisors) in (0, half) and positive
+        require(fits, "rope_divisors", f"be {half} numbers above 0, or none", divisors)
+        known = all(0 <= layer < self.layers for layer in self.unrotated)
+        rule = f"be layers from 0 to {self.layers - 1}"
+        require(known, "unrotated", rule, self.unrotated)
 
     @property
     def head_width(self) -> int:
-        return self.width // self.heads
+        """w, the length of a head's query, key and value."""
+        return self.own_head_width or self.width // self.heads
 
 
 class Cache:
@@ -130,20 +156,30 @@ class Attention(nn.Module):
         self.h, self.k, self.w = config.heads, config.kv_heads, config.head_width
         self.causal = config.causal
         # Queries, keys and values in one product: three small ones take longer
-        self.qkv = nn.Linear(config.width, (self.h + 2 * self.k) * self.w, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        rows = (self.h + 2 * self.k) * self.w
+        self.qkv = nn.Linear(config.width, rows, bias=config.qkv_bias)
+        self.out = nn.Linear(self.h * self.w, config.width, bias=config.out_bias)
+        self.norm_q = self.norm_k = None
+        if config.head_norm:  # Henry et al. 2020, with a weight for each coordinate
+            self.norm_q = nn.RMSNorm(self.w, eps=config.norm_epsilon)
+            self.norm_k = nn.RMSNorm(self.w, eps=config.norm_epsilon)
 
     def forward(
         self,
         x: Float[Tensor, "B T d"],
-        rotation: tuple[Tensor, Tensor],
+        rotation: tuple[Tensor, Tensor] | None,
         past: tuple[Cache, int] | None,
         mask: Bool[Tensor, "_ 1 _ S"] | None,
     ) -> Float[Tensor, "B T d"]:
         B, T, _ = x.shape
         qkv = self.qkv(x).view(B, T, self.h + 2 * self.k, self.w)
         qk, values = qkv.split([self.h + self.k, self.k], dim=2)
-        queries, keys = rotate(qk, *rotation).split([self.h, self.k], dim=2)
+        if self.norm_q is not None:
+            queries, keys = qk.split([self.h, self.k], dim=2)
+            qk = torch.cat([self.norm_q(queries), self.norm_k(keys)], dim=2)
+        if rotation is not None:
+            qk = rotate(qk, *rotation)
+        queries, keys = qk.split([self.h, self.k], dim=2)
         queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
         if past is not None:
             cache, layer = past
@@ -189,7 +225,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T d"],
-        rotation: tuple[Tensor, Tensor],
+        rotation: tuple[Tensor, Tensor] | None,
         past: tuple[Cache, int] | None = None,
         mask: Bool[Tensor, "_ 1 _ S"] | None = None,
     ) -> Float[Tensor, "B T d"]:
@@ -228,6 +264,8 @@ class Transformer(nn.Module):
                 ends = name.endswith(("out.weight", "down.weight"))
                 shrink = (2 * config.layers) ** 0.5 if ends else 1
                 nn.init.normal_(weight, std=0.02 / shrink)
+            elif name.endswith("bias") and not weight.is_meta:
+                nn.init.zeros_(weight)
 
     def cache(self, *, padding: list[int], room: int) -> Cache:
         """Return an empty :class:`~fmkit.models.transformer.Cache` for this model."""
@@ -279,7 +317,8 @@ class Transformer(nn.Module):
         )
         x = vectors
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotation, (cache, layer) if cache else None, mask)
+            turned = None if layer in self.config.unrotated else rotation
+            x = block(x, turned, (cache, layer) if cache else None, mask)
         if cache:
             cache.used += T
         return self.norm(x)
@@ -330,10 +369,18 @@ def with_weights(config: TransformerConfig, weights: dict[str, Tensor]) -> Trans
 def rotation_table(
     config: TransformerConfig,
 ) -> tuple[Float[Tensor, "context half"], Float[Tensor, "context half"]]:
-    """Compute cosine and sine of position times base^(-2i/w), i from 0 to w/2 - 1."""
+    """Compute cosine and sine of position times base^(-2i/w), i from 0 to w/2 - 1.
+
+    Each frequency is divided by its divisor, where the config has divisors: a model
+    that was pretrained on short texts reads longer ones (Chen et al. 2023).
+    """
     # On the CPU, even if the weights are on the meta device and have no values yet
     exponents = torch.arange(0, config.head_width, 2, device="cpu").double()
     frequencies = config.rope_base ** (-exponents / config.head_width)
+    if config.rope_divisors:
+        frequencies = frequencies / torch.tensor(
+            config.rope_divisors, dtype=torch.float64, device="cpu"
+        )
     angles = torch.arange(config.context, device="cpu")[:, None] * frequencies
     return angles.cos().float(), angles.sin().float()
 

@@ -80,6 +80,22 @@ def test_a_notebook_shows_a_bar_keeps_its_text_and_stores_no_trace(end):
     assert kinds == (["error"] if "1 /" in end else [])
 
 
+@pytest.mark.parametrize(("after", "shown"), [(0.0, True), (60.0, False)])
+def test_a_bar_may_wait(after, shown):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        for _ in progress(range(3), bar="animals", after=after):
+            time.sleep(0.15)
+    assert ("animals" in terminal.getvalue()) is shown
+    slow = SLOW.replace('bar="animals"', f'bar="animals", after={after}')
+    client = Watching(notebook(code(slow)), record_timing=False)
+    client.execute()
+    assert any("animals" in text for text in client.seen) is shown
+
+
 def test_a_quick_loop_displays_nothing():
     client = Watching(
         notebook(code(SLOW.replace("time.sleep", "print"))), record_timing=False

@@ -366,7 +366,12 @@ def test_a_small_model_of_that_form(small_files):
         (
             "embeddings.LayerNorm.bias",
             torch.zeros(8, dtype=torch.int8),
-            r"LayerNorm\.bias in .* must be floating point, got torch\.int8",
+            r"LayerNorm\.bias in .* must be floating point, .* got torch\.int8",
+        ),
+        (
+            "embeddings.LayerNorm.bias",
+            torch.zeros(8).to(torch.float8_e4m3fn),
+            r"LayerNorm\.bias in .* must be floating point, .* got torch\.float8",
         ),
     ],
 )
@@ -385,6 +390,9 @@ def test_a_wrong_tensor_is_named(small_files, name, value, message):
     [
         ({"hidden_act": "gelu_new"}, "hidden_act in .* must be 'gelu', got 'gelu_new'"),
         ({"position_embedding_type": "relative_key"}, "must be 'absolute', got 'relat"),
+        # The same tensors, but positions begin at pad_token_id + 1
+        ({"model_type": "roberta"}, r"model_type in .* must be 'bert', got 'roberta'"),
+        ({"is_decoder": True}, r"is_decoder in .*config\.json must be False, got True"),
         ({"hidden_size": 9}, r"does not describe a BERT \(width must be a multiple of"),
         ({"hidden_size": "8"}, r"config\.json does not describe a BERT \("),
         ({"hidden_size": None}, r"config\.json does not describe a BERT \("),
@@ -404,6 +412,14 @@ def test_a_config_of_another_model(small_files, changed, message):
     )
     with pytest.raises(ValueError, match=message):
         load_minilm(small_files)
+
+
+def test_a_config_as_transformers_5_writes_it(small_files):
+    path = small_files["config.json"]
+    said = json.loads(path.read_text(encoding="utf-8"))
+    del said["position_embedding_type"]
+    path.write_text(json.dumps(said | {"model_type": "bert"}), encoding="utf-8")
+    assert load_minilm(small_files).model.config.layers == 2
 
 
 def test_damaged_files(small_files):

@@ -125,6 +125,20 @@ def test_a_row_ends_at_eos_and_the_others_go_on(tiny):
         assert [step[i] for step in steps] == row + nothing
 
 
+def test_a_row_ends_at_any_of_several_eos(tiny):
+    """As generation_config.json has them: the first one that is chosen ends a row."""
+    whole = generate(tiny, PROMPTS, new_tokens=12)
+    eos = [whole[0][5], whole[1][3]]
+    expected = [
+        row[: min([row.index(e) for e in eos if e in row], default=12)] for row in whole
+    ]
+    assert generate(tiny, PROMPTS, new_tokens=12, eos=eos) == expected
+    assert generate(tiny, PROMPTS, new_tokens=12, eos=()) == whole
+    for wrong in ([1, -1], -1, TINY.vocabulary):
+        with pytest.raises(ValueError, match=r"^eos must be ids from 0 to V - 1 \("):
+            stream(tiny, PROMPTS, new_tokens=1, eos=wrong)
+
+
 def test_token_0_is_a_token(tiny):
     def zeros(u):
         return torch.zeros(len(u), dtype=torch.long)

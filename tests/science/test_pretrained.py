@@ -17,7 +17,7 @@ from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file, save_file
 from support.bounds import additions_of, rounding
 from support.refusals import refused
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from fmkit._check import Refused
 from fmkit.assets import fetch
@@ -237,6 +237,12 @@ SAID = {
     "tokenizer.ggml.token_type": [3, 3] + [1] * 260,
     "tokenizer.ggml.merges": MERGES,
 }
+# Entries without which a file can be read
+SYMBOLS = {
+    "tokenizer.ggml.bos_token_id": 1,  # the start of a turn, as SmolLM2's files have it
+    "tokenizer.ggml.eos_token_id": 0,
+    "tokenizer.ggml.eot_token_id": 1,
+}
 
 
 def random_model(**changes):
@@ -284,10 +290,16 @@ def as_llama_cpp_names_it(model):
 def write(path, tensors, *, kind=Kind.F32, architecture="llama", **changes):
     """A GGUF file by the library's writer; `changes` with None leave something out."""
     writer = gguf.GGUFWriter(path, architecture)
-    said = SAID | {name.replace("__", "."): value for name, value in changes.items()}
+    said = (
+        SAID
+        | SYMBOLS
+        | {name.replace("__", "."): value for name, value in changes.items()}
+    )
     for name, value in said.items():
         if isinstance(value, list):
             writer.add_array(name, value)
+        elif isinstance(value, bool):
+            writer.add_bool(name, value)
         elif isinstance(value, str):
             writer.add_string(name, value)
         elif isinstance(value, float):
@@ -329,7 +341,7 @@ def test_gguf_in_float32_is_the_model(tmp_path, kv_heads, tied):
     for name, weight in model.state_dict().items():
         assert torch.equal(found.state_dict()[name], weight), name
     assert (found.unembedding.weight is found.embedding.weight) is tied
-    assert lm.start == 0
+    assert (lm.start, lm.ends) == (0, (0, 1))
     ids = torch.tensor([lm.encode("hello  12")])
     torch.testing.assert_close(found(ids), model(ids), rtol=1e-5, atol=1e-5)
 
@@ -465,27 +477,73 @@ def test_gguf_with_damage_is_refused_or_read_but_never_a_traceback(file, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "qwen2"}, " must be of architecture llama, got qwen2."),
         (
-            {"tokenizer__ggml__pre": "llama-bpe"},
-            ": its tokenizer must be gpt2 with pre = smollm or gpt-2, got gpt2 with "
-            "llama-bpe.",
+            {"architecture": "gemma"},
+            ": general.architecture must be llama or qwen2 or qwen3 or smollm3, "
+            "got gemma.",
+        ),
+        (
+            {"tokenizer__ggml__pre": "tekken"},
+            ": tokenizer.ggml.pre must be smollm or gpt-2 or llama-bpe or smaug-bpe or "
+            "qwen2 or default, got tekken.",
         ),
         (
             {"tokenizer__ggml__model": "llama"},
-            ": its tokenizer must be gpt2 with pre = smollm or gpt-2, got llama with "
-            "smollm.",
+            ": tokenizer.ggml.model must be gpt2, got llama.",
+        ),
+        (
+            {"tokenizer__ggml__eos_token_id": 262},
+            ": tokenizer.ggml.eos_token_id must be the id of a token, got 262.",
         ),
         (
             {"llama__attention__head_count_kv": 3},
-            ": kv_heads must divide the heads (4), got 3.",
+            ": llama.attention.head_count_kv must divide the heads (4), got 3.",
+        ),
+        (
+            {"llama__attention__head_count": [4, 4]},
+            ": llama.attention.head_count must be one int, got [4, 4].",
+        ),
+        (
+            {"llama__attention__key_length": 3},
+            ": llama.attention.key_length must be even and at least 2, got 3.",
+        ),
+        (
+            {"llama__attention__value_length": 16},
+            ": llama.attention.value_length must be 8, got 16.",
+        ),
+        (
+            {"llama__attention__causal": False},
+            ": llama.attention.causal must be True, got False.",
+        ),
+        (
+            {"llama__logit_scale": 0.5},
+            ": llama.logit_scale must be 1.0, got 0.5.",
+        ),
+        (
+            {"llama__attention__scale": 0.25},
+            ": llama.attention.scale must be an entry that fmkit knows.",
+        ),
+        (
+            {"llama__expert_count": 8},
+            ": llama.expert_count must be 0, got 8.",
+        ),
+        (
+            {"llama__attention__sliding_window": 0},
+            ": llama.attention.sliding_window must be at least 1, got 0.",
+        ),
+        (
+            {"llama__rope__scaling__factor": -1.0},
+            ": llama: rope.scaling.factor must be a number above 0, got -1.0.",
         ),
         (
             {"llama__embedding_length": 64},
             ": model.embed_tokens.weight must have shape (262, 64), got (262, 32).",
         ),
         (
-            {"tokenizer__ggml__tokens": [*PIECES, "more"]},
+            {
+                "tokenizer__ggml__tokens": [*PIECES, "more"],
+                "tokenizer__ggml__token_type": [3, 3] + [1] * 261,
+            },
             ": model.embed_tokens.weight must have shape (263, 32), got (262, 32).",
         ),
         (
@@ -526,12 +584,11 @@ def test_gguf_with_wrong_tensors(tmp_path, tensors):
     part = "blk.1.attn_k.weight"
     fewer = {name: tensor for name, tensor in tensors.items() if name != part}
     assert said(fewer) == " lacks: model.layers.1.self_attn.k_proj.weight."
-    more = tensors | {"blk.0.attn_q.bias": tensors["output_norm.weight"]}
-    name = "model.layers.0.self_attn.q_proj.bias"
+    more = tensors | {"blk.0.ffn_gate.bias": tensors["output_norm.weight"]}
+    name = "model.layers.0.mlp.gate_proj.bias"
     assert said(more) == f" has unknown tensors: {name}."
-    assert said(tensors | {"rope_freqs.weight": np.ones(4, np.float32)}) == (
-        " has unknown tensors: rope_freqs.weight."
-    )
+    freqs = {"rope_freqs.weight": np.ones(3, np.float32)}
+    assert said(tensors | freqs).startswith(": rope_freqs.weight must be 4 numbers")
     misshapen = tensors | {part: np.ones((16, 64), np.float32)}
     assert said(misshapen) == (
         ": model.layers.1.self_attn.k_proj.weight must have shape (16, 32), "
@@ -560,7 +617,7 @@ def test_gguf_packed_in_an_unknown_way(file):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"llama__rope__scaling__type": "linear"},
+        {"llama__rope__scaling__type": "yarn"},
         {"llama__rope__dimension_count": 4},
     ],
     ids=str,
@@ -659,11 +716,13 @@ def edit(folder, **changes):
 
 @torch.no_grad()
 def test_folders_as_older_versions_saved_them(saved, folder):
-    """rope_theta at the top, the tied matrix written twice, half precision."""
+    """rope_theta at the top, the tied matrix twice, frequencies, half precision."""
     edit(folder, rope_parameters=None, rope_theta=300.0, rope_scaling=None)
     weights = load_file(folder / "model.safetensors")
     embedding = weights["model.embed_tokens.weight"]
     weights |= {"lm_head.weight": embedding.clone()}
+    for layer in range(2):
+        weights[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
     half = {name: weight.bfloat16() for name, weight in weights.items()}
     save_file(half, folder / "model.safetensors")
     model = load_llama(folder).model
@@ -683,18 +742,20 @@ def test_folders_without_a_count_of_keys_heads(saved, tmp_path):
 
 
 def test_a_start_symbol_of_another_name(folder, tmp_path, tensors):
-    """Without <|endoftext|> it is the one that the file names, or there is none."""
+    """It is the one that the file names: only the start of a turn begins no text."""
+    for named, start in ((5, 5), (None, None), (1, 0), (0, 0)):
+        edit(folder, bos_token_id=named)
+        assert load_llama(folder).start == start
+        path = write(tmp_path / "x.gguf", tensors, tokenizer__ggml__bos_token_id=named)
+        assert load_gguf(path).start == start
     text = (folder / "tokenizer.json").read_text(encoding="utf-8")
     other = text.replace("<|endoftext|>", "<s>")
     (folder / "tokenizer.json").write_text(other, encoding="utf-8")
-    edit(folder, bos_token_id=5)
-    assert load_llama(folder).start == 5
-    edit(folder, bos_token_id=None)
-    assert re.search(r"bos_token_id.* None\.$", refused(load_llama, folder))
-    path, named = tmp_path / "x.gguf", {"tokenizer__ggml__tokens": ["<s>", *PIECES[1:]]}
-    assert "bos_token_id" in refused(load_gguf, write(path, tensors, **named))
-    named |= {"tokenizer__ggml__bos_token_id": 1}
-    assert load_gguf(write(path, tensors, **named)).start == 1
+    edit(folder, bos_token_id=1)
+    assert load_llama(folder).start == 1
+    pieces = ["<s>", *PIECES[1:]]
+    path = write(tmp_path / "x.gguf", tensors, tokenizer__ggml__tokens=pieces)
+    assert load_gguf(path).start == 1
 
 
 def test_nothing_is_cut_or_padded_by_a_tokenizer(folder):
@@ -704,6 +765,89 @@ def test_nothing_is_cut_or_padded_by_a_tokenizer(folder):
     tokenizer.save(str(folder / "tokenizer.json"))
     read = load_llama(folder).tokenizer
     assert [len(read.encode("x" * n).ids) for n in (2, 12)] == [2, 12]
+
+
+def test_merges_are_not_dropped_at_random(folder):
+    path = folder / "tokenizer.json"
+    said = json.loads(path.read_text(encoding="utf-8"))
+    said["model"]["dropout"] = 0.9
+    path.write_text(json.dumps(said), encoding="utf-8")
+    read = load_llama(folder).tokenizer
+    assert all(read.encode("hell").tokens == ["he", "ll"] for _ in range(9))
+
+
+@pytest.mark.parametrize("named", [5, None])
+def test_a_tokenizer_s_own_start_stands_once(folder, named):
+    """Llama's tokenizers add a start symbol to a text, and some an end symbol."""
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    around = {"single": "& $A <|endoftext|>", "special_tokens": [("&", 5)]}
+    around["special_tokens"] += [("<|endoftext|>", 0)]
+    assert tokenizer.id_to_token(7) == "&"
+    around["special_tokens"][0] = ("&", 7)
+    tokenizer.post_processor = processors.TemplateProcessing(**around)
+    tokenizer.save(str(path))
+    edit(folder, bos_token_id=7 if named else None)
+    lm = load_llama(folder)
+    assert lm.start == 7
+    text = tokenizer.encode("hell", add_special_tokens=False).ids
+    assert lm.encode("hell") == [7, *text]
+    assert lm.tokenizer.encode("hell").ids == text
+    assert lm.encode("&hell") == [7, *text]  # one that the text begins with is it
+    edit(folder, bos_token_id=5)
+    message = f"{folder}/config.json: bos_token_id must be what tokenizer.json puts"
+    assert refused(load_llama, folder).startswith(message)
+    around["single"] = "& & $A"
+    tokenizer.post_processor = processors.TemplateProcessing(**around)
+    tokenizer.save(str(path))
+    assert refused(load_llama, folder).endswith("got [7, 7].")
+
+
+def test_end_symbols_may_be_several(folder):
+    edit(folder, eos_token_id=[3, 1])
+    assert load_llama(folder).ends == (2,)  # as generation_config.json says
+    generation = folder / "generation_config.json"
+    generation.write_text('{"eos_token_id": [2, 1, 2]}', encoding="utf-8")
+    assert load_llama(folder).ends == (2, 1)
+    generation.unlink()
+    assert load_llama(folder).ends == (3, 1)
+    edit(folder, eos_token_id=[0, 400])
+    message = f"{folder}/config.json: eos_token_id must be the id of a token, got "
+    assert refused(load_llama, folder) == f"{message}[0, 400]."
+    edit(folder, eos_token_id=None)
+    assert load_llama(folder).ends == ()
+    generation.write_text("{", encoding="utf-8")
+    assert refused(load_llama, folder).startswith(f"{generation} cannot be read (")
+
+
+def test_more_tokens_than_rows(folder):
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens(["<|one more|>"])
+    tokenizer.save(str(path))
+    said = f"at most vocab_size (262) tokens, as {folder}/config.json says, got 263."
+    assert refused(load_llama, folder) == f"{path} must have {said}"
+
+
+def test_a_tied_flag_with_two_matrices(folder):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    other = {"lm_head.weight": weights["model.embed_tokens.weight"] + 1}
+    save_file(weights | other, file)
+    message = f"{folder}/config.json: tie_word_embeddings must be false where"
+    assert refused(load_llama, folder).startswith(message)
+    edit(folder, tie_word_embeddings=False)
+    assert not load_llama(folder).model.config.tied
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_matrices_without_their_scales(folder, dtype):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    part = "model.layers.1.mlp.up_proj.weight"
+    save_file(weights | {part: weights[part].to(dtype)}, file)
+    message = f"{file}: {part} must be of floating point, without scales, got "
+    assert refused(load_llama, folder).startswith(message)
 
 
 def test_folders_that_lack_a_file(folder):
@@ -730,24 +874,75 @@ def test_folders_with_damaged_files(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mistral"}, ": model_type must be llama, got mistral."),
-        ({"hidden_act": "gelu"}, ": hidden_act must be silu, got gelu."),
+        ({"model_type": "gemma"}, "/config.json: model_type must be one of llama, "),
+        ({"model_type": "qwen2"}, " lacks: model.layers.0.self_attn.q_proj.bias and "),
+        ({"hidden_act": "gelu"}, "/config.json: hidden_act must be silu or swish, got"),
+        ({"mlp_bias": True}, "/config.json: mlp_bias must be False or None, got True."),
+        ({"attention_bias": True}, " lacks: model.layers.0.self_attn.q_proj.bias and "),
         (
-            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 300.0}},
-            ": rope_type must be default, got llama3.",
+            {"quantization_config": {"bits": 4}},
+            "/config.json: quantization_config must be None, got {'bits': 4}.",
         ),
         (
-            {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}},
-            ": rope_type must be default, got linear.",
+            {"partial_rotary_factor": 0.5},
+            "/config.json: partial_rotary_factor must be 1.0 or None, got 0.5.",
         ),
-        ({"hidden_size": None}, "/config.json must have 'hidden_size'."),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
+            "/config.json: rope_type must be default, linear or llama3, got yarn.",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+            "/config.json: low_freq_factor must be a number above 0, got None.",
+        ),
+        (
+            {"rope_parameters": None, "rope_scaling": {"type": "linear"}},
+            "/config.json: factor must be a number above 0, got None.",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "/config.json: rope_parameters must be one for all layers, got ",
+        ),
+        (
+            {"rope_parameters": None, "rope_scaling": {"factor": 4.0}},
+            "/config.json, without another rope_type: factor must be 1.0 or None, got",
+        ),
+        (
+            # Which of the two values of rope_theta is meant?
+            {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+            "/config.json: rope_scaling must not contradict rope_parameters ({",
+        ),
+        (
+            {"layer_types": ["chunked_attention"] * 2},
+            "/config.json: layer_types must be full_attention or sliding_attention, ",
+        ),
+        (
+            {"use_sliding_window": True, "sliding_window": 0},
+            "/config.json: sliding_window must be at least 1, got 0.",
+        ),
+        (
+            {"rope_parameters": None, "rope_theta": 0},
+            "/config.json: rope_theta must be",
+        ),
+        ({"rms_norm_eps": -1.0}, "/config.json: rms_norm_eps must be at least 0, got"),
+        ({"hidden_size": None}, "/config.json must have hidden_size."),
         (
             {"num_key_value_heads": 3},
-            ": kv_heads must divide the heads (4), got 3.",
+            "/config.json: num_key_value_heads must divide the heads (4), got 3.",
         ),
-        ({"vocab_size": "many"}, ": vocabulary must be one int, got many."),
-        ({"rms_norm_eps": "1e-5"}, ": norm_epsilon must be one float, got 1e-5."),
-        ({"intermediate_size": [48, 48]}, ": hidden must be one int, got [48, 48]."),
+        ({"vocab_size": "many"}, "/config.json: vocab_size must be one int, got many."),
+        (
+            {"rms_norm_eps": "1e-5"},
+            "/config.json: rms_norm_eps must be one number, got 1e-5.",
+        ),
+        (
+            {"intermediate_size": [48, 48]},
+            "/config.json: intermediate_size must be one int, got [48, 48].",
+        ),
+        (
+            {"bos_token_id": [0, 1]},
+            "/config.json: bos_token_id must be the id of one token, got [0, 1].",
+        ),
         (
             {"num_hidden_layers": 3},
             " lacks: model.layers.2.input_layernorm.weight and 8 more.",
@@ -785,6 +980,17 @@ def test_a_shard_that_is_missing(saved, tmp_path):
     shard = sorted(folder.glob("*.safetensors"))[1]
     shard.unlink()
     assert refused(load_llama, folder).startswith(f"{shard} cannot be read (")
-    (folder / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
-    message = f"{folder}: layers must be fewer than its tensors, got 2 with 0 tensors."
-    assert refused(load_llama, folder) == message
+    index = folder / "model.safetensors.index.json"
+    for text in ("{}", '{"weight_map": ["model.safetensors"]}'):
+        index.write_text(text, encoding="utf-8")
+        assert refused(load_llama, folder).startswith(f"{index}: weight_map must name")
+
+
+def test_a_whole_file_beside_parts_is_read(saved, tmp_path):
+    """As transformers does: the parts may be left of an older save."""
+    folder = shutil.copytree(saved["sharded"][1], tmp_path / "llama")
+    shutil.copy(saved["untied"][1] / "config.json", folder)
+    shutil.copy(saved["untied"][1] / "model.safetensors", folder)
+    found, expected = load_llama(folder), load_llama(saved["untied"][1])
+    weight = expected.model.embedding.weight
+    assert torch.equal(found.model.embedding.weight, weight)

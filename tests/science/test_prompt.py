@@ -337,9 +337,12 @@ def test_a_tie_is_shared():
 # What cannot be scored
 
 
-@pytest.mark.parametrize("start", [None, -1, 290])
+@pytest.mark.parametrize("start", [-1, 290])
 def test_a_start_symbol_that_is_no_token(tiny, cutter, start):
-    with pytest.raises(ValueError, match=rf"^start .* V - 1 \(289\), got {start}\.$"):
+    message = rf"^an end must be the id of a token, got {start}\.$"
+    with pytest.raises(ValueError, match=message):
+        LanguageModel(tiny, cutter, None, (0, start))
+    with pytest.raises(ValueError, match=rf"^start must .* token, got {start}\.$"):
         LanguageModel(tiny, cutter, start)
 
 

@@ -76,6 +76,37 @@ def test_the_decoder_is_the_loops(kv_heads, tied, causal, tokens):
             torch.testing.assert_close(u, expected, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"own_head_width": 6},
+        {"qkv_bias": True},
+        {"out_bias": True},
+        {"head_norm": True},
+        {"rope_divisors": (1.0, 4.0)},
+        {"unrotated": (1,)},
+        {"own_head_width": 2, "qkv_bias": True, "head_norm": True, "unrotated": (0,)},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_what_families_add_is_the_loops(parts, tokens):
+    """Also through a cache, and with a backward pass that reaches every weight."""
+    config = replace(SMALL, **parts)
+    model = float64_model(config)
+    weights = {name: weight.tolist() for name, weight in model.named_parameters()}
+    u = model(tokens)
+    for row, ids in zip(u[:2], tokens[:2].tolist(), strict=True):
+        loops = reference_transformer.transformer(ids, weights, config)
+        expected = torch.tensor(loops, dtype=torch.float64)
+        torch.testing.assert_close(row, expected, rtol=1e-10, atol=1e-11)
+    cache = Cache(config, padding=[0, 2, 0], room=8, like=model.embedding.weight)
+    torch.testing.assert_close(in_pieces(model, tokens, cache, [5, 1, 2])[::2], u[::2])
+    with torch.enable_grad():
+        F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
+    assert all(p.grad.abs().max() > 0 for p in model.parameters())
+
+
 @torch.no_grad()
 def test_the_parts_are_the_whole(small, tokens):
     """In the notes: embedding matrix, logits."""
@@ -449,6 +480,21 @@ def test_extreme_vectors_stay_finite(small, vectors, size):
         ({"width": 12}, "width must be a multiple of twice the heads (8), got 12."),
         ({"kv_heads": 3}, "kv_heads must divide the heads (4), got 3."),
         ({"kv_heads": 8}, "kv_heads must divide the heads (4), got 8."),
+        (
+            {"own_head_width": 5},
+            "own_head_width must be even and at least 2, got 5.",
+        ),
+        ({"rope_base": 0.0}, "rope_base must be above 0 and finite, got 0.0."),
+        ({"norm_epsilon": -1.0}, "norm_epsilon must be at least 0, got -1.0."),
+        (
+            {"rope_divisors": (1.0,)},
+            "rope_divisors must be 2 numbers above 0, or none, got (1.0,).",
+        ),
+        (
+            {"rope_divisors": (1.0, 0.0)},
+            "rope_divisors must be 2 numbers above 0, or none, got (1.0, 0.0).",
+        ),
+        ({"unrotated": (2,)}, "unrotated must be layers from 0 to 1, got (2,)."),
     ],
 )
 def test_wrong_configs(wrong, message):
