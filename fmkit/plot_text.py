@@ -12,9 +12,8 @@ from torch import Tensor
 from fmkit._check import require
 from fmkit.plot import plain
 
-# In place of invisible characters: for the others below 32, Unicode has pictures
-SHOWN = {chr(i): chr(0x2400 + i) for i in range(32)} | {"\x7f": "␡"}
-SHOWN |= {" ": "␣", "\n": "↵", "\t": "→"}
+SHOWN = {chr(i): f"\\x{i:02x}" for i in (*range(32), 127)}  # control characters
+SHOWN |= {" ": "␣", "\n": "↵", "\t": "→"}  # in place of other invisible characters
 
 
 def visible(piece: str) -> str:

@@ -125,7 +125,9 @@ def test_docstrings_of_scikit_learn_are_read_and_not_imported():
         "a = read(['sklearn']); assert 'sklearn' not in sys.modules;"
         "assert a == read(['sklearn']); print(len(a), {d.label for d in a})"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8"
+    )
     assert run.stderr == ""
     number, label = run.stdout.split()
     assert int(number) > 1000
