@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from fmkit._check import Refused, one_line, require
@@ -41,6 +41,8 @@ UPRIGHT = {  # its values -> what turns the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# A profile of colours, which nothing here uses, may take more than Pillow's 1 MB
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 UTF8 = 0x800  # the flag of a name in a zip that promises UTF-8
 MOST_NAMED = 20  # images that are left out, in the warning
 Parts = dict[str, tuple[str, ...]]  # the name of a file or folder -> its parts

@@ -227,6 +227,13 @@ def test_metadata_without_an_orientation(tmp_path, block):
     assert read_folder(data)["train"].images.shape == (2, 3, 6, 8)
 
 
+def test_a_large_profile_does_not_stop_an_image(tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(file, "PNG", icc_profile=bytes(3_000_000))
+    data = write(tmp_path / "x", {f"{i}.png": file.getvalue() for i in range(2)})
+    assert len(read_folder(data)["train"]) == 2
+
+
 @pytest.mark.parametrize("orientation", range(10))
 def test_orientations(tmp_path, orientation):
     """Each is turned as the standard says; 0 and 9 mean nothing."""
