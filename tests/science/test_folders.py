@@ -5,6 +5,7 @@ import os
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from PIL import Image
 from fmkit.data.folders import UPRIGHT, read_folder
 from fmkit.data.load import load_images
 from fmkit.data.text import load_corpus
+from fmkit.runs.rerun import rerun
+
+CHAPTERS = Path(__file__).parents[2] / "chapters"
 
 
 def png(*colour, sides=(8, 6)):
@@ -360,3 +364,10 @@ def test_letters_of_two_characters_are_one_class(tmp_path):
     names = {"train": "caf\u00e9", "test": "cafe\u0301"}
     files = {n.replace("cat", names[n.split("/")[0]]): x for n, x in FILES.items()}
     assert read_folder(write(tmp_path / "x", files))["test"].classes[0] == "caf\u00e9"
+
+
+def test_a_chapter_says_how_many_classes_it_needs(tmp_path):
+    given = {"data": str(write(tmp_path / "x", FILES))}
+    rule = r"data must have at least 4 classes.* got \('cat', 'dog'\)"
+    with pytest.raises(ValueError, match=rule):
+        rerun(CHAPTERS / "supervised_pretraining.ipynb", tmp_path / "out", given=given)
