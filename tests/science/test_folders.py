@@ -238,8 +238,9 @@ def test_a_large_profile_does_not_stop_an_image(tmp_path):
     assert len(read_folder(data)["train"]) == 2
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(10))
-def test_orientations(tmp_path, orientation):
+def test_orientations(tmp_path, orientation, kind):
     """Each is turned as the standard says; 0 and 9 mean nothing."""
     shown = torch.arange(6, dtype=torch.uint8).view(2, 3) * 40
     stored = {  # how a camera in that position stores it
@@ -254,8 +255,9 @@ def test_orientations(tmp_path, orientation):
     assert (orientation in UPRIGHT) == (2 <= orientation <= 8)
     file, tags = io.BytesIO(), Image.Exif()
     tags[0x0112] = orientation
-    Image.fromarray(stored.numpy()).save(file, "PNG", exif=tags)
-    data = write(tmp_path / "x", {f"{i}.png": file.getvalue() for i in range(2)})
+    options = {"lossless": True} if kind == "WEBP" else {}
+    Image.fromarray(stored.numpy()).save(file, kind, exif=tags, **options)
+    data = write(tmp_path / "x", {f"{i}.{kind}": file.getvalue() for i in range(2)})
     assert torch.equal(read_folder(data)["train"].images[0, 0], shown)
 
 
