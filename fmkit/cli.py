@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     package of an extra. Any other error is a bug: its traceback is shown, and the
     status is 70.
     """
+    with contextlib.suppress(AttributeError):  # if something else stands in for it
+        sys.stdout.reconfigure(errors="replace")  # a locale may lack a character
     options = _parser().parse_args(arguments)
     try:
         options.command(options)

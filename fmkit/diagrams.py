@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from fmkit.plot import plain
+
 
 def two_stages() -> Axes:
     """Draw the two stages of a foundation model (14.1): pretraining, then adaptation.
@@ -61,7 +63,8 @@ def transformer(words: Sequence[str]) -> Axes:
     middle = {"ha": "center", "va": "center"}
     ax.text(T / 2, 3.1, "Transformer $f_\\theta$", fontsize=11, **middle)
     arrow = {"arrowstyle": "-|>", "color": "black"}
-    for t, word in enumerate(["⊥", *words]):
+    shown = ["⊥", *map(plain, words)]
+    for t, word in enumerate(shown):
         ax.text(t, 0.3, word, fontsize=10, style="italic", **middle)
         ax.text(t, 0.95, f"$x_{{{t}}}$", fontsize=10, **middle)
         ax.annotate("", (t, 1.55), (t, 1.15), arrowprops=arrow)
@@ -71,6 +74,6 @@ def transformer(words: Sequence[str]) -> Axes:
         ax.text(t, 4.6, f"$u_{{{t + 1}}}$", fontsize=11, **middle)
         ax.annotate("", (t, 5.25), (t, 4.85), arrowprops=arrow)
         ax.text(t, 5.55, f"$p(x_{{{t + 1}}} \\mid \\cdot)$", fontsize=10, **middle)
-        after = words[t] if t < T else "?"
+        after = shown[t + 1] if t < T else "?"
         ax.text(t, 6.1, after, fontsize=10, style="italic", **middle)
     return ax

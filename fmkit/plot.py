@@ -5,11 +5,15 @@ the colours of Okabe and Ito, which people with any colour vision can tell apart
 """
 
 import io
+import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
@@ -34,6 +38,9 @@ STYLE = {
 SMOOTHED = 10  # steps in the running mean of a loss
 APART = 0.12  # of a logarithmic axis lie between two labelled ticks, at the least
 FRAME_SECONDS = 0.8  # of a moving map; its last frame stays three times as long
+NOTO = {"CJK": "Noto Sans CJK (Debian's package fonts-noto-cjk)"}
+NOTO["SYMBOL"] = "Noto Sans Symbols or Noto Emoji"
+WARNED: set[str] = set()  # scripts of which this process has warned
 # The x coordinate, the mean, and the two ends of its interval
 Point = tuple[int | float, int | float, int | float, int | float]
 
@@ -43,12 +50,70 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
+def plain(text: str) -> str:
+    """Return text of data so that a figure shows it as it is.
+
+    Dollars would start mathematics, so they are escaped. Characters that the font lacks
+    would be boxes, so an installed font that has them is added to the fonts of all
+    later texts. If there is none, warns once for each script and names a font.
+    """
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate has no glyph
+    _find_font({c for c in text if ord(c) > 127 and not c.isspace()})
+    return text.replace("$", r"\$")
+
+
+def _find_font(lacking: set[str]) -> None:
+    """Add installed fonts to those of later texts until none is `lacking`."""
+    for family in plt.rcParams["font.family"]:
+        prop = font_manager.FontProperties(family=[family])  # a text is a pattern
+        lacking = lacking - _characters(font_manager.findfont(prop))
+    if not lacking:
+        return
+    best, most = "", set()
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: font.name):
+        has = lacking & _characters(font.fname)
+        if len(has) > len(most) and not font.name.startswith("Last Resort"):
+            best, most = font.name, has
+    if most:
+        plt.rcParams["font.family"] = [*plt.rcParams["font.family"], best]
+        _find_font(lacking - most)
+        return
+    warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")  # said here
+    for script in sorted({_script(c) for c in lacking} - WARNED):
+        WARNED.add(script)
+        example = min(c for c in lacking if _script(c) == script)
+        text = f"no installed font has {example!r}, so figures show a box in its place"
+        name = NOTO.get(script, f"Noto Sans {script.title()}")
+        warnings.warn(f"{text}; {name} has it, for example.", stacklevel=4)
+
+
+@cache
+def _characters(path: str) -> frozenset[str]:
+    """Return the characters of a font; none if it cannot be read."""
+    try:
+        return frozenset(map(chr, font_manager.get_font(path).get_charmap()))
+    except (RuntimeError, OSError):  # for example, a font of coloured bitmaps
+        return frozenset()
+
+
+def _script(character: str) -> str:
+    """Return the script of a letter by its name in Unicode, or ``SYMBOL``."""
+    if unicodedata.category(character)[0] not in "LM":
+        return "SYMBOL"
+    first = unicodedata.name(character, "SYMBOL").split()[0]
+    return "CJK" if first in ("HIRAGANA", "KATAKANA", "HANGUL") else first
+
+
 def images(
-    rows: Mapping[str, UInt8[Tensor, "n c H W"]], *, height: float = 0.8
+    rows: Mapping[str, UInt8[Tensor, "n c H W"]],
+    *,
+    height: float = 0.8,
+    math: bool = False,
 ) -> Axes:
     """Draw rows of images, the name of each row to its left.
 
-    `height` is the height of a row in inches.
+    `height` is the height of a row in inches. Names are text of data; with `math`, a
+    name may have mathematics between dollars.
     """
     longest = max(len(images) for images in rows.values())
     _, axes = plt.subplots(
@@ -70,6 +135,7 @@ def images(
                 vmax=255,
                 interpolation="nearest",
             )
+        name = name if math else plain(name)
         line[0].text(
             -0.15, 0.5, name, ha="right", va="center", transform=line[0].transAxes
         )
@@ -124,7 +190,7 @@ def curves(
             mean,
             # Rounding may put the mean of few values outside its bootstrap interval
             yerr=np.maximum([mean - low, high - mean], 0),
-            label=name,
+            label=plain(name),
             color=_colour(name, i, colours),
             marker=MARKERS[i % len(MARKERS)],
             capsize=3,
@@ -174,7 +240,7 @@ def losses(
         width = min(SMOOTHED, len(y))
         mean = np.convolve(y, np.ones(width) / width, mode="valid")
         ax.plot(y, color=colour, alpha=0.25, linewidth=1)
-        ax.plot(np.arange(width - 1, len(y)), mean, color=colour, label=name)
+        ax.plot(np.arange(width - 1, len(y)), mean, color=colour, label=plain(name))
     ax.set(xlabel="step", ylabel=ylabel)
     ax.legend()
     return ax
@@ -192,7 +258,7 @@ def intervals(
     mean, low, high = np.array([*rows.values()]).T
     ends = np.maximum([mean - low, high - mean], 0)
     ax.errorbar(mean, range(len(rows)), xerr=ends, fmt="o", capsize=3)
-    ax.set_yticks(range(len(rows)), [*rows])
+    ax.set_yticks(range(len(rows)), [plain(name) for name in rows])
     ax.set(xlabel=xlabel, title=title, ylim=(len(rows) - 0.5, -0.5))
     return ax
 
@@ -206,6 +272,7 @@ def moving_map(
     examples, each of which has a colour. The GIF plays without a kernel or a script.
     """
     names = list(dict.fromkeys(groups))
+    shown = {name: plain(name) for name in names}  # before any text is made: fonts
     everywhere = np.concatenate([points.cpu().numpy() for points in frames.values()])
     left, bottom = everywhere.min(axis=0)
     right, top = everywhere.max(axis=0)
@@ -216,11 +283,12 @@ def moving_map(
         for i, name in enumerate(names):
             x, y = points.cpu().numpy()[[group == name for group in groups]].T
             marker = MARKERS[i % len(MARKERS)]
-            ax.scatter(x, y, s=9, color=f"C{i}", marker=marker, label=name)
-        ax.set(
-            xlim=(left, right), ylim=(bottom, top), title=title, xticks=[], yticks=[]
-        )
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+            ax.scatter(x, y, s=9, color=f"C{i}", marker=marker, label=f"{i}")
+        ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+        ax.set_title(plain(title))
+        legend = ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set_text(shown[name])  # as a label, _a would be left out of a legend
         figure.canvas.draw()
         pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
         drawn.append(Image.fromarray(pixels).quantize(16))

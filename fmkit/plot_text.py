@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from fmkit._check import require
+from fmkit.plot import plain
 
-SHOWN = {" ": "␣", "\n": "↵", "\t": "→"}  # in place of invisible characters
+SHOWN = {chr(i): f"\\x{i:02x}" for i in (*range(32), 127)}  # control characters
+SHOWN |= {" ": "␣", "\n": "↵", "\t": "→"}  # in place of other invisible characters
 
 
 def visible(piece: str) -> str:
-    """Replace spaces, line breaks and tabs by visible characters."""
+    """Replace spaces, line breaks, tabs and control characters by visible ones."""
     return "".join(SHOWN.get(character, character) for character in piece)
 
 
@@ -33,7 +35,8 @@ def influence(panels: dict[str, Float[Tensor, "T S"]]) -> Axes:
         with np.errstate(divide="ignore"):
             shade = np.where(values == 0, np.nan, np.log10(values))
         ax.imshow(shade, cmap="viridis", interpolation="nearest")
-        ax.set(title=title, xlabel="input $e_{x_t}$, t", ylabel="output $u_t$, t")
+        ax.set_title(plain(title))
+        ax.set(xlabel="input $e_{x_t}$, t", ylabel="output $u_t$, t")
         ax.set_xticks(range(values.shape[1]))
         ax.set_yticks(range(len(values)), range(1, len(values) + 1))
         ax.grid(False)
@@ -64,7 +67,7 @@ def surprise(
             )
         )
         middle = {"ha": "center", "va": "center"}
-        ax.text(column + 0.48, -row + 0.6, visible(piece), fontsize=8, **middle)
+        ax.text(column + 0.48, -row + 0.6, plain(visible(piece)), fontsize=8, **middle)
         ax.text(column + 0.48, -row + 0.2, f"{size:.1f}", fontsize=7, **middle)
     ax.set(xlim=(0, columns), ylim=(1 - rows, 1))
     ax.set_axis_off()
@@ -79,8 +82,8 @@ def next_words(panels: dict[str, Sequence[tuple[str, float]]]) -> Axes:
     )
     for ax, (title, bars) in zip(axes[0], panels.items(), strict=True):
         ax.barh(range(len(bars)), [p for _, p in bars], color="#0072b2")
-        ax.set_yticks(range(len(bars)), [visible(piece) for piece, _ in bars])
+        ax.set_yticks(range(len(bars)), [plain(visible(piece)) for piece, _ in bars])
         ax.invert_yaxis()
-        ax.set_title(title, fontsize=9)
+        ax.set_title(plain(title), fontsize=9)
         ax.set_xlabel("probability")
     return axes[0, 0]

@@ -42,7 +42,7 @@ def test_every_bug_can_be_planted(file):
 
 def python(*arguments):
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
 
 
 def test_a_sample_of_today_is_caught():

@@ -43,7 +43,7 @@ def main() -> None:
 def write(seconds: dict[str, float]) -> None:
     """Write the times with what they depend on."""
     commit = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    run = subprocess.run(commit, capture_output=True, text=True, check=True)
+    run = subprocess.run(commit, capture_output=True, encoding="utf-8", check=True)
     times = {
         "environment": AVX2,
         "device": default_device(),

@@ -22,14 +22,20 @@ TEST_EVERY = 10  # of unlabelled images without a split test, one in ten is for 
 
 
 def load_images(
-    data: str | Path, *, size: int | None = None, device: torch.device | str = "cpu"
+    data: str | Path,
+    *,
+    size: int | None = None,
+    device: torch.device | str = "cpu",
+    skip_unreadable: bool = False,
 ) -> tuple[ImageSet, ImageSet]:
     """Load a train set and a test set: one of ``SETS`` by its name, or from a path.
 
     A path leads to a folder or a zip as :func:`~fmkit.data.folders.read_folder` takes
     it; its splits train and test are used. If images have no labels and there is no
     split test, every tenth image in the order of names, from the first on, is for the
-    test. With `size`, images are scaled (antialiased) to `size` by `size` pixels.
+    test. With `size`, images are scaled (antialiased) to `size` by `size` pixels. With
+    `skip_unreadable`, images at a path that cannot be read are left out and named in a
+    warning.
 
     Raises ValueError if `data` is neither a name nor a path, if a split is missing, and
     if `read_folder` refuses the path; ``AssetError`` if a named set cannot be obtained.
@@ -41,7 +47,7 @@ def load_images(
         path = Path(data).expanduser()
         rule = f"be one of {', '.join(SETS)}, or a folder or a zip that exists"
         require(path.exists(), "data", rule, str(data))
-        splits = read_folder(path, size=size)
+        splits = read_folder(path, size=size, skip_unreadable=skip_unreadable)
         if [*splits] == ["train"] and splits["train"].labels is None:
             splits = _split_unlabelled(splits["train"])
         rule = "have the splits train and test"

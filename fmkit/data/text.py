@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fmkit._check import Refused, require
 from fmkit.assets import fetch
+from fmkit.data._files import name_of, walk
 from fmkit.data.docstrings import Document, load_docstrings
 
 SUFFIXES = (".txt", ".md", ".rst", ".py")  # of the files that are read in a folder
@@ -29,8 +30,9 @@ def load_corpus(text: str | Path) -> tuple[list[Document], list[Document]]:
 
     ``docstrings`` are the docstrings of the libraries
     (:func:`fmkit.data.docstrings.load_docstrings`). A folder gives its files of plain
-    text (``SUFFIXES``), one document each. In both cases near duplicates are dropped,
-    and a tenth of the characters is held out for the test, by module or by file.
+    text (``SUFFIXES``), one document each; links are followed, and hidden files are
+    left out. In both cases near duplicates are dropped, and a tenth of the characters
+    is held out for the test, by module or by file.
     ``tinyshakespeare`` and any single file are one text: the first 90 % of its
     characters are for training and the rest is for the test, as in nanoGPT.
 
@@ -46,8 +48,8 @@ def load_corpus(text: str | Path) -> tuple[list[Document], list[Document]]:
     require(path.exists(), "text", rule, str(text))
     if path.is_file():
         return _cut(_read(path), str(text))
-    paths = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-    files = [Document(_read(p), "", p.relative_to(path).as_posix()) for p in paths]
+    paths = [p for p in walk(path) if p.suffix.lower() in SUFFIXES and p.is_file()]
+    files = [Document(_read(p), "", name_of(p.relative_to(path))) for p in paths]
     files = without_near_duplicates([d for d in files if d.text.strip()])
     rule = f"hold at least 2 different texts, in files of {', '.join(SUFFIXES)}"
     require(len(files) >= 2, "text", rule, len(files))
@@ -103,7 +105,7 @@ def split_by_group(
         groups.setdefault(document.group, []).append(document)
     require(len(groups) >= 2, "documents", "be of at least 2 groups", len(groups))
     sizes = {name: sum(len(d.text) for d in groups[name]) for name in groups}
-    order = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest())
+    order = sorted(groups, key=_digest)
     room = max(TEST_SHARE * sum(sizes.values()), min(sizes.values()))
     train, test = [], []
     for name in order:
@@ -111,6 +113,11 @@ def split_by_group(
         (test if fits else train).extend(groups[name])
         room -= sizes[name] * fits
     return train, test
+
+
+def _digest(name: str) -> bytes:
+    """Return the SHA-256 of a name, which may have bytes that are not UTF-8."""
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
 
 
 def leakage(train: Sequence[Document], test: Sequence[Document]) -> float:

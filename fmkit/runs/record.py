@@ -397,7 +397,8 @@ def _table(rows: list[tuple[str, ...]]) -> dict[str, str]:
     ]
     body = "".join(f"<tr>{row}</tr>" for row in cells[1:])
     head = f"<thead><tr>{cells[0]}</tr></thead>"
-    table = f'<table class="dataframe">{head}<tbody>{body}</tbody></table>'
+    kind = "dataframe mathjax_ignore tex2jax_ignore"  # a dollar starts no mathematics
+    table = f'<table class="{kind}">{head}<tbody>{body}</tbody></table>'
     plain = "\n".join(line.rstrip() for line in lines)
     return {"text/html": table, "text/plain": plain}
 

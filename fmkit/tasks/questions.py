@@ -1,4 +1,4 @@
-"""Question-and-answer tasks: pairs (x, y), from a TOML file or your own.
+"""Question-and-answer tasks: pairs (x, y), from a file of this book or your own.
 
 Each file of ``TASKS`` was written for this book: no item is copied from a benchmark.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from fmkit._check import Refused, require
+from fmkit._check import Refused, one_line, require
+from fmkit.tasks._pairs import SUFFIXES, read_pairs
 
 FOLDER = Path(__file__).parent
 TASKS = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
@@ -50,21 +51,24 @@ class Task:
 
 
 def load_task(task: str | Path) -> Task:
-    """Load one of ``TASKS`` by its name, or the task in the TOML file at a path.
+    """Load one of ``TASKS`` by its name, or the task in the file at a path.
 
-    The fields of such a file are those of :class:`Task`, and `items` alone must be
-    there; the task's name is that of the file if it gives no other. Raises
-    ``TaskError`` if `task` is neither a name nor a file, if the file cannot be read or
-    has an unknown field, and if :class:`Task` refuses what it holds.
+    A CSV or JSONL file has nothing but pairs: two columns, or two texts a line, which
+    may be named x and y, question and answer, or the like. Any other file is TOML: its
+    fields are those of :class:`Task`, and `items` alone must be there. The task's name
+    is that of the file if it gives no other. Raises ``TaskError`` if `task` is neither
+    a name nor a file, if the file cannot be read or has an unknown field, and if
+    :class:`Task` refuses what it holds.
     """
     path = FOLDER / f"{task}.toml" if task in TASKS else Path(task).expanduser()
     if not path.is_file():
         known = ", ".join(TASKS)
         raise TaskError(f"task must be one of {known}, or a file, got {str(task)!r}.")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{path} cannot be read ({error}).") from error
+        pairs = path.suffix.lower() in SUFFIXES
+        content = {"items": read_pairs(path)} if pairs else _of_toml(path)
+    except Refused as error:
+        raise TaskError(str(error)) from error
     names = [field.name for field in fields(Task)]
     for name in content:
         if name not in names:
@@ -75,6 +79,14 @@ def load_task(task: str | Path) -> Task:
         return Task(**{"items": (), "name": path.stem} | content)
     except TaskError as error:
         raise TaskError(f"{path}: {error}") from error
+
+
+def _of_toml(path: Path) -> dict[str, object]:
+    """Read a TOML file, with or without a byte order mark."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
 
 
 def candidates(

@@ -151,7 +151,7 @@ def test_no_two_points_share_a_folder():
 
 def rows_of(out):
     """The rows of a sweep's table, each by its columns."""
-    with open(out / "table.csv", newline="") as file:
+    with open(out / "table.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -359,7 +359,7 @@ def test_table_has_every_metric_of_every_point(tmp_path):
         Result("tau=0.4", {"tau": 0.4}),
     ]
     write_table(tmp_path / "table.csv", results)
-    with open(tmp_path / "table.csv", newline="") as file:
+    with open(tmp_path / "table.csv", encoding="utf-8", newline="") as file:
         head, *rows = csv.reader(file)
     assert head[:4] == ["tau", "status", "error", "seconds"]
     assert head[4:] == ["claims_hold", "claims_broken", "b/c", "a", "d"]

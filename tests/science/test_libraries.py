@@ -7,7 +7,9 @@ from fmkit.tasks.libraries import (
     NAMES,
     bag_of_words,
     beginning,
+    label_task,
     library_task,
+    load_labelled,
     without_names,
     words_of,
 )
@@ -69,3 +71,61 @@ def test_a_bag_of_words():
     texts = ["The cat, the CAT; a dog", "cat_dog", ""]
     counts = bag_of_words(texts, vocabulary=["cat", "dog", "the"])
     assert counts.tolist() == [[2, 1, 2], [1, 1, 0], [0, 0, 0]]
+
+
+# Labelled texts of one's own
+
+
+def lines(count, label):
+    return [f"{label} number {i} is here,{label}\n" for i in range(count)]
+
+
+def test_labelled_texts_of_a_file(tmp_path):
+    path = tmp_path / "own.csv"
+    rows = ["text,label\n", *lines(12, "dog"), *lines(3, "cat"), *lines(12, "dog")]
+    path.write_text("".join(rows), encoding="utf-8")
+    train, test, classes = load_labelled(path)
+    assert classes == ("cat", "dog")
+    # The second dozen repeats the first; a fifth of each class, at least one
+    count = {
+        label: [sum(d.label == label for d in of) for of in (train, test)]
+        for label in classes
+    }
+    assert count == {"cat": [2, 1], "dog": [10, 2]}
+    texts = {d.text for d in train + test}
+    assert texts == {row.split(",")[0] for row in rows[1:]}
+    head, *others = rows
+    path.write_text("".join([head, *others[::-1]]), encoding="utf-8")
+    again = load_labelled(path)[1]
+    assert {d.text for d in again} == {d.text for d in test}  # in any order of lines
+    texts, labels = label_task(train, classes=classes, words=2)
+    assert (texts, labels.tolist()) == (["cat number", "dog number"], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("a b,x\nc d,x\n", r"data must have at least 2 different labels, got \('x',\)"),
+        ("a b,x\nc d,x\ne f,y\n", "data must .*2 different texts labelled y, got 1"),
+        ("a b,x\nc d,x\ne f,y\ne f,y\n", "2 different texts labelled y, got 1"),
+        ("a b,x\nc d,\n", r"data must .* empty text or label, got \('c d', ''\)"),
+    ],
+)
+def test_what_is_wrong_with_labelled_texts(tmp_path, text, wrong):
+    path = tmp_path / "own.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=wrong):
+        load_labelled(path)
+
+
+def test_labelled_texts_need_a_file(tmp_path):
+    (tmp_path / "own.txt").write_text("a,b", encoding="utf-8")
+    for name in ("gone.csv", "own.txt", ""):
+        with pytest.raises(ValueError, match=r"data must be docstrings, or .*\.csv"):
+            load_labelled(tmp_path / name)
+
+
+def test_words_of_any_alphabet():
+    assert words_of("The cat's 2 n_s") == ["the", "cat", "s", "n", "s"]
+    assert words_of("Ein Käfig, Жук 12") == ["ein", "käfig", "жук"]
+    assert words_of("灰色的猫, a cat") == ["灰", "色", "的", "猫", "a", "cat"]

@@ -6,9 +6,12 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from PIL import Image
 
-from fmkit import diagrams, plot
+from fmkit import diagrams, plot, plot_text
 
 matplotlib.use("agg")
 
@@ -155,3 +158,144 @@ def test_labels_of_ticks_do_not_overlap():
     points = [(x, 1, 1, 1) for x in (10, 11, 20, 100)]
     ax = plot.curves({"a": points}, xlabel="", ylabel="")
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["10", "20", "100"]
+
+
+# Text of data is shown as it is
+
+
+ODD = [
+    "$$",
+    "$x_$",
+    "$x$",
+    "a $5 or $6",
+    r"\$",
+    r"\frac{",
+    "_x",
+    "^",
+    "*a* `b` [c](d)",
+    "%",
+]
+
+
+def drawn(figure=None):
+    """Draw a figure, with every warning an error, as pytest has them."""
+    (figure or plt.gcf()).savefig(io.BytesIO())
+
+
+def seen(text):
+    """The text that matplotlib draws, and whether it is mathematics."""
+    return text._preprocess_math(text.get_text())
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_names_of_data_are_text_in_every_figure(odd):
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    point, axes = [(1, 0.5, 0.4, 0.6)], {"xlabel": "", "ylabel": ""}
+    shown = [plot.images({odd: images}).texts[0]]
+    drawn()
+    shown += (
+        plot.curves({odd: point, "b": point}, **axes).get_legend().get_texts()[-2:-1]
+    )
+    drawn()
+    shown += plot.intervals({odd: (0.5, 0.4, 0.6)}, xlabel="").get_yticklabels()
+    drawn()
+    ax = plot_text.next_words({odd: [(odd, 0.5), ("b", 0.1)]})
+    shown += [ax.title, ax.get_yticklabels()[0]]
+    drawn()
+    shown += plot_text.surprise([odd, "a"], [1.0, 2.0]).texts[:1]
+    drawn()
+    shown += [plot_text.influence({odd: torch.ones(2, 2)}).title]
+    drawn()
+    words = diagrams.transformer([odd]).texts
+    drawn()
+    texts = [seen(text) for text in words]
+    assert texts.count((odd, False)) == 2
+    visible = plot_text.visible(odd)
+    for text in shown:
+        assert seen(text) in ((odd, False), (visible, False))
+
+
+def test_a_map_shows_every_group_in_its_legend(monkeypatch):
+    """A name that begins with _ too, which matplotlib would leave out."""
+    legends = []
+    draw = plt.Figure.draw
+
+    def look(figure, renderer):
+        texts = figure.axes[0].get_legend().get_texts()
+        legends.append([seen(text) for text in texts])
+        draw(figure, renderer)
+
+    monkeypatch.setattr(plt.Figure, "draw", look)
+    groups = ["_x", "$$", "$x_$", "a"]
+    assert plot.moving_map({"$f$": torch.rand(4, 2)}, groups).startswith(b"GIF")
+    assert legends[0] == [(name, False) for name in groups]
+
+
+def test_mathematics_of_a_chapter_stays():
+    images = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    ax = plot.images({"$\\hat{x}$": images}, math=True)
+    assert seen(ax.texts[0]) == ("$\\hat{x}$", True)
+    drawn()
+
+
+@pytest.fixture
+def no_fonts(monkeypatch):
+    """No font but matplotlib's own, and a process that has warned of none."""
+    own = [f for f in font_manager.fontManager.ttflist if f.name.startswith("DejaVu")]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    monkeypatch.setattr(plot, "WARNED", set())
+    return own
+
+
+def font_of(path, characters, name):
+    """Write a font in which each of these characters is a square."""
+    names = [".notdef", *(f"c{ord(c)}" for c in characters)]
+    builder, pen = FontBuilder(1000, isTTF=True), TTGlyphPen(None)
+    for move, place in zip(
+        "mlll", [(0, 0), (0, 800), (800, 800), (800, 0)], strict=True
+    ):
+        (pen.moveTo if move == "m" else pen.lineTo)(place)
+    pen.closePath()
+    square = pen.glyph()
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord(c): f"c{ord(c)}" for c in characters})
+    builder.setupGlyf(dict.fromkeys(names, square))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": name, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return font_manager.FontEntry(fname=str(path), name=name, weight=400)
+
+
+def test_chinese_takes_a_font_that_has_it(no_fonts, tmp_path):
+    for name, characters in (("Few", "猫"), ("Many", "猫狗"), ("Other", "ก")):
+        no_fonts.append(font_of(tmp_path / f"{name}.ttf", characters, name))
+    before = plt.rcParams["font.family"]
+    assert plot.plain("cat, é, π, Ж") == "cat, é, π, Ж"  # these need no other font
+    assert plt.rcParams["font.family"] == before
+    images = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    for odd in ("猫狗", "ก"):
+        plot.images({odd: images})
+        drawn()  # no box: matplotlib would warn
+    assert plt.rcParams["font.family"] == [*before, "Many", "Other"]
+
+
+def test_without_a_font_one_warning_says_which(no_fonts):
+    def show(*names):
+        plot.images({x: torch.zeros(1, 1, 4, 4, dtype=torch.uint8) for x in names})
+        drawn()
+
+    with pytest.warns(UserWarning, match="'猫'.*Noto Sans CJK") as said:
+        show("猫", "狗", "한", "カ")
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match="'ก'.*Noto Sans Thai") as said:
+        show("猫", "ก")
+    assert len(said) == 1
+    show("狗", "ก")  # was said
+
+
+def test_a_lone_surrogate_can_be_drawn():
+    plot.images({"caf\udce9": torch.zeros(1, 1, 4, 4, dtype=torch.uint8)})
+    drawn()

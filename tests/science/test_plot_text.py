@@ -1,5 +1,7 @@
 """Figures of texts show the numbers they are given."""
 
+import io
+
 import matplotlib
 import pytest
 import torch
@@ -56,3 +58,12 @@ def test_next_words_are_bars_from_the_most_probable_down():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["␣1", "↵"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
     assert [other.get_title() for other in ax.figure.axes] == ["x =", "y"]
+
+
+def test_every_piece_of_a_byte_can_be_seen():
+    pieces = [chr(i) for i in range(128)]
+    ax = plot_text.surprise(pieces, [1.0] * len(pieces))
+    shown = texts(ax)[::2]
+    assert all(text.isprintable() and len(text.strip()) for text in shown)
+    assert len(set(shown)) == 128
+    ax.figure.savefig(io.BytesIO())

@@ -179,6 +179,73 @@ def test_pairs_are_enough(tmp_path):
         Task([*pairs, ("one", "I")])
 
 
+PAIRS = (("one", "1"), ("two, or a pair", "2"), ("猫", "3"))
+FILES = {
+    "plain.csv": 'one,1\n"two, or a pair",2\n猫,3\n',
+    "head.csv": 'x,y\none,1\n"two, or a pair",2\n猫,3\n',
+    "excel.CSV": "\ufeffone;1\r\ntwo, or a pair;2\r\n\r\n猫;3\r\n",
+    "spaces.csv": 'one , 1\n"two, or a pair",  2\n 猫,3\n ,\n',
+    "columns.csv": 'id,Answer,Question\n7,1,one\n8,2,"two, or a pair"\n9,3,猫\n',
+    "tabs.tsv": "one\t1\ntwo, or a pair\t2\n猫\t3",
+    "lists.jsonl": '["one", "1"]\n\n["two, or a pair", 2]\n["\\u732b", "3"]',
+    "objects.jsonl": '{"question": "one", "answer": 1, "id": 7}\n'
+    '{"y": "2", "x": "two, or a pair"}\r\n{"text": "猫", "label": "3"}\n',
+    "pairs.toml": 'items = [["one", "1"], ["two, or a pair", "2"], ["猫", "3"]]',
+    "mark.toml": '\ufeffitems = [["one","1"], ["two, or a pair","2"], ["猫","3"]]',
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pairs_of_any_file(tmp_path, name):
+    (tmp_path / name).write_text(FILES[name], encoding="utf-8", newline="")
+    stem = name.split(".")[0]
+    assert load_task(tmp_path / name) == Task(PAIRS, name=stem)
+
+
+def test_a_cell_may_have_line_breaks(tmp_path):
+    path = tmp_path / "lines.csv"
+    path.write_bytes('x,y\n"two\nlines\u2028","2"\nthree\u2028x,3\n'.encode())
+    items = load_task(path).items
+    assert items == (("two\nlines", "2"), ("three\u2028x", "3"))
+
+
+WRONG = [
+    ("three.csv", "one,1,I\ntwo,2,II\n", r"two columns, .* x \(.* got 'one,1,I'"),
+    ("odd.csv", "one,1\ntwo, or a pair,2\n", "two columns, .* got 'two,or a pair,2'"),
+    ("single.csv", "one\ntwo\n", "two columns, .* got 'one'"),
+    ("empty.csv", "", "two columns, .* got ''"),
+    ("both.csv", "x,text,y\na,b,c\n", "two columns, .* got 'x,text,y'"),
+    ("which.csv", "one, I;1\ntwo, II;2\n", "one separator, .* got 'one, I;1'"),
+    ("open.csv", 'one,"1\ntwo,2\n', r"cannot be read \(unexpected end of data\)"),
+    ("latin.csv", b"caf\xe9,1\n", "cannot be read .*0xe9"),
+    ("blank.csv", "one,\ntwo,2\n", "an answer must be text .*''"),
+    ("head.csv", "x,y\none,1\n", "at least 2 pairs, got 1"),
+    (
+        "cut.jsonl",
+        '["one", "1"]\n["two", ',
+        r"cannot be read \(line 2: Expecting",
+    ),
+    ("words.jsonl", '"one"\n', "two texts in line 1.*'\"one\"'"),
+    ("triple.jsonl", '["a", "b", "c"]\n', "two texts in line 1"),
+    (
+        "keys.jsonl",
+        '{"country": "a", "city": "b"}\n',
+        r"line 1: a list, or x \(x, qu",
+    ),
+    ("null.jsonl", '["a", null]\n', r"two texts in line 1.*null"),
+    ("half.jsonl", '["a", "\\ud800"]\n', r"cannot be read \(.*surrogates"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "wrong"), WRONG, ids=[w[0] for w in WRONG])
+def test_what_is_wrong_with_pairs(tmp_path, name, text, wrong):
+    text = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(TaskError, match=wrong) as caught:
+        load_task(tmp_path / name)
+    assert name in str(caught.value) or "own" in str(caught.value)
+
+
 def test_a_name_that_is_none(tmp_path):
     for name in ("no-such-task", str(tmp_path), tmp_path):
         with pytest.raises(

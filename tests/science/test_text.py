@@ -3,8 +3,11 @@
 import collections
 import gc
 import itertools
+import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tokenizers
@@ -39,6 +42,9 @@ from fmkit.data.tokens import (
     utf8_bytes,
     windows,
 )
+from fmkit.runs.rerun import rerun
+
+CHAPTER = Path(__file__).parents[2] / "chapters" / "language_models.ipynb"
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -125,7 +131,9 @@ def test_docstrings_of_scikit_learn_are_read_and_not_imported():
         "a = read(['sklearn']); assert 'sklearn' not in sys.modules;"
         "assert a == read(['sklearn']); print(len(a), {d.label for d in a})"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8"
+    )
     assert run.stderr == ""
     number, label = run.stdout.split()
     assert int(number) > 1000
@@ -486,3 +494,16 @@ def test_windows_that_cannot_be_are_refused(rng):
         windows(sequence, context=2, batch_size=0, generator=rng)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         consecutive(sequence, context=2, batch_size=0)
+
+
+def test_a_chapter_adds_no_character_to_a_text(tmp_path):
+    """A text without a space or a line break has a tokenizer of its characters."""
+    rng, path = random.Random(0), tmp_path / "text.txt"
+    letters = "海上平静灰色的早晨她驾船经过灯塔。"
+    path.write_text("".join(rng.choices(letters, k=5000)), encoding="utf-8")
+    given = {"text": str(path), "pretrained": "", "vocabulary": 260, "context": 32}
+    given |= {"width": 16, "layers": 1, "heads": 2, "steps": 2, "batch_size": 4}
+    rerun(CHAPTER, tmp_path / "out", given=given | {"orders": [2], "masked": False})
+    found = (tmp_path / "out" / CHAPTER.name).read_text(encoding="utf-8")
+    row = re.search(r"character +(\d+) ", found)
+    assert int(row[1]) == len(letters) + 1  # and the start symbol

@@ -12,7 +12,7 @@ from fmkit.runs.stale import PACKAGE, is_stale
 CELLS, LINES, COLUMNS = 32, 25, 88  # the house style: about 25, about 20, 88
 SIZE = 400_000  # bytes of a notebook with its outputs
 DRAWS = (
-    r"\bplt\.(?!rcParams|style|close)|\bplot\.(?!use_style)\w+\(|\bdiagrams\.\w+\("
+    r"\bplt\.(?!rcParams|style|close)|\bplot\.(?!use_style|plain)\w+\(|\bdiagrams\.\w+\("
     r"|\.(imshow|plot|figure)\("
 )
 IMAGE_FILE = r"\.(png|svg|jpe?g|gif)\s*$"
