@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench._gpu import parser as gpu_parser
 from fmkit.cli import _parser
 from fmkit.runs.parameters import (
     RerunError,
@@ -63,6 +64,9 @@ def check(command, root):
                 grid_of(options.given, parameters)
             else:
                 checked(parameters, from_arguments(options.given, parameters))
+    elif name == "bash":
+        assert arguments[0] == "bench/gpu.sh", arguments[0]
+        gpu_parser().parse_args(arguments[1:])
     else:
         assert name in OTHERS, name
 
@@ -94,6 +98,8 @@ def test_how_many_commands_there_are():
         "fmkit sing",
         "make tea",
         "make book PROFILE=none",
+        "bash bench/none.sh runs/a",
+        "bash bench/gpu.sh runs/a --none",
         "conjure",
     ],
 )
