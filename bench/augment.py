@@ -100,7 +100,7 @@ def main() -> None:
     gap, cases = 0.0, []
     for mode, peer in peers.items():
         expected = peer(images.float() / 255)
-        views, replayed = views_of(peer).to(device), peer._params
+        views, replayed = views_of(peer), peer._params
 
         def ours(views=views):
             return render_views(images, views, size=SIZE)

@@ -1,4 +1,4 @@
-"""Choosing among 4 answers after 8 examples, for 40 queries, with SmolLM2-135M.
+"""Choosing among 4 answers after 8 examples, for 32 queries, with SmolLM2-135M.
 
 What is timed is log p of every answer to every query, tokens included. Ours computes
 once what all prompts begin with, and each prompt once for its four answers. The peer is
@@ -27,7 +27,7 @@ from fmkit.prompt import BARE, draw_examples, score_answers
 from fmkit.tasks.questions import candidates, load_task
 
 TASK, EXAMPLES, ANSWERS, BATCH = "capitals", 8, 4, 16
-QUERIES, ROUNDS = (4, 1) if SMALL else (40, 2)
+QUERIES, ROUNDS = (4, 1) if SMALL else (32, 2)
 THREADS, TOLERANCE = 2, 1e-3
 
 
