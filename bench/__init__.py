@@ -3,19 +3,22 @@
 Results are compared first; if a peer takes long, the results of the timed run are.
 Ours and the peer run in turns, so that a busy moment of the machine hits both, and
 `ratio` is the median of the paired ratios of their times: above 1, ours is faster.
+``--small`` checks that a benchmark runs, at sizes whose times mean nothing.
 """
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
-from fmkit.runtime import device_name, pick_device
+from fmkit.runtime import device_name
 
 T = TypeVar("T")
+SMALL = "--small" in sys.argv[1:]
 
 
 def timed(function: Callable[[], T]) -> tuple[float, T]:
@@ -60,22 +63,31 @@ def compared(pairs: list[tuple[float, float]], *, label: str) -> dict[str, float
 
 
 def report(
-    name: str,
-    case: dict[str, float],
-    *,
-    equal: bool,
-    device: torch.device | None = None,
+    name: str, case: dict[str, float], *, equal: bool, device: torch.device
 ) -> None:
     """Print the last line: the case with the smallest ratio, and if results agreed.
 
-    `device` is the device that computed; None stands for that of the runtime.
+    `device` is the one that computed, whatever others the machine has.
     """
     summary = {
         "name": name,
         **{key: round(value, 3) for key, value in case.items()},
         "unit": "s",
         "equal": equal,
-        "device": device_name(device or pick_device()),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
+        **({"small": True} if SMALL else {}),
     }
     print(json.dumps(summary))
+
+
+def ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """Most GFLOP/s that this machine gave in a product of two large matrices."""
+    size = 8192 if device.type == "cuda" else 512 if SMALL else 2048
+    a = torch.randn(size, size, device=device, dtype=dtype)
+
+    def product():
+        return (a @ a)[0, 0].item()
+
+    best = min(timed(product)[0] for _ in range(8))
+    return 2 * size**3 / best / 1e9

@@ -51,7 +51,7 @@ def main() -> None:
     print(f"representations differ by at most {gap:.1e} of the largest number")
     label = f"{len(images):,} images"
     case = side_by_side(ours, theirs, rounds=ROUNDS, label=label)
-    report("features", case, equal=gap <= TOLERANCE)
+    report("features", case, equal=gap <= TOLERANCE, device=device)
 
 
 if __name__ == "__main__":

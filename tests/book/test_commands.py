@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
+from bench._gpu import parser as gpu_parser
 from fmkit._check import Refused
 from fmkit.cli import _parser
 from fmkit.runs.engines import engine_of
@@ -71,6 +72,9 @@ def check(command, root):
         options = get_args_parser().parse_args(arguments)
         assert options.module, "-m"
         check([options.training_script, *options.training_script_args], root)
+    elif name == "bash":
+        assert arguments[0] == "bench/gpu.sh", arguments[0]
+        gpu_parser().parse_args(arguments[1:])
     else:
         assert name in OTHERS, name
 
@@ -107,6 +111,8 @@ def test_how_many_commands_there_are():
         "torchrun --nproc-per-node 2 -m fmkit rerun chapters/none.ipynb -o runs/a",
         "make tea",
         "make book PROFILE=none",
+        "bash bench/none.sh runs/a",
+        "bash bench/gpu.sh runs/a --none",
         "conjure",
     ],
 )
