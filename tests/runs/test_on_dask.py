@@ -152,7 +152,9 @@ def test_other_code_on_a_worker(cluster, tmp_path):
     folder = Path(fmkit.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(folder, tmp_path / "other" / "fmkit", ignore=ignored)
-    with open(tmp_path / "other" / "fmkit" / "losses.py", "a") as module:
+    with open(
+        tmp_path / "other" / "fmkit" / "losses.py", "a", encoding="utf-8"
+    ) as module:
         module.write("\nOTHER = 1\n")
     cell = code("from fmkit.losses import simclr_loss")
     path, out = write(notebook(cell), tmp_path / "tiny.ipynb"), tmp_path / "out"
