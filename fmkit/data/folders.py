@@ -43,6 +43,7 @@ UPRIGHT = {  # its values -> what turns the image upright
 }
 # A profile of colours, which nothing here uses, may take more than Pillow's 1 MB
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+WINDOWS = 0  # the system that made a member of a zip, or DOS
 UTF8 = 0x800  # the flag of a name in a zip that promises UTF-8
 MOST_NAMED = 20  # images that are left out, in the warning
 Parts = dict[str, tuple[str, ...]]  # the name of a file or folder -> its parts
@@ -119,11 +120,14 @@ def _opened(
 def _name_in_zip(member: zipfile.ZipInfo) -> str:
     """Return the name of a member as text with slashes, like that of a file.
 
-    Windows' PowerShell 5 writes backslashes. macOS writes UTF-8 without the flag.
+    Windows' PowerShell 5 writes backslashes. macOS writes UTF-8 without the flag. Names
+    of Windows without it are in a code that depends on its language: their letters
+    outside of ASCII become surrogates.
     """
     name = member.filename
     if not member.flag_bits & UTF8 and name == member.orig_filename:
-        name = name.encode("cp437").decode("utf-8", "surrogateescape")
+        code = "ascii" if member.create_system == WINDOWS else "utf-8"
+        name = name.encode("cp437").decode(code, "surrogateescape")
     return name.replace("\\", "/").lstrip("/")
 
 

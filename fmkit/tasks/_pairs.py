@@ -10,8 +10,9 @@ from fmkit._check import Refused, one_line
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 # Columns and keys that are x, and that are y, whatever their capitals
-X_NAMES = ("x", "question", "prompt", "input", "text")
-Y_NAMES = ("y", "answer", "completion", "output", "label")
+X_NAMES = ("x", "question", "prompt", "input", "text", "sentence", "content")
+Y_NAMES = ("y", "answer", "completion", "output", "label", "response", "target")
+Y_NAMES += ("class", "category")
 NAMED = f"x ({', '.join(X_NAMES)}) and y ({', '.join(Y_NAMES)})"
 
 

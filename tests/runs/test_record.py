@@ -370,6 +370,7 @@ def test_a_card_carries_its_record(path, monkeypatch):
     [(data, metadata)] = shown
     assert set(data) == {"text/html", "text/plain"}  # another type warns on a page
     assert "1 of 1 hold" in data["text/html"]
+    assert "mathjax_ignore" in data["text/html"]  # dollars of data stay dollars
     [text] = metadata.values()
     assert text == json.dumps(read_record(path))  # in the order of the chapter
     assert [*metadata] == ["fmkit"]

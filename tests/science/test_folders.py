@@ -41,12 +41,12 @@ def write(folder, files):
     return folder
 
 
-def zipped(path, files):
-    """A zip whose names are exactly these, on any system."""
+def zipped(path, files, system=3):
+    """A zip whose names are exactly these, as made on a system: 3 Unix, 0 Windows."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             info = zipfile.ZipInfo("x")
-            info.filename = name
+            info.filename, info.create_system = name, system
             archive.writestr(info, content)
     return path
 
@@ -360,6 +360,22 @@ def test_a_zip_of_a_mac_has_utf8_without_the_flag(tmp_path):
             at = content.find(sign, at + 1)
     path.write_bytes(content)
     assert read_folder(path)["test"].classes == ("dog", "猫")
+
+
+def test_a_zip_in_another_code_is_refused(tmp_path):
+    """Windows in Chinese writes GBK, and no flag says so."""
+    path = zipped(tmp_path / "x.zip", FILES, system=0)
+    raw = path.read_bytes().replace(b"/dog/", b"/" + "猫".encode("gbk") + b"g/")
+    path.write_bytes(raw)  # these two bytes are a letter of UTF-8 as well
+    with pytest.raises(ValueError, match=r"UTF-8, got b'\\xc3\\xa8g'"):
+        read_folder(path)
+    raw = (
+        path.read_bytes()
+        .replace(b"\xc3\xa8g/0", b"dog/\xe9")
+        .replace(b"\xc3\xa8", b"do")
+    )
+    path.write_bytes(raw)  # in names of files they do no harm
+    assert len(read_folder(path)["train"]) == 6
 
 
 def test_letters_of_two_characters_are_one_class(tmp_path):
