@@ -94,6 +94,10 @@ def test_the_device_draws_from_its_own_generators(gpu):
     torch.manual_seed(1)
     assert drawn(device="cuda") == one
     assert drawn() == one  # the CPU's generator, which the device left alone
+    order = torch.randperm(9, generator=there.manual_seed(1), device="cuda").tolist()
+    assert (
+        order == torch.randperm(9, generator=torch.Generator().manual_seed(1)).tolist()
+    )
 
 
 def test_autocast_is_that_of_cuda(gpu):

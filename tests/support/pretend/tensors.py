@@ -10,7 +10,7 @@ import copy
 import functools
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -144,12 +144,14 @@ class Device:
         if name == "_fused_sdp_choice":
             return 0  # the one that is made of other operators
         self._watch(name, func, args, kwargs, tensors, here, stays)
-        with self._drawing(func, kwargs.get("generator")):
-            inner = {key: _held(value) for key, value in kwargs.items()}
-            if target is not None:
-                inner["device"] = "cpu" if stays else target
-            if "generator" in inner:
-                inner["generator"] = None
+        inner = {key: _held(value) for key, value in kwargs.items()}
+        if target is not None:
+            inner["device"] = "cpu" if stays else target
+        generator = kwargs.get("generator")
+        if generator is not None:
+            inner["generator"] = None
+        draws = torch.Tag.nondeterministic_seeded in func.tags or generator is not None
+        with self._drawing(generator) if draws else nullcontext():
             out = func(*_held(args), **inner)
         return self._returned(func, args, kwargs, out, stays)
 
@@ -214,11 +216,8 @@ class Device:
         (self.waits if waits else self.copies).append(f"copy {where} at {_place()}")
 
     @contextmanager
-    def _drawing(self, func, generator: torch.Generator | None):
+    def _drawing(self, generator: torch.Generator | None) -> Iterator[None]:
         """Let an operator that draws do so from the state of the right generator."""
-        if torch.Tag.nondeterministic_seeded not in func.tags and generator is None:
-            yield
-            return
         generator = self.generator if generator is None else generator
         if generator.device.type != self.device.type:
             raise RuntimeError(
