@@ -15,7 +15,7 @@ import os
 import platform
 import runpy
 import warnings
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,9 +52,22 @@ def variables() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a number can depend on: Python, torch, numpy, fmkit."""
-    packages = {name: version(name) for name in ("torch", "numpy", "fmkit")}
-    return {"python": platform.python_version(), **packages}
+    """Return the versions that a number can depend on.
+
+    Python, torch, numpy, fmkit and, if there is a GPU that uses them, CUDA and cuDNN.
+    The version of fmkit is "source" if it runs from a folder and is not installed.
+    """
+    found = {"python": platform.python_version()}
+    found |= {name: version(name) for name in ("torch", "numpy")}
+    try:
+        found["fmkit"] = version("fmkit")
+    except PackageNotFoundError:
+        found["fmkit"] = "source"
+    if not _knows_gpus():
+        return found
+    from fmkit.runtime import gpu_libraries
+
+    return found | gpu_libraries()
 
 
 def default_device() -> str:

@@ -273,8 +273,9 @@ def scores_of(
 
 
 def commit(chapter: str) -> str | None:
-    """Return the commit of the checkout that runs; None outside a checkout.
+    """Return the commit of the checkout that runs, else ``FMKIT_COMMIT``, else None.
 
+    Set this variable where the code was copied without its checkout.
     "+changes" is added if what a run of `chapter` depends on differs from the commit:
     fmkit, the results that the chapter reads, and the code cells of its notebook.
     Outputs, also of other notebooks, change nothing.
@@ -291,7 +292,7 @@ def commit(chapter: str) -> str | None:
         short = git("rev-parse", "--short", "HEAD")
         return short + "+changes" * _is_changed(chapter, git)
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("FMKIT_COMMIT") or None
 
 
 def _is_changed(chapter: str, git: Callable[..., str]) -> bool:

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import joblib
 import pytest
@@ -92,6 +93,31 @@ def test_the_module_prints_what_env_takes_and_does_not_wait_for_torch(monkeypatc
 def test_versions():
     assert machine.versions()["torch"] == torch.__version__
     assert set(machine.versions()) == {"python", "torch", "numpy", "fmkit"}
+
+
+def test_versions_of_the_libraries_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(machine, "_knows_gpus", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "cuda" not in machine.versions()  # of a build for GPUs, where there is none
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = machine.versions()
+    assert (found["cuda"], found["cudnn"]) == ("13.0", "91002")
+
+
+def test_fmkit_may_be_a_folder_that_is_not_installed(monkeypatch):
+    """As on a machine to which the code was copied."""
+    installed = machine.version
+
+    def version(name):
+        if name == "fmkit":
+            raise PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(machine, "version", version)
+    assert machine.versions()["fmkit"] == "source"
+    assert machine.versions()["torch"] == torch.__version__
 
 
 def pretended(folder, *, cuda, hip):

@@ -279,6 +279,15 @@ def test_commit_of_no_checkout_and_of_another(checkout):
     assert records.commit("one") is None  # installed inside another's checkout
 
 
+def test_commit_of_code_that_was_copied(checkout, monkeypatch):
+    monkeypatch.setenv("FMKIT_COMMIT", "1a2b3c4")
+    assert records.commit("one") == "1a2b3c4"
+    git(checkout, "init")
+    assert records.commit("one") == "1a2b3c4"
+    short = commit_of(checkout)
+    assert records.commit("one") == short  # what is known for certain
+
+
 def edited(path, change):
     whole = json.loads(path.read_text(encoding="utf-8"))
     change(whole["cells"])
