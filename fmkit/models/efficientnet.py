@@ -4,6 +4,7 @@ It is the U phi_theta_hat(x) of 14.2: phi computes 1280 features of an image, an
 logits of ImageNet's 1000 classes from them. B batch, H and W height and width.
 """
 
+import contextlib
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ class ConvNorm(nn.Module):
         )
         self.bn = nn.BatchNorm2d(width, eps=BATCH_NORM_EPSILON)
         self.relu = relu
+        self.once: tuple[Tensor, Tensor] | None = None  # weight and bias of `frozen`
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
@@ -64,12 +66,25 @@ class ConvNorm(nn.Module):
         return F.relu6(x, inplace=True) if self.relu else x
 
     def _normed(self, x: Tensor) -> Tensor:
-        """Fold batch norm, which is linear in eval mode, into the convolution."""
-        bn, conv = self.bn, self.conv
-        scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
-        weight = conv.weight * scale[:, None, None, None]
-        bias = bn.bias - bn.running_mean * scale
+        conv, (weight, bias) = self.conv, self.once or self._folded()
         return F.conv2d(x, weight, bias, conv.stride, conv.padding, 1, conv.groups)
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """Fold batch norm, which is linear in eval mode, into the convolution."""
+        bn = self.bn
+        scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
+        weight = self.conv.weight * scale[:, None, None, None]
+        return weight, bn.bias - bn.running_mean * scale
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Fold once for all batches inside this context, where no weight may change."""
+        with torch.no_grad():
+            self.once = self._folded()
+        try:
+            yield
+        finally:
+            self.once = None
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:

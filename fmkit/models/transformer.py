@@ -77,8 +77,12 @@ class Cache:
         return (columns - self.padding).clamp(min=0)
 
     def mask(self, T: int) -> Bool[Tensor, "_ 1 T S"] | None:
-        """Return which tokens the next T may attend to; None if all so far."""
-        if T == 1 and self.padding is None:
+        """Return which tokens the next T may attend to.
+
+        None if no mask is needed beyond the causal order among the T themselves: for a
+        single token, and if nothing is cached. Some kernels take no mask.
+        """
+        if self.padding is None and (T == 1 or self.used == 0):
             return None
         columns = torch.arange(self.used + T, device=self.keys.device)
         rows = columns[self.used :, None]  # (T, 1)
@@ -151,7 +155,7 @@ class Attention(nn.Module):
             keys,
             values,
             attn_mask=mask,
-            is_causal=self.causal and past is None,
+            is_causal=self.causal and mask is None and T > 1,
             enable_gqa=queries.shape[1] > keys.shape[1],
         )
         if T == 1:

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from reference import notes as reference
 from support.bounds import additions_of, rounding
+from support.models import redrawn
 from torch import nn
 
+from fmkit.adapt import frozen_outputs
 from fmkit.assets import fetch
 from fmkit.models.efficientnet import (
     Block,
@@ -172,6 +174,28 @@ def test_the_folded_norm_has_the_gradient_of_the_two_layers(rng):
     found = torch.autograd.grad(layer(x).square().sum(), [*layer.parameters()])
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_frozen_network_folds_its_norms_once(rng, monkeypatch):
+    monkeypatch.setattr("fmkit.runtime.batch_size_for_inference", lambda device: 2)
+    phi, folded = redrawn(EfficientNetLite0(size=32).eval(), rng), []
+    inside = ConvNorm._folded
+    monkeypatch.setattr(
+        ConvNorm, "_folded", lambda self: folded.append(self) or inside(self)
+    )
+    images = torch.randint(256, (5, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    before = [*phi.state_dict()]
+    found = frozen_outputs(EveryLayer(phi).eval(), images)[:, -phi.m :]
+    assert len(folded) == sum(isinstance(part, ConvNorm) for part in phi.modules())
+    assert [*phi.state_dict()] == before
+    with torch.no_grad():
+        each = torch.cat([phi(phi.prepare(some)) for some in images.split(2)])
+    assert torch.equal(found, each)
+    # What was folded is forgotten, so that the network can be finetuned
+    phi.top.bn.bias.data += 1
+    assert not torch.equal(frozen_outputs(phi, images), each)
+    phi(phi.prepare(images)).sum().backward()
+    assert all(p.grad is not None for p in phi.parameters())
 
 
 def test_a_block_adds_its_input_where_the_shape_allows(rng):

@@ -170,6 +170,27 @@ def test_in_pieces_is_at_once(kv_heads, tokens):
         assert cache.used == 8
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@torch.no_grad()
+def test_a_prompt_is_read_without_a_mask(kv_heads, tokens, monkeypatch):
+    """Flash attention takes none. The order of a causal model is told it otherwise."""
+    model, masks = float64_model(replace(SMALL, kv_heads=kv_heads)), []
+    attention = F.scaled_dot_product_attention
+
+    def watched(*args, attn_mask, is_causal, **options):
+        masks.append((attn_mask is not None, is_causal))
+        return attention(*args, attn_mask=attn_mask, is_causal=is_causal, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    cache = model.cache(padding=[0] * 3, room=9)
+    found = in_pieces(model, tokens, cache, [5, 1, 2])
+    assert masks[::2] == [(False, True), (False, False), (True, False)]
+    torch.testing.assert_close(found, model(tokens), rtol=1e-11, atol=1e-12)
+    masks.clear()
+    model(tokens, model.cache(padding=[0, 1, 0], room=9))
+    assert masks == [(True, False)] * 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("sizes", PIECES, ids=str)
 @torch.no_grad()
