@@ -13,15 +13,12 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from fmkit import runtime
+
 FLOAT32_REACH = 5e-7  # gradient norm below which rounding to float32 shows
 MAX_STEPS = 2000  # tens are usual, hundreds if lambda is tiny
 MAX_IDLE_STEPS = 30  # without a smaller gradient norm; then rounding keeps it up
 MEMORY = 30  # steps that L-BFGS remembers
-
-
-def exact_device(device: torch.device) -> torch.device:
-    """Return `device`, or the CPU instead of MPS, which has no float64."""
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def eigenbasis(features: Float[Tensor, "n m"]) -> Eigenbasis:
 
     A last coordinate of 1 is added for the bias.
     """
-    x = features.to(exact_device(features.device)).double()
+    x = runtime.float64(features)
     n, m = x.shape
     mean = x.mean(dim=0)
     size = (x - mean).square().mean().item()

@@ -5,6 +5,7 @@ the model takes. Axes: n examples, m representation, k classes. The linear probe
 is in :mod:`fmkit.probe`.
 """
 
+import contextlib
 import copy
 
 import torch
@@ -42,6 +43,7 @@ class Predictor(nn.Module):
         return self.head(self.phi(x))
 
 
+@runtime.exact()
 def frozen_outputs(
     model: nn.Module,
     examples: Shaped[Tensor, "n ..."],
@@ -51,10 +53,12 @@ def frozen_outputs(
     """Compute the output of a frozen model for each example: phi(x), or logits.
 
     Frozen means in eval mode and without gradients. Afterwards the model is in the
-    mode that it was in before. Batch size, layout and precision are those of
-    :mod:`fmkit.runtime` for the device of the examples; the result is float32. `bar`
-    is the text of the progress bar. Raises ``AssertionError`` if a parameter or a
-    buffer changed.
+    mode that it was in before. The batch size is that of :mod:`fmkit.runtime` for the
+    device of the examples. Precision is the model's on every device, also inside
+    autocast; the result is float32. A part of the model with a method ``frozen`` is
+    inside that context, where it may keep what it computes from its weights. `bar` is
+    the text of the progress bar. Raises ``AssertionError`` if a parameter or a buffer
+    changed.
     """
     was_training = model.training
     # A write raises the version of a parameter, so none is copied. The kernel of batch
@@ -63,10 +67,12 @@ def frozen_outputs(
     versions = {name: p._version for name, p in model.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.eval()
-    device = examples.device
-    batches = examples.split(runtime.batch_size_for_inference(device))
+    batches = examples.split(runtime.batch_size_for_inference(examples.device))
     rows = []
-    with torch.no_grad(), runtime.autocast(device):
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        for part in model.modules():
+            if hasattr(part, "frozen"):
+                stack.enter_context(part.frozen())
         for batch in progress(batches, bar=bar):
             rows.append(model(model.prepare(batch)).float())
     for name, p in model.named_parameters():

@@ -30,7 +30,7 @@ def accuracy(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
     Guessing gives 1/k. Raises ``ValueError`` without an example.
     """
     require(len(labels) >= 1, "labels", "hold at least 1 example", len(labels))
-    return (logits.argmax(dim=1) == labels).double().mean().item()
+    return runtime.float64(logits.argmax(dim=1) == labels).mean().item()
 
 
 def brier_score(p: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
@@ -45,11 +45,12 @@ def brier_score(p: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
     1950.
     """
     require(len(labels) >= 1, "labels", "hold at least 1 example", len(labels))
-    total = p.double().sum(dim=1)
+    p = runtime.float64(p)
+    total = p.sum(dim=1)
     worst = total[(total - 1).abs().argmax()].item()
     require(abs(worst - 1) < 1e-4, "p", "sum to 1 in every row", round(worst, 4))
-    true = F.one_hot(labels, p.shape[1])
-    return (p.double() - true).square().sum(dim=1).mean().item()
+    true = F.one_hot(labels.to(p.device), p.shape[1])
+    return (p - true).square().sum(dim=1).mean().item()
 
 
 def reliability(
@@ -67,14 +68,15 @@ def reliability(
     order = confidence.argsort(stable=True)
     return [
         (
-            confidence[group].double().mean().item(),
-            correct[group].double().mean().item(),
+            runtime.float64(confidence[group]).mean().item(),
+            runtime.float64(correct[group]).mean().item(),
             len(group),
         )
         for group in order.tensor_split(bins)
     ]
 
 
+@runtime.exact()
 def knn_votes(
     bank: Float[Tensor, "n m"],
     labels: Int[Tensor, " n"],
@@ -118,8 +120,8 @@ def alignment(phi_hat: Float[Tensor, "n m"], phi_tilde: Float[Tensor, "n m"]) ->
     it is 0 if the two views of each pair are represented equally. Source: Wang and
     Isola 2020, with their alpha = 2.
     """
-    unit_hat = F.normalize(phi_hat.double(), dim=1)
-    unit_tilde = F.normalize(phi_tilde.double(), dim=1)
+    unit_hat = F.normalize(runtime.float64(phi_hat), dim=1)
+    unit_tilde = F.normalize(runtime.float64(phi_tilde), dim=1)
     return (unit_hat - unit_tilde).square().sum(dim=1).mean().item()
 
 
@@ -133,7 +135,7 @@ def uniformity(phi: Float[Tensor, "n m"]) -> float:
     Wang and Isola 2020, with their t = 2.
     """
     require(len(phi) >= 2, "phi", "have at least 2 rows", len(phi))
-    distance = torch.pdist(F.normalize(phi.double(), dim=1))
+    distance = torch.pdist(F.normalize(runtime.float64(phi), dim=1))
     return distance.square().mul(-2).exp().mean().log().item()
 
 
@@ -149,7 +151,7 @@ def planar_maps(
     """
     maps: list[Tensor] = []
     for phi in reversed(series):
-        z = F.normalize(phi.double(), dim=1)
+        z = F.normalize(runtime.float64(phi), dim=1)
         u, s, _ = torch.linalg.svd(z - z.mean(dim=0), full_matrices=False)
         points = u[:, :2] * s[:2]
         if maps:
@@ -159,6 +161,7 @@ def planar_maps(
     return maps[::-1]
 
 
+@runtime.exact()
 def token_nats(
     model: nn.Module, windows: Sequence[Int[Tensor, "_ _"]], *, bar: str = "tokens"
 ) -> Float[Tensor, " n"]:
@@ -166,15 +169,15 @@ def token_nats(
 
     The first token of a window has no earlier one and gets no value. Windows are
     processed one at a time. The model is switched to eval mode, and its mode is
-    restored afterwards. Precision is the runtime's for the device of the tokens;
-    logarithms are float32. `bar` is the text of the progress bar.
+    restored afterwards. Precision is the model's on every device, also inside
+    autocast; logarithms are float32. `bar` is the text of the progress bar.
 
     In the notes: (14.5).
     """
     was_training = model.training
     model.eval()
     nats = []
-    with torch.no_grad(), runtime.autocast(windows[0].device):
+    with torch.no_grad():
         for window in progress(windows, bar=bar):
             u, x = model(window[:, :-1]).float(), window[:, 1:]
             nats.append(F.cross_entropy(u.mT, x, reduction="none").flatten())
@@ -222,7 +225,7 @@ def crossed_interval(
     """
     r, n = values.shape
     require(values.numel() >= 1, "values", "hold at least 1 number", (r, n))
-    x = values.double().cpu()
+    x = values.cpu().double()
     rows = _resampled_shares(r, generator)
     columns = _resampled_shares(n, generator)
     low, high = _ends(((rows @ x) * columns).sum(dim=1))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fmkit import runtime
 from fmkit._check import require
 from fmkit.data.tokens import check_ids
 
@@ -108,10 +109,12 @@ def stream(
 
     Prompts may differ in length: shorter ones are padded on the left, and no token
     attends to padding. A row ends when `eos` is chosen, which is not yielded. From then
-    on the row yields None, and when all rows have ended nothing more is yielded.
-    Precision and device are those of the weights. Raises ``ValueError``, before
-    anything is computed, if the model is not in eval mode, a prompt is empty, an id is
-    outside V, or the longest prompt and `new_tokens` exceed the context.
+    on the row yields None, and when all rows have ended nothing more is yielded. On
+    CUDA the model is one step ahead of what is yielded, so that it never waits for a
+    token to be read. Precision and device are those of the weights. Raises
+    ``ValueError``, before anything is computed, if the model is not in eval mode, a
+    prompt is empty, an id is outside V, or the longest prompt and `new_tokens` exceed
+    the context.
     """
     require(not model.training, "model.training", "be False: call model.eval()", True)
     require(len(prompts) >= 1, "prompts", "be at least one", prompts)
@@ -128,7 +131,6 @@ def stream(
     return _stream(model, padded, padding, new_tokens, choose, eos)
 
 
-@torch.inference_mode()  # as a decorator it is left at every yield
 def _stream(
     model: nn.Module,
     padded: list[list[int]],
@@ -137,15 +139,27 @@ def _stream(
     choose: Choose,
     eos: int | None,
 ) -> Iterator[list[int | None]]:
-    cache = model.cache(padding=padding, room=len(padded[0]) + new_tokens)
-    tokens = torch.tensor(padded, device=model.embedding.weight.device)
     ended = [False] * len(padded)
-    for _ in range(new_tokens):
-        contextual = model.contextualize(model.embed(tokens), cache)
-        chosen = choose(model.logits(contextual[:, -1]))
-        row = chosen.tolist()
+    for row in runtime.read_late(_steps(model, padded, padding, new_tokens, choose)):
         ended = [end or token == eos for end, token in zip(ended, row, strict=True)]
         if all(ended):
             return
         yield [None if end else t for end, t in zip(ended, row, strict=True)]
+
+
+@torch.inference_mode()  # as a decorator it is left at every yield
+def _steps(
+    model: nn.Module,
+    padded: list[list[int]],
+    padding: list[int],
+    new_tokens: int,
+    choose: Choose,
+) -> Iterator[Int[Tensor, " B"]]:
+    """Yield the tokens of each step where the model is; no step reads any of them."""
+    cache = model.cache(padding=padding, room=len(padded[0]) + new_tokens)
+    tokens = torch.tensor(padded, device=model.embedding.weight.device)
+    for _ in range(new_tokens):
+        contextual = model.contextualize(model.embed(tokens), cache)
+        chosen = choose(model.logits(contextual[:, -1]))
+        yield chosen
         tokens = chosen[:, None]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fmkit import _logistic as logistic
+from fmkit import runtime
 from fmkit._check import Refused, require
 
 # Candidates for lambda, in units of the mean squared feature. On Animal-MNIST, with raw
@@ -82,7 +83,8 @@ def logistic_path(
     `tolerance` bounds the norm of the gradient with respect to (s W, b) for centred
     features, where s is their root mean square. This bound means the same if the
     features are shifted, rotated, or scaled together with lambda. The result is
-    float64. Its biases sum to 0, because a number added to all of them changes nothing.
+    float64, so for features on MPS it is on the CPU. Its biases sum to 0, because a
+    number added to all of them changes nothing.
 
     Each lambda starts from the solution for the next larger one and takes L-BFGS steps
     (Liu and Nocedal 1989). They are preconditioned with the mean Hessian of the logits
@@ -102,8 +104,8 @@ def logistic_path(
     solutions = [logistic.linear(basis, coefficients[0]) for coefficients in path]
     return LogisticPath(
         tuple(values),
-        torch.stack([weight for weight, _ in solutions]).to(features.device),
-        torch.stack([bias for _, bias in solutions]).to(features.device),
+        torch.stack([weight for weight, _ in solutions]),
+        torch.stack([bias for _, bias in solutions]),
     )
 
 
@@ -147,7 +149,8 @@ def linear_probe(
     value, coefficients = best
     weight, bias = logistic.linear(basis, coefficients)
     like = features.to(torch.promote_types(features.dtype, torch.float32))[:0]
-    return Probe(weight.to(like), bias.to(like), value, accuracy if comparable else {})
+    weight, bias = (x.to(like.dtype).to(like.device) for x in (weight, bias))
+    return Probe(weight, bias, value, accuracy if comparable else {})
 
 
 def least_squares_probe(
@@ -165,8 +168,9 @@ def least_squares_probe(
     descent from w = 0 reaches. Unlike the notes, it can have a bias (without `bias` it
     is 0), and a penalty of `ridge` times the squared norm of w, which does not apply to
     the bias. In squared units of the targets; w = 0 gives their mean square. The result
-    is float64. Raises ``ValueError`` if an argument has values that are not finite, if
-    there are no features, and if `ridge` is negative.
+    is float64, so for features on MPS it is on the CPU. Raises ``ValueError`` if an
+    argument has values that are not finite, if there are no features, and if `ridge` is
+    negative.
 
     In the notes: linear probe, (14.1), squared error.
     """
@@ -174,16 +178,15 @@ def least_squares_probe(
     _require_finite("features", features)
     _require_finite("targets", targets)
     require(0 <= ridge < float("inf"), "ridge", "be finite and at least 0", ridge)
-    home = features.device
-    exact = logistic.exact_device(home)
-    x, y = features.to(exact).double(), targets.to(exact).double()
+    x = runtime.float64(features)
+    y = runtime.float64(targets).to(x.device)
     x_mean, y_mean = (x.mean(dim=0), y.mean()) if bias else (x.new_zeros(()),) * 2
     u, s, v = torch.linalg.svd(x - x_mean, full_matrices=False)
     # The features have a direction if its singular value exceeds float64 rounding
     present = s > s.max() * max(x.shape) * torch.finfo(s.dtype).eps
     shrunk = torch.where(present, s / (s.square() + len(x) * ridge), 0)
     w = v.T @ (shrunk * (u.T @ (y - y_mean)))
-    return w.to(home), (y_mean - (x_mean * w).sum()).to(home)
+    return w, y_mean - (x_mean * w).sum()
 
 
 def _accuracy(

@@ -113,11 +113,12 @@ def choice_accuracy(scores: Float[Tensor, "q a"]) -> Float[Tensor, " q"]:
     because argmax takes the first of a tie. Equal scores everywhere give 1/a, which is
     chance.
     """
-    best = scores == scores.max(dim=1, keepdim=True).values
-    return best[:, 0].double() / best.sum(dim=1)
+    best = runtime.float64(scores == scores.max(dim=1, keepdim=True).values)
+    return best[:, 0] / best.sum(dim=1)
 
 
 @torch.inference_mode()
+@runtime.exact()
 def score_answers(
     lm: LanguageModel,
     prompts: Sequence[str],
@@ -133,7 +134,7 @@ def score_answers(
     text, so an answer begins with the white space that separates them. Unlike scoring
     each whole text, the common beginning of all prompts is computed once, and each
     prompt once for all its answers. Nothing is cut off. Device and precision are the
-    model's. `bar` names the progress bar.
+    model's, also inside autocast. `bar` names the progress bar.
 
     Raises ``ValueError``, before anything is computed, if the model is not in eval
     mode; if queries differ in their number of answers; if an answer has no token; if

@@ -1,10 +1,11 @@
 """Device, precision, layout, seeding: the only module that asks about CUDA or MPS."""
 
 import contextlib
+import functools
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
@@ -91,17 +92,37 @@ def exact() -> Iterator[None]:
         _EXACT.reset(token)
 
 
+def float64(x: torch.Tensor) -> torch.Tensor:
+    """Convert to float64, on the CPU if `x` is on MPS, which has no float64.
+
+    The first tensor of a process that this brings to the CPU prints a line.
+    """
+    if x.device.type == "mps":
+        _say_that_float64_is_on_the_cpu()
+        x = x.cpu()
+    return x.double()
+
+
+@functools.cache  # hence once
+def _say_that_float64_is_on_the_cpu() -> None:
+    print("MPS has no float64: what needs it is computed on the CPU.")
+
+
 def batch_size_for_inference(device: torch.device) -> int:
     """Return how many images a forward pass without gradients takes at a time.
 
-    On a CPU so few that their features stay in its cache.
+    On a CPU so few that their features stay in its cache, and as few on MPS, whose
+    memory is that of the CPU.
     """
-    return 32 if device.type == "cpu" else 512
+    return 512 if device.type == "cuda" else 32
 
 
 def bytes_at_once(device: torch.device) -> int:
-    """Return the memory for a batch of prompts: its keys, values and logits."""
-    return 2**28 if device.type == "cpu" else 2**32
+    """Return the memory for a batch of prompts: its keys, values and logits.
+
+    It is a tenth of the free memory on CUDA, and 256 MiB elsewhere.
+    """
+    return torch.cuda.mem_get_info(device)[0] // 10 if device.type == "cuda" else 2**28
 
 
 def on_host(tensor: torch.Tensor) -> bool:
@@ -111,7 +132,34 @@ def on_host(tensor: torch.Tensor) -> bool:
 
 def views_at_once(device: torch.device) -> int:
     """Return how many random views to make at a time; few enough for a CPU's cache."""
-    return 128 if device.type == "cpu" else 4096
+    return 4096 if device.type == "cuda" else 128
+
+
+def read_late(tensors: Iterable[torch.Tensor]) -> Iterator[list]:
+    """Yield the values of each tensor, on CUDA only after the next one was asked for.
+
+    Reading a value waits for the device. Each tensor is made from the last one, so on
+    CUDA the device would stand still while a value is on its way; here it is computing
+    the next tensor then.
+    """
+    waiting = None
+    for tensor in tensors:
+        if tensor.device.type != "cuda":
+            yield tensor.tolist()
+            continue
+        copy = tensor.to("cpu", non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        if waiting is not None:
+            yield _read(*waiting)
+        waiting = copy, copied
+    if waiting is not None:
+        yield _read(*waiting)
+
+
+def _read(copy: torch.Tensor, copied: torch.cuda.Event) -> list:
+    copied.synchronize()  # waits for the copy, not for what was queued after it
+    return copy.tolist()
 
 
 def look_every(device: torch.device) -> int:
@@ -141,10 +189,13 @@ def peak_memory_mb(device: torch.device) -> float | None:
     """Return the most memory used so far, in MB: of the GPU, else of this process.
 
     For a process it is resident memory; None if the system does not report it
-    (Windows).
+    (Windows). MPS does not record its peak, so there it is what Metal's driver holds
+    now for this process, including what PyTorch keeps for its next tensors.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 1e6
     try:
         import resource
     except ImportError:
@@ -152,6 +203,14 @@ def peak_memory_mb(device: torch.device) -> float | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1e6 if sys.platform == "darwin" else 1e3  # macOS reports bytes, Linux KiB
     return peak / unit
+
+
+def gpu_libraries() -> dict[str, str]:
+    """Return the versions of CUDA and cuDNN, if there is a GPU that uses them."""
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return {}
+    found = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return {name: str(version) for name, version in found.items() if version}
 
 
 def device_name(device: torch.device) -> str:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fmkit import runtime
 from fmkit._check import require
 
 SINGULAR = 1e-10  # of the largest eigenvalue; below, no x has varied in that direction
@@ -83,7 +84,7 @@ def ridge_predictions(
     negative.
     """
     require(lambda_ >= 0, "lambda_", "be at least 0", lambda_)
-    x, y = x.double(), y.double()
+    x, y = runtime.float64(x), runtime.float64(y)
     gram = _of_earlier(x[..., :, None] * x[..., None, :])  # (B, n, d, d)
     moment = _of_earlier(x * y[..., None])
     eye = torch.eye(x.shape[2], dtype=x.dtype, device=x.device)
@@ -110,7 +111,11 @@ def transformer_predictions(
     pairs = torch.cat([x, y[..., None]], dim=2)
     earlier = torch.cat([torch.zeros_like(pairs[:, :1]), pairs[:, :-1]], dim=1)
     z = torch.cat([earlier, x], dim=2)
-    return model.logits(model.contextualize(z @ model.embedding.weight))[..., d]
+    # Autocast would round the coordinates to bfloat16, and with them every sum that a
+    # block adds its output to, which is float32 where an embedding is looked up
+    with torch.autocast(z.device.type, enabled=False):
+        vectors = z @ model.embedding.weight
+    return model.logits(model.contextualize(vectors))[..., d]
 
 
 def _apply(x: Float[Tensor, "B n d"], w: Float[Tensor, "B d"]) -> Float[Tensor, "B n"]:

@@ -161,6 +161,25 @@ def test_peak_memory_grows_with_what_is_held():
     assert before < 1e5  # MB, not bytes or KiB
 
 
+def test_memory_of_a_mac_s_gpu_is_what_its_driver_holds(monkeypatch):
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 3_000_000)
+    assert runtime.peak_memory_mb(torch.device("mps")) == 3
+
+
+def test_batches_of_prompts_take_a_tenth_of_a_gpu_s_free_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda on: (30_000, 80_000))
+    assert runtime.bytes_at_once(torch.device("cuda")) == 3000
+    shared = {runtime.bytes_at_once(torch.device(name)) for name in ("cpu", "mps")}
+    assert shared == {2**28}
+
+
+def test_on_a_cpu_values_are_read_at_once():
+    made = []
+    tensors = (made.append(i) or torch.tensor([i, 2 * i]) for i in range(3))
+    read = [(row, len(made)) for row in runtime.read_late(tensors)]
+    assert read == [([0, 0], 1), ([1, 2], 2), ([2, 4], 3)]
+
+
 def test_names_of_devices():
     assert runtime.device_name(torch.device("cpu")).startswith("cpu (")
     assert runtime.device_name(torch.device("mps")).startswith("mps (")

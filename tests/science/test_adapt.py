@@ -57,6 +57,14 @@ def test_frozen_outputs_are_the_model_s_in_eval_mode(phi, task):
     torch.testing.assert_close(phi_x, alone, rtol=1e-5, atol=1e-6)
 
 
+def test_frozen_outputs_are_not_rounded_to_bfloat16(phi, task):
+    images, _ = task
+    expected = frozen_outputs(phi, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert phi.eval()(phi.prepare(images)).dtype == torch.bfloat16
+        assert torch.equal(frozen_outputs(phi, images), expected)
+
+
 def test_frozen_outputs_of_some_rows_leave_the_others_nan(phi, task):
     images, rows = task[0][:5], torch.tensor([3, 1])
     outputs = frozen_outputs_at(phi, images, rows)

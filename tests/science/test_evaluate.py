@@ -330,3 +330,21 @@ def test_bits_per_byte_do_not_depend_on_how_a_text_is_cut():
     assert bits_per_byte(3 * math.log(256), tokens=3, text=text) == pytest.approx(8)
     with pytest.raises(ValueError, match=r"text .*1.* ''\."):
         bits_per_byte(1.0, tokens=1, text="")
+
+
+def test_nats_are_not_rounded_to_bfloat16(rng):
+    torch.manual_seed(0)
+    layers = torch.nn.Embedding(9, 8), torch.nn.Linear(8, 9)
+    model, windows = torch.nn.Sequential(*layers), [torch.arange(9)[None]]
+    expected = token_nats(model, windows)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(windows[0]).dtype == torch.bfloat16
+        assert torch.equal(token_nats(model, windows), expected)
+
+
+def test_votes_are_not_rounded_to_bfloat16(phi):
+    labels = torch.arange(60) % 3
+    options = {"classes": 3, "neighbours": 9, "tau": 0.1}
+    expected = knn_votes(phi, labels, phi, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(knn_votes(phi, labels, phi, **options), expected)

@@ -406,3 +406,11 @@ def test_a_model_that_trains(cutter):
 )
 def test_answers_are_for_prompts(tiny, cutter, prompts, answers, message):
     assert refused(scored, tiny, cutter, prompts, answers) == message
+
+
+def test_scores_are_not_rounded_to_bfloat16(cutter):
+    model, (prompts, answers) = tiny_of(torch.float32), queries(BARE, True)
+    expected = scored(model, cutter, prompts, answers).log_p
+    with torch.autocast("cpu", torch.bfloat16):
+        found = scored(model, cutter, prompts, answers).log_p
+    assert torch.equal(found, expected)

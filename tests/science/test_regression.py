@@ -198,3 +198,16 @@ def test_a_model_of_other_numbers_is_refused(rng):
     of = regressions(rng, scales=torch.ones(4))
     with pytest.raises(ValueError, match=r"vocabulary of 2d \+ 1 \(9\), got 11"):
         transformer_predictions(small_model(), of.x.double(), of.y.double())
+
+
+def test_coordinates_are_not_rounded_to_bfloat16(rng, monkeypatch):
+    """Every block adds to these vectors, so all later sums would be rounded too."""
+    model, of, read = small_model().float(), regressions(rng), []
+    inside = model.contextualize
+    monkeypatch.setattr(
+        model, "contextualize", lambda vectors: read.append(vectors) or inside(vectors)
+    )
+    transformer_predictions(model, of.x, of.y)
+    with torch.autocast("cpu", torch.bfloat16):
+        transformer_predictions(model, of.x, of.y)
+    assert torch.equal(*read)
