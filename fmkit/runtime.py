@@ -92,22 +92,6 @@ def exact() -> Iterator[None]:
         _EXACT.reset(token)
 
 
-def float64(x: torch.Tensor) -> torch.Tensor:
-    """Convert to float64, on the CPU if `x` is on MPS, which has no float64.
-
-    The first tensor of a process that this brings to the CPU prints a line.
-    """
-    if x.device.type == "mps":
-        _say_that_float64_is_on_the_cpu()
-        x = x.cpu()
-    return x.double()
-
-
-@functools.cache  # hence once
-def _say_that_float64_is_on_the_cpu() -> None:
-    print("MPS has no float64: what needs it is computed on the CPU.")
-
-
 def batch_size_for_inference(device: torch.device) -> int:
     """Return how many images a forward pass without gradients takes at a time.
 
@@ -183,6 +167,22 @@ def generators(seed: int) -> Callable[..., torch.Generator]:
         return torch.Generator().manual_seed(10_000 * seed + 100 * purpose + i)
 
     return rng
+
+
+def float64(x: torch.Tensor) -> torch.Tensor:
+    """Convert to float64, on the CPU if `x` is on MPS, which has no float64.
+
+    The first tensor of a process that this brings to the CPU prints a line.
+    """
+    if x.device.type == "mps":
+        _say_that_float64_is_on_the_cpu()
+        x = x.cpu()
+    return x.double()
+
+
+@functools.cache  # hence once
+def _say_that_float64_is_on_the_cpu() -> None:
+    print("MPS has no float64: what needs it is computed on the CPU.")
 
 
 def peak_memory_mb(device: torch.device) -> float | None:

@@ -2,15 +2,20 @@
 
 import pytest
 import torch
+from support.bounds import additions_of, rounding
 from support.models import drawn
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from fmkit import evaluate, runtime
 from fmkit.adapt import frozen_outputs
 from fmkit.generate import generate, stream
+from fmkit.models.language_model import LanguageModel
 from fmkit.models.resnet import ResNet, ResNetConfig
 from fmkit.models.transformer import TransformerConfig
 from fmkit.probe import least_squares_probe, linear_probe, logistic_path
-from fmkit.prompt import choice_accuracy
+from fmkit.prompt import choice_accuracy, score_answers
 from fmkit.tasks.regression import ridge_predictions
 
 TINY = TransformerConfig(
@@ -109,7 +114,25 @@ def test_a_gpu_s_features_are_not_rounded_to_bfloat16(gpu, rng):
     assert not torch.equal(rounded.cpu(), expected)
 
 
-# Decoding
+# Language models
+
+
+@pytest.mark.parametrize("device", ["gpu", "mac"])
+def test_a_device_has_the_scores_of_the_cpu(device, request):
+    """Answers of one and several tokens, padded, after a cached beginning."""
+    words = WordLevel({f"w{i}": i for i in range(TINY.vocabulary)}, unk_token="w0")
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    asked = ["w1 w2 w3", "w1 w2 w4"], [[" w5", " w6 w7 w8", " w9 w1"]] * 2
+
+    def scores(on):
+        lm = LanguageModel(drawn(TINY).to(on), tokenizer, 0)
+        return score_answers(lm, *asked, bar="").log_p
+
+    expected = scores("cpu")
+    on = request.getfixturevalue(device).device
+    error = rounding(additions_of(drawn(TINY)), size=-expected.min().item())
+    torch.testing.assert_close(scores(on), expected, rtol=0, atol=error)
 
 
 def test_a_gpu_writes_the_tokens_of_the_cpu(gpu):

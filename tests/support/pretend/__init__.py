@@ -87,6 +87,10 @@ class _Event:
 def _attention(*tensors, scale=None, enable_gqa=False, **options) -> torch.Tensor:
     """Attention made of operators that the CPU has; torch would look for Metal."""
     of_operators = torch.ops.aten._scaled_dot_product_attention_math
+    mask = options.get("attn_mask")
+    if mask is not None and mask.dtype == torch.bool:  # it would be added as 0 and 1
+        zeros = torch.zeros_like(mask, dtype=tensors[0].dtype)
+        options["attn_mask"] = zeros.masked_fill(~mask, -torch.inf)
     return of_operators(*tensors, scale=scale, enable_gqa=enable_gqa, **options)[0]
 
 
