@@ -185,6 +185,14 @@ def _say_that_float64_is_on_the_cpu() -> None:
     print("MPS has no float64: what needs it is computed on the CPU.")
 
 
+def gpu_libraries() -> dict[str, str]:
+    """Return the versions of CUDA and cuDNN, if there is a GPU that uses them."""
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return {}
+    found = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return {name: str(version) for name, version in found.items() if version}
+
+
 def peak_memory_mb(device: torch.device) -> float | None:
     """Return the most memory used so far, in MB: of the GPU, else of this process.
 
@@ -203,14 +211,6 @@ def peak_memory_mb(device: torch.device) -> float | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1e6 if sys.platform == "darwin" else 1e3  # macOS reports bytes, Linux KiB
     return peak / unit
-
-
-def gpu_libraries() -> dict[str, str]:
-    """Return the versions of CUDA and cuDNN, if there is a GPU that uses them."""
-    if torch.version.cuda is None or not torch.cuda.is_available():
-        return {}
-    found = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    return {name: str(version) for name, version in found.items() if version}
 
 
 def device_name(device: torch.device) -> str:
