@@ -1,10 +1,11 @@
 """Processes that tests watch, stop and kill."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # A cell: write which point has begun, and wait for the file go if steps is 3 or more.
@@ -45,9 +46,13 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def started(command: list[str]) -> subprocess.Popen:
-    """Start a command as a terminal does: Ctrl-C reaches it and what it starts."""
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(command: list[str]) -> Iterator[subprocess.Popen]:
+    """Start a command as a terminal does: Ctrl-C reaches it and what it starts.
+
+    It is killed at the end if it still runs.
+    """
+    process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -56,6 +61,12 @@ def started(command: list[str]) -> subprocess.Popen:
         # Started in a shell's background, the tests ignore Ctrl-C, and so would a child
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def stopped(
@@ -63,9 +74,7 @@ def stopped(
 ) -> tuple[int, str, str]:
     """Start a command, and send a signal to it and its children; how it ended."""
     with started(command) as process:
-        try:
-            wait_until(lambda: when() or process.poll() is not None)
-        finally:
-            os.killpg(process.pid, by)
+        wait_until(lambda: when() or process.poll() is not None)
+        os.killpg(process.pid, by)
         printed = process.communicate()
     return process.returncode, *printed
