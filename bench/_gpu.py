@@ -236,6 +236,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
+    # A shell lets background jobs ignore Ctrl-C, and their steps would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     start, folder = time.monotonic(), options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
