@@ -19,15 +19,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 import yaml
 
 from fmkit import runtime
-from fmkit.assets import AssetError, fetch
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED, ALL, MARGIN = 420, 590, 15  # seconds; a stopped run needs some to end
@@ -163,6 +164,8 @@ class Pace:
 
 def record(folder: Path, *, small: bool, left: float) -> dict:
     """Make the record of the chapter, or a part of it; return its line."""
+    from fmkit.assets import AssetError, fetch  # here: a missing package is one line
+
     out = folder / "record"
     kept = out / "kept" if small else KEEP
     profile = ROOT / "profiles" / ("smoke.yaml" if small else "gpu.yaml")
@@ -198,6 +201,14 @@ def summary(lines: list[dict]) -> str:
         if (got := results.get(step, {}).get(name)) is not None:
             rows.append(f"{step} {name}: {got:,.6g}, the aim on an H200 is {aim:,}")
     return "\n".join(rows)
+
+
+def attempted(make: Callable[[], dict], name: str) -> dict:
+    """Return the line that `make` returns, or one that names its error."""
+    try:
+        return make()
+    except Exception as error:
+        return line_of(name, 1, 0, f"{type(error).__name__}: {error}")
 
 
 def known_commit() -> str | None:
@@ -258,7 +269,9 @@ def main() -> None:
             enough = left(min(measured, options.seconds))
             keep(run(step, folder / "gpu.log", left=enough))
     if not options.only or "record" in options.only:
-        keep(record(folder, small=options.small, left=left(options.seconds) - MARGIN))
+        rest = left(options.seconds) - MARGIN
+        whole = partial(record, folder, small=options.small, left=rest)
+        keep(attempted(whole, "record"))
     print(summary(lines))
 
 
