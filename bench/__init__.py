@@ -83,7 +83,7 @@ def report(
 
 def ceiling(device: torch.device, dtype: torch.dtype) -> float:
     """Most GFLOP/s that this machine gave in a product of two large matrices."""
-    size = 8192 if device.type == "cuda" else 512 if SMALL else 2048
+    size = 512 if SMALL else 8192 if device.type == "cuda" else 2048
     a = torch.randn(size, size, device=device, dtype=dtype)
 
     def product():

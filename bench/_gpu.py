@@ -5,8 +5,8 @@ with the record of a run. A step that fails or lasts too long is a line too, and
 next one begins. Checks and measurements end after seven minutes; the record has the
 rest of ``--seconds``. It watches its own pace, and is stopped before the time is up;
 ``--only record`` then goes on from its last checkpoint, in ``runs/gpu-keep``.
-``--small`` runs every step at sizes whose times mean nothing, on a CPU too. Set
-``FMKIT_COMMIT`` to the commit on a machine that has no checkout.
+``--small`` runs every step at sizes whose times mean nothing, on a CPU too, and limits
+only the time of all. Set ``FMKIT_COMMIT`` to the commit if there is no checkout.
 
 The seconds that a step is expected to take are estimates for an H200, made without one.
 """
@@ -19,18 +19,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 import yaml
 
 from fmkit import runtime
-from fmkit.assets import AssetError, fetch
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED, ALL, MARGIN = 420, 590, 15  # seconds; a stopped run needs some to end
+LONG = 36_000  # seconds that no step takes
 SKIPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 CHAPTER, KEEP = "contrastive_learning", ROOT / "runs" / "gpu-keep"
 AIMS = {  # step, number, at least or at most this
@@ -56,17 +58,17 @@ class Step:
 def steps(small: bool) -> list[Step]:
     """Return the checks and measurements, in their order."""
     option = ["--small"] if small else []
-
-    def bench(name: str, expected: int, most: int, *options: str) -> Step:
-        return Step(name, expected, most, ["-m", f"bench.{name}", *option, *options])
-
+    commands = [
+        ("tests", 60, 110, ["pytest", "-q", "tests/test_cuda.py"]),
+        ("ranks", 30, 60, ["bench._ranks"]),
+        ("augment", 20, 40, ["bench.augment", *option]),
+        ("simclr_step", 60, 90, ["bench.simclr_step", *option]),
+        ("lm_train", 90, 120, ["bench.lm_train", "--gpt", *option]),
+        ("decode", 30, 60, ["bench.decode", *option]),
+    ]
     return [
-        Step("tests", 60, 110, ["-m", "pytest", "-q", "tests/test_cuda.py"]),
-        Step("ranks", 30, 60, ["-m", "bench._ranks"]),
-        bench("augment", 20, 40),
-        bench("simclr_step", 60, 90),
-        bench("lm_train", 90, 120, "--gpt"),
-        bench("decode", 30, 60),
+        Step(name, expected, LONG if small else most, ["-m", *words])
+        for name, expected, most, words in commands
     ]
 
 
@@ -162,6 +164,8 @@ class Pace:
 
 def record(folder: Path, *, small: bool, left: float) -> dict:
     """Make the record of the chapter, or a part of it; return its line."""
+    from fmkit.assets import AssetError, fetch  # here: a missing package is one line
+
     out = folder / "record"
     kept = out / "kept" if small else KEEP
     profile = ROOT / "profiles" / ("smoke.yaml" if small else "gpu.yaml")
@@ -174,7 +178,7 @@ def record(folder: Path, *, small: bool, left: float) -> dict:
     command = ["-m", "fmkit", "rerun", f"chapters/{CHAPTER}.ipynb", "-f", str(profile)]
     command += [word for text in given for word in ("-p", text)]
     pace = Pace(kept, steps=steps, left=left)
-    whole = Step("record", 60, 1800, [*command, "-o", str(out)])
+    whole = Step("record", 60, LONG, [*command, "-o", str(out)])
     line = run(whole, folder / "gpu.log", left=left, watch=pace)
     if line["exit"] == 0:
         metrics = json.loads((out / "record.json").read_text("utf-8"))["metrics"]
@@ -197,6 +201,14 @@ def summary(lines: list[dict]) -> str:
         if (got := results.get(step, {}).get(name)) is not None:
             rows.append(f"{step} {name}: {got:,.6g}, the aim on an H200 is {aim:,}")
     return "\n".join(rows)
+
+
+def attempted(make: Callable[[], dict], name: str) -> dict:
+    """Return the line that `make` returns, or one that names its error."""
+    try:
+        return make()
+    except Exception as error:
+        return line_of(name, 1, 0, f"{type(error).__name__}: {error}")
 
 
 def known_commit() -> str | None:
@@ -235,6 +247,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
+    # A shell lets background jobs ignore Ctrl-C, and their steps would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     start, folder = time.monotonic(), options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -251,10 +265,13 @@ def main() -> None:
     keep(machine())
     for step in steps(options.small):
         if not options.only or step.name in options.only:
-            enough = left(min(MEASURED, options.seconds))
+            measured = LONG if options.small else MEASURED
+            enough = left(min(measured, options.seconds))
             keep(run(step, folder / "gpu.log", left=enough))
     if not options.only or "record" in options.only:
-        keep(record(folder, small=options.small, left=left(options.seconds) - MARGIN))
+        rest = left(options.seconds) - MARGIN
+        whole = partial(record, folder, small=options.small, left=rest)
+        keep(attempted(whole, "record"))
     print(summary(lines))
 
 

@@ -150,7 +150,9 @@ def gap_of_one_step(start: Network, images: torch.Tensor) -> float:
 def main() -> None:
     device = runtime.pick_device()
     on_gpu = device.type == "cuda"
-    config, batch = (RESNET18, 1024) if on_gpu else (LAPTOP, 16 if SMALL else 128)
+    config, batch = (RESNET18, 1024) if on_gpu else (LAPTOP, 128)
+    if SMALL:
+        config, batch = LAPTOP, 16
     torch.manual_seed(0)
     start = Network(config).to(device).train()
     shape = (STEPS * batch, 3, SIZE, SIZE)

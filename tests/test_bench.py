@@ -170,3 +170,9 @@ def test_what_is_carried_is_locked():
     carried = names((ROOT / "bench" / "gpu.txt").read_text(encoding="utf-8"))
     locked = names((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     assert carried - locked == set()
+
+
+def test_a_record_that_cannot_begin_is_a_line():
+    line = _gpu.attempted(lambda: {}["metrics"], "record")
+    assert (line["step"], line["exit"]) == ("record", 1)
+    assert line["result"] == {"said": "KeyError: 'metrics'"}
