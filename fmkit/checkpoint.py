@@ -1,25 +1,18 @@
 """Save a training run, so that a stopped run continues as if it had not stopped.
 
 A checkpoint is one file with the weights, the state of the optimizer, the states of
-random generators and the number of the last step. A loop that writes checkpoints::
+random generators, the number of the last step, and notes of the run. A run that writes
+checkpoints, and goes on from one if it was stopped::
 
-    generators = {"windows": rng}  # all generators that training draws from
-    run = {"model": model, "optimizer": optimizer, "generators": generators}
-    first = load_checkpoint(path, **run) if path.exists() else 0
-    options = {"modules": [model], "steps": steps, "first_step": first}
-    for record in train(loss_of, batches, optimizer, **options):
-        if (record.step + 1) % every == 0:
-            save_checkpoint(path, step=record.step, **run)
+    losses = []
+    options = {"model": model, "generators": {"views": rng}, "steps": steps}
+    options |= {"notes": {"losses": losses}, "settings": {"seed": seed, "tau": tau}}
+    for record in resume(path, loss_of, batches, optimizer, **options):
+        losses.append(record.loss)
 
-If the run is stopped, by Ctrl-C or in any other way, and started again, it repeats the
-steps after the last checkpoint. The position in the data is restored in one of two
-ways. If each batch is drawn anew, its generator is one of `generators`. If batches come
-in an order, as from :func:`fmkit.train.minibatches`, they are drawn again from the
-beginning, by a generator that serves nothing else and is not one of `generators`::
-
-    order = torch.Generator().manual_seed(seed)
-    batches = minibatches(n, batch_size=batch_size, generator=order)
-    batches = islice(batches, first, None)
+If it is stopped, by Ctrl-C or in any other way, and started again, it repeats the steps
+after the last checkpoint. Any number of processes may go on with a file that another
+number has written (:mod:`fmkit.ranks`).
 
 Dropout draws from a generator of the device, ``runtime.global_generator(device)``,
 which is then one of `generators` too.
@@ -31,18 +24,97 @@ run to run, so there it is the same up to rounding, and bit for bit only inside
 
 import os
 import pickle
+import time
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fmkit import ranks
 from fmkit._check import Refused, require
+from fmkit.train import Record, Records, constant, train
+
+SECONDS = 60  # between two checkpoints, about: what a stopped run loses at most
+OF_DEVICE = ("foreach", "fused")  # options of an optimizer that change no result
+Notes = dict[str, list | dict]
 
 
 class CheckpointError(Refused):
     """A file is missing, is no checkpoint, or is the checkpoint of another run."""
+
+
+def resume(
+    path: str | Path | None,
+    loss_of: Callable[..., Tensor],
+    batches: Iterable,
+    optimizer: Optimizer,
+    *,
+    model: nn.Module,
+    generators: dict[str, torch.Generator],
+    steps: int,
+    notes: Notes | None = None,
+    settings: dict[str, object] | None = None,
+    schedule: Callable[[int, int], float] = constant,
+    tokens_a_step: int = 0,
+) -> Records:
+    """Train as :func:`fmkit.train.train` does, with a checkpoint at `path`.
+
+    If the file is there, the run goes on after its last step, and `notes` are restored:
+    lists and dictionaries of numbers, texts and tensors which the caller fills on the
+    way. A checkpoint is written about once a minute, when the caller asks for the next
+    record, and before the last step, which is therefore always taken. If `path` is
+    None, this is only :func:`~fmkit.train.train`. Several processes all train and
+    decide as one; the first reads and writes, and only its `path` counts.
+
+    `batches` are those of a new run, drawn by a generator that serves nothing else.
+    They are drawn again from the beginning, and those of earlier steps are left out.
+    `generators` are all others that training draws from. Raises the errors of
+    :func:`load_checkpoint`.
+    """
+    keeps = ranks.from_first(lambda: path is not None)
+    clock = [0.0]  # seconds of earlier parts of the run
+    run = {"model": model, "optimizer": optimizer, "generators": generators}
+    run |= {"notes": {"seconds": clock, **(notes or {})}, "settings": settings}
+    first = 0
+    if keeps and ranks.from_first(lambda: Path(path).exists()):
+        first = load_checkpoint(path, **run)
+    options = {"modules": [model], "steps": steps, "first_step": first}
+    options |= {"schedule": schedule, "tokens_a_step": tokens_a_step}
+    batches = islice(batches, first, None)
+    records = train(loss_of, batches, optimizer, **options, agree=ranks.agree)
+
+    def kept() -> Iterator[Record]:
+        before, start = clock[0], time.monotonic()
+        due, interval = first, 1
+        for record in records:
+            clock[0] = before + record.seconds
+            yield replace(record, seconds=clock[0])
+            if record.step not in (due, steps - 2):
+                continue
+            if ranks.agree(record.loss_tensor.isfinite()):
+                save_checkpoint(path, step=record.step, **run)
+            interval = _next_interval(interval, time.monotonic() - start)
+            due, start = record.step + interval, time.monotonic()
+
+    return Records(kept(), steps - first) if keeps else records
+
+
+def _next_interval(interval: int, seconds: float) -> int:
+    """Return after how many steps to save next; the last `interval` took `seconds`.
+
+    The clocks of several processes differ, so the first one decides.
+    """
+
+    def by_pace() -> int:
+        in_time = int(SECONDS * interval / max(seconds, 1e-9))
+        return max(1, min(in_time, 10 * interval))  # the first steps may be slow
+
+    return ranks.from_first(by_pace)
 
 
 def save_checkpoint(
@@ -52,22 +124,40 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: Optimizer,
     generators: dict[str, torch.Generator],
+    notes: Notes | None = None,
+    settings: dict[str, object] | None = None,
 ) -> None:
     """Write the state of a run after `step`, either whole or not at all.
 
-    An interrupt during the write leaves the previous checkpoint as it was. Raises
-    ``ValueError`` if `step` is negative, or if `model` lacks a parameter of the
-    optimizer: for several modules, pass an ``nn.ModuleDict`` of them.
+    An interrupt during the write leaves the previous checkpoint as it was. Of several
+    processes, all must call it, and the first writes. Raises ``ValueError`` if `step`
+    is negative, or if `model` lacks a parameter of the optimizer: for several modules,
+    pass an ``nn.ModuleList`` of them.
     """
     require(step >= 0, "step", "be at least 0", step)
+    of_optimizer = optimizer.state_dict()
     saved = {
         "step": step,
-        "form": _form(model, optimizer, generators),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "form": _form(model, optimizer, generators, settings),
+        "model": {name: ranks.whole(x) for name, x in model.state_dict().items()},
+        "optimizer": of_optimizer
+        | {"state": _each(ranks.whole, of_optimizer["state"])},
         "generators": {name: g.get_state() for name, g in generators.items()},
+        "notes": notes or {},
     }
-    path = Path(path)
+    if ranks.rank() == 0:
+        _write(Path(path), saved)
+
+
+def _each(function: Callable[[object], object], states: dict) -> dict:
+    """Apply a function to each value in the state of each parameter."""
+    return {
+        key: {name: function(x) for name, x in state.items()}
+        for key, state in states.items()
+    }
+
+
+def _write(path: Path, saved: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -83,28 +173,57 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: Optimizer,
     generators: dict[str, torch.Generator],
+    notes: Notes | None = None,
+    settings: dict[str, object] | None = None,
 ) -> int:
-    """Restore model, optimizer and generators in place; return the next step.
+    """Restore model, optimizer, generators and notes in place; return the next step.
 
-    Pass them freshly made, as at the start of a run. Raises :class:`CheckpointError`
-    if the file is missing or damaged, or if the run that it belongs to has a model of
-    another form, another optimizer, other settings or other generators. Then nothing
-    is changed.
+    Pass them freshly made, as at the start of a run. Of several processes, all must
+    call it, and the first reads. Raises :class:`CheckpointError` if the file is missing
+    or damaged, or if the run that it belongs to has a model of another form, another
+    optimizer, other settings or other generators. Then nothing is changed.
     """
-    saved = _read(path)
-    form = _form(model, optimizer, generators)
-    for part in form:
-        if saved["form"][part] != form[part]:
-            raise CheckpointError(f"{path} is of another run: its {part} differs.")
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
+    form = _form(model, optimizer, generators, settings)
+    saved = ranks.from_first(lambda: _read(path, form))
+    own = model.state_dict()
+    model.load_state_dict({n: ranks.like(x, own[n]) for n, x in saved["model"].items()})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states = {
+        i: {name: ranks.like(x, parameters[i]) for name, x in state.items()}
+        for i, state in saved["optimizer"]["state"].items()
+    }
+    groups = [{**group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved["optimizer"] | {"state": states})
+    for group, own_group in zip(optimizer.param_groups, groups, strict=True):
+        group |= own_group  # equal, but for options of the device
     for name, generator in generators.items():
         generator.set_state(saved["generators"][name])
+    device = parameters[0].device
+    for name, note in (notes or {}).items():
+        restored = _moved(saved.get("notes", {}).get(name, note), device)
+        note.clear()
+        (note.update if isinstance(note, dict) else note.extend)(restored)
     return saved["step"] + 1
 
 
-def _read(path: str | Path) -> dict:
-    """Read a checkpoint, without running code that a file may contain."""
+def _of_result(group: dict[str, object]) -> dict[str, object]:
+    """Leave out the options of an optimizer's group that change no result."""
+    return {name: value for name, value in group.items() if name not in OF_DEVICE}
+
+
+def _moved(note: object, device: torch.device) -> object:
+    """Bring all tensors in a note to a device."""
+    if isinstance(note, Tensor):
+        return note.to(device)
+    if isinstance(note, dict):
+        return {key: _moved(value, device) for key, value in note.items()}
+    if isinstance(note, list | tuple):
+        return type(note)(_moved(value, device) for value in note)
+    return note
+
+
+def _read(path: str | Path, form: dict) -> dict:
+    """Read a checkpoint of a form, without running code that a file may contain."""
     wrong = f"{path} is missing, damaged or no checkpoint."
     reasons = (OSError, RuntimeError, ValueError, EOFError)
     reasons += (zipfile.BadZipFile, pickle.UnpicklingError)
@@ -116,11 +235,24 @@ def _read(path: str | Path) -> dict:
         raise CheckpointError(wrong) from error
     if not isinstance(saved, dict) or "form" not in saved:
         raise CheckpointError(wrong)
+    for part, here in form.items():
+        there = saved["form"].get(part, {})
+        if part == "optimizer":
+            there = [_of_result(group) for group in there]
+        if there != here:
+            what = f"its {part} differs"
+            if part == "settings":
+                name = next(n for n in here | there if here.get(n) != there.get(n))
+                what = f"its {name} is {there.get(name)!r}, not {here.get(name)!r}"
+            raise CheckpointError(f"{path} is of another run: {what}.")
     return saved
 
 
 def _form(
-    model: nn.Module, optimizer: Optimizer, generators: dict[str, torch.Generator]
+    model: nn.Module,
+    optimizer: Optimizer,
+    generators: dict[str, torch.Generator],
+    settings: dict[str, object] | None,
 ) -> dict:
     """Return everything that a run and its checkpoint must have in common.
 
@@ -135,8 +267,9 @@ def _form(
     return {
         "model": {name: (tuple(x.shape), str(x.dtype)) for name, x in state.items()},
         "optimizer": [
-            {**group, "params": [names[id(p)] for p in group["params"]]}
+            {**_of_result(group), "params": [names[id(p)] for p in group["params"]]}
             for group in groups
         ],
         "generators": {name: len(g.get_state()) for name, g in generators.items()},
+        "settings": settings or {},
     }

@@ -25,8 +25,9 @@ def pick_device(name: str = "auto") -> torch.device:
 
     "auto" never picks MPS, because MPS has no float64: ask for it by name. The
     environment variable ``FMKIT_DEVICE`` replaces "auto": stored outputs are made on
-    the CPU, whatever else the machine has. Raises ValueError if the name is unknown or
-    if this machine lacks the device.
+    the CPU, whatever else the machine has. Each process that torchrun started on this
+    machine gets the next GPU, in turns if there are fewer GPUs than processes. Raises
+    ValueError if the name is unknown or if this machine lacks the device.
     """
     known = f"be one of {', '.join(DEVICES)}"
     require(name in DEVICES, "device", known, name)
@@ -42,7 +43,21 @@ def pick_device(name: str = "auto") -> torch.device:
         name = "cuda" if available["cuda"] else "cpu"
     present = ", ".join(kind for kind in available if available[kind])
     require(available[name], "device", f"be on this machine ({present})", name)
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        index = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+        return torch.device(name, index)
     return torch.device(name)
+
+
+def own_gpu(device: torch.device) -> bool:
+    """Tell whether each process that torchrun started here has a GPU of its own.
+
+    That of this process also becomes the default GPU.
+    """
+    if device.type != "cuda":
+        return False
+    torch.cuda.set_device(device)
+    return int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
 
 
 def autocast(device: torch.device) -> AbstractContextManager:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fmkit import runtime
+from fmkit import ranks, runtime
 from fmkit._check import Refused, require
 
 
@@ -124,7 +124,8 @@ def train(
     require(missing == 0, "modules", rule, f"{missing} parameters outside")
 
     def records() -> Iterator[Record]:
-        weights = [p.detach() for g in optimizer.param_groups for p in g["params"]]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        weights = [ranks.held(p.detach()) for p in parameters]
         buffers = [buffer for module in modules for buffer in module.buffers()]
         device, source = weights[0].device, iter(batches)
         every = runtime.look_every(device)

@@ -29,7 +29,7 @@ def ident(path):
     return "/".join(path.relative_to(ROOT / "fmkit").with_suffix("").parts)
 
 
-COMMON = {"_check", "runtime", "progress", "assets"}
+COMMON = {"_check", "runtime", "ranks", "progress", "assets"}
 MAY_IMPORT = {  # the rooms of the house, and those whose code they may use
     "common": {"common"},
     "science": {"common", "science"},
@@ -39,13 +39,14 @@ MAY_IMPORT = {  # the rooms of the house, and those whose code they may use
 }
 INSIDE_SCIENCE = {  # these use no other science than what is named
     **{part: set() for part in ("losses", "augment", "_logistic", "data", "train")},
-    **{part: set() for part in ("evaluate", "muon", "lora", "checkpoint")},
+    **{part: set() for part in ("evaluate", "muon", "lora")},
     "models": {"data"},  # a language model comes with its tokenizer
     "tasks": {"data"},
     "generate": {"data", "models"},
     "prompt": {"data", "models"},
     "probe": {"_logistic"},
     "adapt": {"probe", "train"},
+    "checkpoint": {"train"},
 }
 OF_NOTEBOOKS = ("papermill", "nbformat", "nbclient", "IPython")
 OF_PAGES = ("sphinx", "docutils", "yaml", "jupyter_book")
@@ -65,6 +66,8 @@ def room_of(part):
     """The room of a part of fmkit: a folder or a module at its top."""
     if part in COMMON:
         return "common"
+    if part == "__main__":
+        return "cli"
     return part if part in MAY_IMPORT else "science"
 
 
