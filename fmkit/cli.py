@@ -196,6 +196,7 @@ def _section(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _rerun(options: argparse.Namespace) -> None:
+    from fmkit import ranks
     from fmkit.runs.parameters import from_arguments, parameters_of, read_notebook
     from fmkit.runs.rerun import rerun
 
@@ -203,7 +204,8 @@ def _rerun(options: argparse.Namespace) -> None:
     parameters = parameters_of(read_notebook(chapter))
     given = _section(options) | from_arguments(options.given, parameters)
     record = rerun(chapter, options.out, given=given)
-    print(f"{options.out / chapter.name}: {record['status']}")
+    if ranks.rank() == 0:
+        print(f"{options.out / chapter.name}: {record['status']}")
 
 
 def _sweep(options: argparse.Namespace) -> None:

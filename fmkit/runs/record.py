@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from IPython.display import display
 
+from fmkit import ranks
 from fmkit._check import Refused, require
 from fmkit.runs.cells import (
     code_of,
@@ -41,6 +42,7 @@ FIELDS = {  # in the order of a record, each with its type in JSON
     "error": (str, type(None)),
     "device": str,
     "threads": int,
+    "processes": int,  # that computed together, each with its threads
     "seconds": (int, float),
     "peak_memory_mb": (int, float, type(None)),
     "versions": dict,
@@ -146,7 +148,29 @@ class Run:
         rows = [("reproduction card", self.record["chapter"]), *card_of(self.record)]
         display(_table(rows), raw=True, metadata={METADATA: json.dumps(self.record)})
 
+    def kept(self, name: str) -> Path | None:
+        """Return the path of a file in the folder that the parameter ``keep`` names.
+
+        The folder is made. A relative one lies in the folder of the record, so each run
+        has its own. None is returned if ``keep`` is empty, and in all processes but the
+        first, which write nothing.
+        """
+        keep = self.record["parameters"]["keep"]
+        if not keep or ranks.rank() > 0:
+            return None
+        folder = Path(os.environ.get("FMKIT_RECORD", "")).parent
+        folder = (folder / Path(keep).expanduser()).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The parameters without ``device`` and ``keep``, which change no result."""
+        parameters = self.record["parameters"]
+        return {n: v for n, v in parameters.items() if n not in ("device", "keep")}
+
     def _save(self) -> None:
+        self.record["processes"] = ranks.size()  # the chapter may have joined others
         self.record["seconds"] = round(time.perf_counter() - self._start, 3)
         peak = peak_memory_mb(self._device)
         self.record["peak_memory_mb"] = None if peak is None else round(peak, 1)
@@ -168,6 +192,7 @@ def new_record(
         "error": None,
         "device": device,
         "threads": torch.get_num_threads(),
+        "processes": ranks.size(),
         "seconds": 0.0,
         "peak_memory_mb": None,
         "versions": versions(),
@@ -221,6 +246,7 @@ def _checked(record: object, place: str) -> dict[str, object]:
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != SCHEMA:
         raise RecordError(f"{place} must have schema {SCHEMA}, got {schema!r}.")
+    record.setdefault("processes", 1)  # older records do not name it
     if set(record) != set(FIELDS):
         differing = ", ".join(sorted(set(record) ^ set(FIELDS)))
         raise RecordError(f"{place} must have the fields of a record, not {differing}.")
@@ -389,11 +415,14 @@ def bounds_of(claim: dict[str, float | bool | None]) -> str:
 def card_of(record: dict[str, object]) -> list[tuple[str, str]]:
     """List what the card of a run shows, each with its name."""
     claims, memory = record["claims"].values(), record["peak_memory_mb"]
+    device = f"{record['device']}, {record['threads']} threads"
+    if record["processes"] > 1:
+        device += f" in each of {record['processes']} processes"
     peak = "" if memory is None else f", {memory:.0f} MB at most"
     return [
         ("parameters", _pairs(record["parameters"], " = ")),
         ("claims", f"{sum(c['holds'] for c in claims)} of {len(claims)} hold"),
-        ("device", f"{record['device']}, {record['threads']} threads"),
+        ("device", device),
         ("took", f"{record['seconds']:.0f} s{peak}"),
         ("versions", _pairs(record["versions"], " ")),
         ("commit", record["commit"] or "no checkout"),

@@ -7,7 +7,9 @@ and ends a failing notebook with a page of traceback.
 import contextlib
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
+from fmkit import ranks
 from fmkit.runs import machine
-from fmkit.runs.cells import RerunError
+from fmkit.runs.cells import RerunError, code_of
 from fmkit.runs.parameters import checked, defaults_of, parameters_of, read_notebook
 from fmkit.runs.record import new_record, read_record, write_record
 
@@ -39,13 +42,30 @@ def rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, objec
     Writes ``<chapter>.ipynb`` and ``record.json`` into `out`. If the chapter fails,
     the record names the error, and so does the RerunError that is raised. Also raises
     RerunError if the notebook or `given` cannot be used, or if `out` cannot be written.
+
+    If torchrun started several processes, each executes the chapter, which must join
+    them (:func:`fmkit.ranks.processes`). Only the first writes into `out`; a temporary
+    folder takes what the others write, and stays there if they fail.
     """
+    if ranks.rank() == 0:
+        return _rerun(path, out, given=given)
+    folder = Path(tempfile.mkdtemp(prefix=f"fmkit-{ranks.rank()}-"))
+    record = _rerun(path, folder, given=given)
+    shutil.rmtree(folder, ignore_errors=True)
+    return record
+
+
+def _rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, object]:
     source = read_notebook(path)
     defaults = defaults_of(source)
     values = defaults | checked(parameters_of(source), given)
     changed = {n: v for n, v in values.items() if v != defaults[n]}
     if not source.metadata.get("kernelspec", {}).get("name"):
         raise RerunError(f"{path} must name its kernel in its metadata (kernelspec).")
+    joins = any("ranks.processes(" in cell for cell in code_of(source))
+    if ranks.started() > 1 and not joins:
+        rule = "must call ranks.processes, which several processes need"
+        raise RerunError(f"{path} {rule}; run it without torchrun.")
     notebook, record = _empty_places(path, out)
     # MPLBACKEND would empty every figure, without an error.
     variables = {"FMKIT_RECORD": str(record), "MPLBACKEND": None, **machine.variables()}
