@@ -8,6 +8,7 @@ not a port, have one thread each, and may be as slow as a loaded machine makes t
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from datetime import timedelta
@@ -203,10 +204,16 @@ LAST = {2: 3, 3: 6, 1: 9}  # the number of processes, and where their part ends
 SETTINGS = {"seed": 0, "tau": 0.1}
 
 
-def go_on(path, divide, *, until, settings=SETTINGS):
+def go_on(path, divide, *, until=9, settings=SETTINGS, in_step=lambda step: None):
     """Train to a step and stop as if interrupted: the losses so far and the state."""
-    loss_of, batches, optimizer, model = causal_run(divide)
+    of_batch, batches, optimizer, model = causal_run(divide)
     losses, last = [], {}
+
+    def loss_of(x):
+        loss = of_batch(x)
+        in_step(len(losses))
+        return loss
+
     notes = {"losses": losses, "last": last}
     options = {"model": model, "generators": {}, "steps": 9, "settings": settings}
     for record in resume(path, loss_of, batches, optimizer, **options, notes=notes):
@@ -240,8 +247,7 @@ def one_bad_loss():
 
 
 def other_settings(folder):
-    options = {"until": 9, "settings": SETTINGS | {"tau": 0.2}}
-    go_on(folder / "replicated.pt", ranks.replicated, **options)
+    go_on(folder / "replicated.pt", ranks.replicated, settings={**SETTINGS, "tau": 0.2})
 
 
 def work(folder):
@@ -312,7 +318,7 @@ def test_bugs_of_peers_are_seen(found, bug):
 @pytest.mark.parametrize("kind", DIVIDED)
 def test_another_number_of_processes_goes_on(found, kind):
     """2 processes, then 3, then 1: as if one had done all of it."""
-    straight = go_on(None, ranks.replicated, until=9)
+    straight = go_on(None, ranks.replicated)
     assert distance(found[1][f"resumed {kind}"], straight) < 1e-12
     assert [len(found[W][f"resumed {kind}"][0]) for W in LAST] == [3, 6, 9]
 
@@ -337,8 +343,37 @@ def test_divergence_of_one_is_that_of_all(found):
         assert "at step 2" in found[W]["bad loss"]
 
 
+def lose_one(folder):
+    """Train under torchrun, and kill process 1 in the middle of step 5, once."""
+    ranks.processes(torch.device("cpu"))
+    checkpoint.SECONDS = 0
+    steps = []
+
+    def in_step(step):
+        steps.append(step)
+        lost = ranks.rank() == 1 and step == 5
+        if lost and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    result = go_on(folder / "run.pt", ranks.replicated, in_step=in_step)
+    if ranks.rank() == 0:
+        torch.save((result, steps), folder / "result")
+
+
+def test_a_killed_process_costs_the_steps_since_the_last_save(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "--max-restarts", "1", __file__, tmp_path]
+    run = subprocess.run(command, env=alone(), capture_output=True, timeout=ENOUGH)
+    assert run.returncode == 0, run.stderr.decode()[-3000:]
+    result, steps = torch.load(tmp_path / "result", weights_only=False)
+    assert steps == [5, 6, 7, 8]  # of the second start: step 4 was saved
+    assert distance(result, go_on(None, ranks.replicated)) < 1e-12
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if len(sys.argv) == 2:
+        sys.exit(lose_one(Path(sys.argv[1])))
     rank, W, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     place = f"file://{folder}/meet{W}"
     patience = {"timeout": timedelta(seconds=ENOUGH)}
