@@ -25,6 +25,8 @@ This is the only module that asks about processes. In the docstrings, W is their
 import atexit
 import copy
 import os
+import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -32,6 +34,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -49,8 +52,33 @@ def processes(device: torch.device) -> None:
     """
     if dist.is_torchelastic_launched() and not dist.is_initialized():
         backend = "nccl" if runtime.own_gpu(device) else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store, number, count = next(rendezvous("env://", timeout=PATIENCE))
+        options = {"rank": number, "world_size": count, "timeout": PATIENCE}
+        options["store"] = _fresh(store, number, count)
+        dist.init_process_group(backend, **options)
         atexit.register(dist.destroy_process_group)
+
+
+def _fresh(store: dist.Store, number: int, count: int) -> dist.Store:
+    """Return a part of the store that all processes of this start share, and no other.
+
+    After a failure torchrun starts all again and keeps the store, with the addresses of
+    processes that are gone. Here each process names itself anew, and the first answers
+    to every name with its own, until all have read it.
+    """
+    own = uuid.uuid4().hex
+    if number > 0:
+        store.set(f"name of {number}", own)
+        first = store.get(f"answer to {own}").decode()  # waits for it
+        store.set(f"{first} read by {number}", "")
+        return dist.PrefixStore(first, store)
+    others = range(1, count)
+    while not all(store.check([f"{own} read by {i}"]) for i in others):
+        for i in others:
+            name = store.get(f"name of {i}").decode()
+            store.set(f"answer to {name}", own)
+        time.sleep(0.01)
+    return dist.PrefixStore(own, store)
 
 
 def started() -> int:

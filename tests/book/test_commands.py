@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from fmkit.cli import _parser
 from fmkit.runs.parameters import (
@@ -63,6 +64,10 @@ def check(command, root):
                 grid_of(options.given, parameters)
             else:
                 checked(parameters, from_arguments(options.given, parameters))
+    elif name == "torchrun":
+        options = get_args_parser().parse_args(arguments)
+        assert options.module, "-m"
+        check([options.training_script, *options.training_script_args], root)
     else:
         assert name in OTHERS, name
 
@@ -92,6 +97,9 @@ def test_how_many_commands_there_are():
         "fmkit rerun chapters/zero_shot.ipynb",
         "fmkit sweep chapters/zero_shot.ipynb -p seed=0,red -o runs/a",
         "fmkit sing",
+        "torchrun fmkit rerun chapters/zero_shot.ipynb -o runs/a",
+        "torchrun --procs 2 -m fmkit rerun chapters/zero_shot.ipynb -o runs/a",
+        "torchrun --nproc-per-node 2 -m fmkit rerun chapters/none.ipynb -o runs/a",
         "make tea",
         "make book PROFILE=none",
         "conjure",

@@ -369,3 +369,40 @@ def test_scores_of_several_runs():
         run["metrics"]["ours/probe/all/test"] = 0.9
     assert scores_of(runs) == {("ours", "probe", 10, "test"): [0.5, 0.6]}
     assert scores_of([]) == {}
+
+
+# Several processes, and runs that are kept
+
+
+def test_a_record_says_how_many_processes_there_were(path, monkeypatch):
+    run = Run("tiny", NAMESPACE)
+    assert read_record(path)["processes"] == 1
+    assert "processes" not in dict(records.card_of(run.record))["device"]
+    monkeypatch.setattr(records.ranks, "size", lambda: 3)  # the chapter has joined
+    run.metric("a/b/0/test", 1.0)
+    assert read_record(path)["processes"] == 3
+    device = dict(records.card_of(run.record))["device"]
+    assert device.endswith(" threads in each of 3 processes")
+
+
+def test_an_older_record_was_made_by_one_process(path):
+    Run("tiny", NAMESPACE)
+    older = json.loads(path.read_text(encoding="utf-8"))
+    del older["processes"]
+    path.write_text(json.dumps(older), encoding="utf-8")
+    assert read_record(path)["processes"] == 1
+
+
+def test_what_a_run_keeps_lies_beside_its_record(path, monkeypatch, tmp_path):
+    def run(keep):
+        cell = f"{CELL}\nkeep: str = ''  # a folder"
+        return Run("tiny", NAMESPACE | {"In": ["", cell], "keep": keep})
+
+    assert run("").kept("a.pt") is None
+    assert run("kept").kept("a.pt") == tmp_path / "kept" / "a.pt"
+    assert (tmp_path / "kept").is_dir()
+    assert run(str(tmp_path / "b")).kept("a.pt") == tmp_path / "b" / "a.pt"
+    assert run("kept").settings == {"steps": 7, "seed": 3}
+    monkeypatch.setattr(records.ranks, "rank", lambda: 1)
+    assert run("other").kept("a.pt") is None
+    assert not (tmp_path / "other").exists()

@@ -363,3 +363,29 @@ def test_a_full_disk(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "record.json cannot be written (No space left on device).\n" in shown
     assert shown.count("\n") == 1
+
+
+# Several processes
+
+
+def test_processes_after_the_first_write_elsewhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fmkit.ranks.rank", lambda: 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    assert run(tmp_path, code("x = 1")) == 0
+    assert capsys.readouterr().out == ""
+    assert [*(tmp_path / "temporary").iterdir()] == []
+    assert run(tmp_path, code("1 / 0")) == 1
+    [left] = (tmp_path / "temporary").iterdir()  # what there is to read
+    assert f"see {left / 'tiny.ipynb'}." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_processes_need_a_chapter_that_joins_them(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("fmkit.ranks.started", lambda: 2)
+    assert run(tmp_path, code("x = 1")) == 1
+    assert "must call ranks.processes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path, code("if steps < 0:\n    ranks.processes(on)")) == 0

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fmkit.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from fmkit import checkpoint
+from fmkit.checkpoint import CheckpointError, load_checkpoint, resume, save_checkpoint
 from fmkit.models.transformer import Transformer, TransformerConfig
 from fmkit.train import minibatches, train, warmup_cosine
 
@@ -172,6 +173,100 @@ def test_an_interrupt_while_writing_leaves_the_last_one(kept, monkeypatch):
         save_checkpoint(path, step=99, **run)
     assert path.read_bytes() == before
     assert [*path.parent.iterdir()] == [path]
+
+
+# Runs that go on by themselves
+
+
+def resumed(path, *, steps=8, until=8, settings=None, fused=None):
+    """Train a model on noise, which `until` may stop: losses, squares, weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    noise = torch.Generator().manual_seed(1)
+
+    def loss_of(batch):
+        x = data[batch] + torch.randn(5, 4, generator=noise)
+        return F.softplus(model(x)).mean()
+
+    data = torch.randn(20, 4, generator=torch.Generator().manual_seed(2))
+    order = torch.Generator().manual_seed(3)
+    batches = minibatches(20, batch_size=5, generator=order)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+    losses, squares = [], {}
+    options = {"model": model, "generators": {"noise": noise}, "steps": steps}
+    options |= {"notes": {"losses": losses, "squares": squares}, "settings": settings}
+    records = resume(path, loss_of, batches, optimizer, **options)
+    taken = []
+    for record in records:
+        taken.append(record)
+        losses.append(record.loss)
+        squares[record.step] = (record.loss_tensor.square(), "of a loss")
+        if len(losses) == until:
+            break
+    return losses, squares, model.state_dict(), taken
+
+
+@pytest.fixture
+def every_step(monkeypatch):
+    """A checkpoint after each step."""
+    monkeypatch.setattr(checkpoint, "SECONDS", 0)
+
+
+@pytest.mark.parametrize("until", [2, 5, 7, 8])
+def test_a_run_goes_on_by_itself(tmp_path, every_step, until):
+    path = tmp_path / "kept" / "run.pt"
+    *first, taken = resumed(path, until=until)
+    whole = resumed(None)
+    assert whole[0][:until] == first[0]
+    saved = taken[min(until - 2, 6)].seconds
+    *second, taken = resumed(path)
+    assert second[0] == whole[0]
+    assert all(torch.equal(second[2][name], x) for name, x in whole[2].items())
+    assert second[1] == whole[1]
+    assert [record.step for record in taken] == [*range(min(until - 1, 7), 8)]
+    assert all(record.seconds > saved for record in taken)
+
+
+def test_a_run_at_its_end_takes_its_last_step_again(tmp_path):
+    first = resumed(tmp_path / "run.pt")
+    again = resumed(tmp_path / "run.pt")
+    assert again[0] == first[0]
+    assert [record.step for record in again[3]] == [7]
+
+
+def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    resumed(None)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tau": 0.1, "seed": 1}, r"its seed is 0, not 1\."),
+        ({"tau": 0.1}, r"its seed is 0, not None\."),
+        ({"tau": 0.1, "seed": 0, "head": True}, r"its head is None, not True\."),
+    ],
+)
+def test_other_settings(tmp_path, settings, message):
+    resumed(tmp_path / "run.pt", settings={"tau": 0.1, "seed": 0})
+    resumed(tmp_path / "run.pt", settings={"tau": 0.1, "seed": 0})
+    with pytest.raises(CheckpointError, match=rf"run\.pt is of another run: {message}"):
+        resumed(tmp_path / "run.pt", settings=settings)
+
+
+def test_a_fused_optimizer_goes_on_where_another_stopped(tmp_path, every_step):
+    resumed(tmp_path / "run.pt", until=5, fused=True)
+    losses = resumed(tmp_path / "run.pt", fused=False)[0]
+    torch.testing.assert_close(losses, resumed(None)[0])
+
+
+def test_how_often_a_run_is_saved():
+    assert checkpoint._next_interval(1, 0.001) == 10  # the first steps say little
+    assert checkpoint._next_interval(10, 1.0) == 100
+    assert checkpoint._next_interval(100, 10.0) == 600  # a minute
+    assert checkpoint._next_interval(600, 120.0) == 300
+    assert checkpoint._next_interval(1, 200.0) == 1
 
 
 # Files that are something else
