@@ -11,6 +11,7 @@ its two OpenMP threads wait for each other by spinning. Passive waiting gives 40
 there and, with the thresholds of malloc, 225 to 250 on an idle machine.
 """
 
+import functools
 import os
 import platform
 import runpy
@@ -57,8 +58,9 @@ def versions() -> dict[str, str]:
     Python, torch, numpy, fmkit and, if there is a GPU that uses them, CUDA and cuDNN.
     The version of fmkit is "source" if it runs from a folder and is not installed.
     """
-    found = {"python": platform.python_version()}
-    found |= {name: version(name) for name in ("torch", "numpy")}
+    # Its metadata on PyPI leaves out the CUDA that torch was built for
+    found = {"python": platform.python_version(), "torch": _torch()["__version__"]}
+    found["numpy"] = version("numpy")
     try:
         found["fmkit"] = version("fmkit")
     except PackageNotFoundError:
@@ -100,9 +102,14 @@ def gpus() -> list[str]:
 
 def _knows_gpus() -> bool:
     """Tell whether torch was built for GPUs, without importing it."""
+    return _torch()["cuda"] is not None or _torch()["hip"] is not None
+
+
+@functools.cache
+def _torch() -> dict[str, object]:
+    """Return what torch says about its version, without importing it."""
     [folder] = find_spec("torch").submodule_search_locations
-    build = runpy.run_path(str(Path(folder) / "version.py"))
-    return build["cuda"] is not None or build["hip"] is not None
+    return runpy.run_path(str(Path(folder) / "version.py"))
 
 
 if __name__ == "__main__":
