@@ -1,8 +1,10 @@
 """Device, precision, layout, seeding: the only module that asks about CUDA or MPS."""
 
 import contextlib
+import importlib.util
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +15,7 @@ import torch
 from fmkit._check import require
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _EXACT = ContextVar("exact", default=False)  # whether `exact` is active
 
 
@@ -47,8 +50,13 @@ def autocast(device: torch.device) -> AbstractContextManager:
     float32 also on GPUs that only emulate bfloat16 (T4, V100, P100), because emulation
     is slower than float32, and inside :func:`fmkit.runtime.exact`.
     """
-    pays = device.type == "cuda" and computes_bfloat16(device) and not _EXACT.get()
+    pays = trains_in_bfloat16(device)
     return torch.autocast(device.type, torch.bfloat16, enabled=pays)
+
+
+def trains_in_bfloat16(device: torch.device) -> bool:
+    """Tell whether :func:`fmkit.runtime.autocast` computes in bfloat16."""
+    return device.type == "cuda" and computes_bfloat16(device) and not _EXACT.get()
 
 
 def computes_bfloat16(device: torch.device) -> bool:
@@ -68,8 +76,8 @@ def exact() -> Iterator[None]:
     """Compute in the precision of the tensors: no autocast, no TF32, on any device.
 
     For code that compares two ways to compute the same thing: a difference is then one
-    of arithmetic, not of bfloat16 or TF32 (8 and 11 bits in place of 24). All settings
-    are restored at the end.
+    of arithmetic, not of bfloat16 or TF32 (8 and 11 bits in place of 24). cuDNN does
+    not choose algorithms by their speed either. All settings are restored at the end.
     """
     products = (
         torch.backends.cuda.matmul,
@@ -77,10 +85,12 @@ def exact() -> Iterator[None]:
         torch.backends.cudnn.rnn,
     )
     before = [product.fp32_precision for product in products]
+    timed = torch.backends.cudnn.benchmark
     token = _EXACT.set(True)
     try:
         for product in products:
             product.fp32_precision = "ieee"
+        torch.backends.cudnn.benchmark = False
         with contextlib.ExitStack() as stack:
             for kind in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(kind, enabled=False))
@@ -88,7 +98,81 @@ def exact() -> Iterator[None]:
     finally:
         for product, precision in zip(products, before, strict=True):
             product.fp32_precision = precision
+        torch.backends.cudnn.benchmark = timed
         _EXACT.reset(token)
+
+
+@contextlib.contextmanager
+def fixed_shapes(device: torch.device) -> Iterator[None]:
+    """Let cuDNN choose its fastest algorithms: for shapes that come again and again.
+
+    On CUDA only. It times the algorithms for a shape when it first occurs. Inside
+    :func:`fmkit.runtime.exact` and :func:`fmkit.runtime.deterministic` it does not,
+    because the choice may be another one in each run.
+    """
+    before = torch.backends.cudnn.benchmark
+    same = _EXACT.get() or torch.are_deterministic_algorithms_enabled()
+    try:
+        torch.backends.cudnn.benchmark = before or (device.type == "cuda" and not same)
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Make CUDA repeat a computation bit for bit, at some cost in time.
+
+    Elsewhere a GPU adds up in an order that changes from run to run: in the gradients
+    of convolutions, of attention and of indexing. On a CPU results repeat without it.
+    Enter it before anything is computed on the GPU, because cuBLAS reads its
+    environment variable once. All settings are restored at the end. An operation that
+    cannot repeat itself raises ``RuntimeError``.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    timed, workspace = torch.backends.cudnn.benchmark, os.environ.get(WORKSPACE)
+    try:
+        os.environ[WORKSPACE] = ":4096:8"
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True)
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
+        torch.backends.cudnn.benchmark = timed
+        os.environ.pop(WORKSPACE)
+        if workspace is not None:
+            os.environ[WORKSPACE] = workspace
+
+
+def compiled(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a compiled form of a module on a GPU; elsewhere the module itself.
+
+    The form shares all weights and buffers with `module`. Call it in the loss of a long
+    training, with batches of one shape, and use `module` for everything else:
+    evaluation, copies, checkpoints. Compiling takes about a minute, at the first call.
+    Without a compiler (Windows, a GPU older than 2017, no C compiler) the module itself
+    is returned too.
+    """
+    first = next(module.parameters(), None)
+    on_gpu = first is not None and first.device.type == "cuda"
+    return torch.compile(module) if on_gpu and _compiles(first.device) else module
+
+
+def _compiles(device: torch.device) -> bool:
+    """Tell whether torch's compiler for GPUs, Triton, works here."""
+    c_compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    installed = importlib.util.find_spec("triton") is not None
+    new_enough = torch.cuda.get_device_capability(device) >= (7, 0)
+    return bool(installed and c_compiler and new_enough)
+
+
+def fused(device: torch.device) -> bool:
+    """Tell if optimizers should update all parameters in one kernel: on CUDA.
+
+    For ``torch.optim.AdamW(..., fused=runtime.fused(device))``.
+    """
+    return device.type == "cuda"
 
 
 def batch_size_for_inference(device: torch.device) -> int:
@@ -119,9 +203,33 @@ def look_every(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 20
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return `tensor` on a device. A copy to a GPU is queued: the host goes on.
+
+    It leaves from pinned memory, which the GPU reads by itself.
+    """
+    if on_host(tensor) and device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def seed_weights(seed: int) -> None:
     """Seed the global generator, which is for initial weights and nothing else."""
     torch.manual_seed(seed)
+
+
+def global_generator(device: torch.device) -> torch.Generator:
+    """Return the generator from which dropout draws on a device.
+
+    Raises ``ValueError`` for devices other than a CPU and CUDA.
+    """
+    known = device.type in ("cpu", "cuda")
+    require(known, "device", "be a CPU or CUDA", device.type)
+    if device.type == "cpu":
+        return torch.default_generator
+    torch.cuda.init()  # before that there is none
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.cuda.default_generators[index]
 
 
 def generators(seed: int) -> Callable[..., torch.Generator]:

@@ -1,6 +1,7 @@
 """Device, precision, seeding."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -107,6 +108,15 @@ def test_cuda_computes_in_bfloat16():
         assert (a @ a).dtype == (torch.bfloat16 if native else torch.float32)
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_whether_training_is_in_bfloat16(monkeypatch, native):
+    pretend_cuda(monkeypatch, native=native)
+    assert runtime.trains_in_bfloat16(torch.device("cuda")) is native
+    assert not runtime.trains_in_bfloat16(torch.device("cpu"))
+    with runtime.exact():
+        assert not runtime.trains_in_bfloat16(torch.device("cuda"))
+
+
 def precisions():
     return [
         torch.backends.cuda.matmul.fp32_precision,
@@ -131,6 +141,111 @@ def test_exact_leaves_nothing_to_autocast_and_tf32_and_restores_both():
             raise KeyError
         assert (a @ a).dtype == torch.bfloat16
     assert precisions() == before
+
+
+ON_GPU, ON_CPU = torch.device("cuda"), torch.device("cpu")
+
+
+def test_convolutions_are_timed_where_shapes_are_fixed(monkeypatch):
+    """Not where results must repeat, and only on a GPU; afterwards as before."""
+    cudnn = torch.backends.cudnn
+    for before in (False, True):
+        monkeypatch.setattr(cudnn, "benchmark", before)
+        with runtime.fixed_shapes(ON_GPU):
+            assert cudnn.benchmark
+            with runtime.exact():
+                assert not cudnn.benchmark
+                with runtime.fixed_shapes(ON_GPU):
+                    assert not cudnn.benchmark
+            with runtime.deterministic(), runtime.fixed_shapes(ON_GPU):
+                assert not cudnn.benchmark
+            assert cudnn.benchmark
+        with runtime.fixed_shapes(ON_CPU):
+            assert cudnn.benchmark is before
+        with pytest.raises(KeyError), runtime.fixed_shapes(ON_GPU):
+            raise KeyError
+        assert cudnn.benchmark is before
+
+
+@pytest.mark.parametrize("workspace", [None, ":16:8"])
+def test_deterministic_restores_all_settings(monkeypatch, workspace):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if workspace is not None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
+    before = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    with runtime.deterministic():
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        with runtime.deterministic():
+            pass
+        assert torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(KeyError), runtime.deterministic():
+        raise KeyError
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == before
+
+
+def test_nothing_is_compiled_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch, "compile", None)
+    model = torch.nn.Linear(2, 2)
+    assert runtime.compiled(model) is model
+    nothing = torch.nn.ReLU()  # without a parameter it has no device
+    assert runtime.compiled(nothing) is nothing
+    assert not runtime.fused(ON_CPU)
+    assert runtime.fused(ON_GPU)
+
+
+class OnGPU(torch.nn.Linear):
+    """A layer that says its weights are on a GPU."""
+
+    def parameters(self, recurse=True):
+        class Weight:
+            device = ON_GPU
+
+        return iter([Weight])
+
+
+@pytest.mark.parametrize("lacking", [None, "triton", "compiler", "capability"])
+def test_compiled_on_a_gpu_if_there_is_what_it_takes(monkeypatch, lacking):
+    compilers = {"CC": "", "clang": "/usr/bin/clang" if lacking != "compiler" else None}
+    monkeypatch.setenv("CC", "")
+    monkeypatch.setattr("shutil.which", lambda name: compilers.get(name))
+    found = {"triton": lacking != "triton" or None}
+    monkeypatch.setattr("importlib.util.find_spec", found.get)
+    capability = (6, 0) if lacking == "capability" else (7, 5)  # P100 and T4
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: capability, raising=False
+    )
+    monkeypatch.setattr(torch, "compile", lambda module: ("compiled", module))
+    model = OnGPU(2, 2)
+    expected = model if lacking else ("compiled", model)
+    assert runtime.compiled(model) == expected
+
+
+def test_a_compiled_module_has_the_weights_of_the_module():
+    """torch's, whose form of a module `compiled` returns."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    form = torch.compile(model, backend="eager")
+    form(torch.ones(3, 2)).sum().backward()
+    both = zip(form.parameters(), model.parameters(), strict=True)
+    assert all(one is other for one, other in both)
+    assert model[1].num_batches_tracked == 1
+    assert list(model.state_dict())[:2] == ["0.weight", "0.bias"]
+
+
+def test_dropout_draws_from_the_global_generator():
+    generator = runtime.global_generator(ON_CPU)
+    before = generator.get_state()
+    first = torch.nn.functional.dropout(torch.ones(100))
+    generator.set_state(before)
+    assert torch.equal(torch.nn.functional.dropout(torch.ones(100)), first)
+    with pytest.raises(ValueError, match="device must be a CPU or CUDA, got 'meta'"):
+        runtime.global_generator(torch.device("meta"))
+
+
+def test_what_is_sent_to_a_cpu_is_there():
+    x = torch.ones(3)
+    assert runtime.sent(x, ON_CPU) is x
 
 
 @pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "bf16", None])
