@@ -15,6 +15,7 @@ from fmkit import runtime
 from fmkit._check import require
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601
+DRAWS = 12  # random numbers of a view
 
 
 @dataclass(frozen=True)
@@ -75,28 +76,26 @@ class Views:
         """Return the views of some images of the batch."""
         return Views(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def to(self, device: torch.device) -> "Views":
-        """Move every parameter to a device."""
-        return Views(*(getattr(self, field.name).to(device) for field in fields(self)))
-
 
 def random_views(
     images: UInt8[Tensor, "B c H W"],
     config: ViewConfig,
     *,
     generator: torch.Generator,
-) -> Float[Tensor, "B c s s"]:
+    rows: slice = slice(None),
+) -> Float[Tensor, "_ c s s"]:
     """Return a random view of each image, x_hat or x_tilde of 14.2, from 0 to 1.
 
     Crop, flip, rotation and changes of colour are drawn independently for each image.
-    Raises ``ValueError`` if the images are not bytes, do not have 1 or 3 channels, or
-    are smaller than a view. Source: Chen et al. 2020, appendix A.
+    They are drawn for all images, even if only the views of `rows` are wanted. Raises
+    ``ValueError`` if the images are not bytes, do not have 1 or 3 channels, or are
+    smaller than a view. Source: Chen et al. 2020, appendix A.
 
     In the notes: augmentation, positive pair.
     """
     B, _, H, W = images.shape
     views = draw_views(config, B, height=H, width=W, generator=generator)
-    return render_views(images, views, size=config.size)
+    return render_views(images[rows], views[rows], size=config.size)
 
 
 def two_views(
@@ -104,17 +103,23 @@ def two_views(
     config: ViewConfig,
     *,
     generator: torch.Generator,
-) -> Float[Tensor, "2*B c s s"]:
+    rows: slice = slice(None),
+) -> Float[Tensor, "_ c s s"]:
     """Return two random views of each image, x_hat of all and then x_tilde of all.
 
     Rows i and B + i are a positive pair, and ``phi(views).chunk(2)`` gives the two
-    arguments of :func:`fmkit.losses.nt_xent_loss`. Raises the errors of
-    :func:`random_views`.
+    arguments of :func:`fmkit.losses.nt_xent_loss`. If only the views of `rows` are
+    wanted, those of all images are drawn. Raises the errors of :func:`random_views`.
 
     In the notes: positive pair.
     """
-    pair = [random_views(images, config, generator=generator) for _ in range(2)]
-    return torch.cat(pair)
+    B, _, H, W = images.shape
+    options = {"height": H, "width": W, "generator": generator}
+    pair = [draw_views(config, B, **options)[rows] for _ in range(2)]
+    both = Views(
+        *(torch.cat([getattr(v, field.name) for v in pair]) for field in fields(Views))
+    )
+    return render_views(images[rows].repeat(2, 1, 1, 1), both, size=config.size)
 
 
 def draw_views(
@@ -125,10 +130,11 @@ def draw_views(
     Unlike torchvision, which draws a crop again until it fits, a side that is longer
     than that of the image is cut to it.
     """
+    on = generator.device
+    draws = iter(torch.rand(DRAWS, B, generator=generator, device=on))
 
     def uniform(low: float = 0.0, high: float = 1.0) -> Tensor:
-        draws = torch.rand(B, generator=generator, device=generator.device)
-        return low + (high - low) * draws
+        return low + (high - low) * next(draws)
 
     def happens(share: float) -> Tensor:
         return uniform() < share
@@ -167,25 +173,24 @@ def render_views(
     require(c in (1, 3), "images", "have 1 or 3 channels", c)
     rule = f"be at least as large as a view ({size} by {size})"
     require(min(H, W) >= size, "images", rule, f"{H} by {W}")
-    views = views.to(images.device)
-    out = torch.empty(B, c, size, size, device=images.device)
+    # Computed where the views are drawn, and then in one copy to the images
+    numbers = runtime.sent(_numbers(views, H, W), images.device)
     step = runtime.views_at_once(images.device)
-    for start in range(0, B, step):
+    parts = []
+    for start in range(0, max(B, 1), step):
         rows = slice(start, start + step)
-        chunk = views[rows]
-        sampled = F.grid_sample(
-            images[rows].float(), _grid(chunk, H, W, size), "bilinear", "border", False
-        )
-        out[rows] = _recoloured(sampled.flatten(2), chunk).view_as(sampled)
-    return out
+        crop, colour = numbers[rows].split([6, 5], dim=1)
+        grid = _grid(crop, size)
+        x = F.grid_sample(images[rows].float(), grid, "bilinear", "border", False)
+        parts.append(_recoloured(x.flatten(2), colour).view_as(x))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _grid(views: Views, H: int, W: int, size: int) -> Float[Tensor, "B s s 2"]:
-    """Return the place in the image that each pixel of a view shows.
+def _numbers(views: Views, H: int, W: int) -> Float[Tensor, "B 11"]:
+    """Return the numbers that the pixels of a view need: 6 of its crop, 5 of colour.
 
-    Coordinates are those of ``grid_sample``: an image spans -1 to 1. A pixel (x, y) of
-    the view, from -1 to 1 too, is flipped, stretched to the crop, turned about the
-    centre of the crop and moved there.
+    Those of the crop are three places, x and y of each, in an image from -1 to 1: where
+    the right edge of the view is, seen from its centre, its lower edge, and its centre.
     """
     cos, sin = views.angle.cos(), views.angle.sin()
     w = torch.where(views.flip, -views.width, views.width)
@@ -193,38 +198,56 @@ def _grid(views: Views, H: int, W: int, size: int) -> Float[Tensor, "B s s 2"]:
     centre_x = (2 * views.left + views.width) / W - 1
     centre_y = (2 * views.top + h) / H - 1
     # A counterclockwise turn, on a y axis that points down
-    rows = (w * cos / W, -h * sin / W, centre_x, w * sin / H, h * cos / H, centre_y)
-    to_image = torch.stack(rows, dim=1).view(-1, 3)  # (2B, 3)
-    along = (torch.arange(size, device=w.device) * 2 + 1) / size - 1
-    x, y = along.repeat(size), along.repeat_interleave(size)
-    # One product for the batch; the many small ones of affine_grid take 7 times as long
-    grid = to_image @ torch.stack([x, y, torch.ones_like(x)])  # (2B, s s)
-    return grid.view(-1, 2, size, size).permute(0, 2, 3, 1)
+    crop = (w * cos / W, w * sin / H, -h * sin / W, h * cos / H, centre_x, centre_y)
+    contrast, saturation = 1 - views.contrast, 1 - views.saturation
+    colour = (views.brightness / 255, contrast, saturation, 6 * views.hue, views.grey)
+    return torch.stack([*crop, *(value.float() for value in colour)], dim=1)
 
 
-def _recoloured(x: Float[Tensor, "B c p"], views: Views) -> Float[Tensor, "B c p"]:
-    """Change the colours of p pixels in place: from 0 to 255 in, from 0 to 1 out."""
-    B, c, _ = x.shape
-    luma = x.new_tensor(LUMA if c == 3 else [1.0])
-    brightness, contrast, saturation = (
-        factor.view(B, 1, 1)
-        for factor in (views.brightness, views.contrast, views.saturation)
-    )
-    x.mul_(brightness / 255).clamp_(max=1)
-    mean = (x.mean(dim=2) @ luma).view(B, 1, 1)
-    x.mul_(contrast).add_((1 - contrast) * mean).clamp_(0, 1)
-    if c == 1:
+# Arithmetic of channels and no matrix products, which autocast would lower to bfloat16:
+# a crop of 224 pixels would be off by half a pixel. No constant tensors, masks or
+# `out=` either, so that all of it compiles into one graph.
+
+
+def _grid(crop: Float[Tensor, "B 6"], size: int) -> Float[Tensor, "B s s 2"]:
+    """Return the place in the image that each pixel of a view shows.
+
+    Coordinates are those of ``grid_sample``: an image spans -1 to 1. A pixel (x, y) of
+    the view, from -1 to 1 too, is flipped, stretched to the crop, turned about the
+    centre of the crop and moved there.
+    """
+    along_x, along_y, centre = crop.view(-1, 3, 2, 1).unbind(dim=1)
+    pixels = (torch.arange(size, device=crop.device) * 2 + 1) / size - 1
+    of_x, of_y = along_x * pixels + centre, along_y * pixels  # (B, 2, s)
+    return (of_x[:, :, None] + of_y[:, :, :, None]).permute(0, 2, 3, 1)
+
+
+def _luma(x: Float[Tensor, "B c *p"]) -> Float[Tensor, "B 1 *p"]:
+    """Return the brightness of colours that the eye sees; of one channel, itself."""
+    if x.shape[1] == 1:
         return x
-    towards_grey = saturation * torch.eye(3).to(x) + (1 - saturation) * luma
-    x = _hue_shifted((towards_grey @ x).clamp_(0, 1), views.hue)
-    x[views.grey] = (luma @ x[views.grey]).unsqueeze(1)
-    return x
+    r, g, b = x.split(1, dim=1)
+    return (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
+
+
+def _recoloured(
+    x: Float[Tensor, "B c p"], colour: Float[Tensor, "B 5"]
+) -> Float[Tensor, "B c p"]:
+    """Change the colours of p pixels in place: from 0 to 255 in, from 0 to 1 out."""
+    brightness, contrast, saturation, sixths, grey = colour[:, :, None, None].unbind(1)
+    x.mul_(brightness).clamp_(max=1)
+    x.lerp_(_luma(x.mean(dim=2, keepdim=True)), contrast).clamp_(0, 1)
+    if x.shape[1] == 1:
+        return x
+    x.lerp_(_luma(x), saturation).clamp_(0, 1)
+    x = _hue_shifted(x, sixths)
+    return x.lerp_(_luma(x), grey)  # of a weight of 0 or 1, exact
 
 
 def _hue_shifted(
-    x: Float[Tensor, "B 3 p"], turns: Float[Tensor, " B"]
+    x: Float[Tensor, "B 3 p"], sixths: Float[Tensor, "B 1 1"]
 ) -> Float[Tensor, "B 3 p"]:
-    """Shift the hue by a share of the colour circle, in place, and return `x`.
+    """Shift the hue by a number of sixths of the colour circle.
 
     It equals the way through HSV and back, but without the comparisons of HSV, which
     take four times as long as arithmetic. Let k be the hue in sixths of the circle
@@ -232,21 +255,17 @@ def _hue_shifted(
     clamped to 0 to 1; green and blue are the smallest channel plus the same for k + 1
     and k - 1.
     """
-    r, g, b = x.unbind(dim=1)
-    largest, smallest = torch.maximum(r, g), torch.minimum(r, g)
-    torch.maximum(largest, b, out=largest)
-    torch.minimum(smallest, b, out=smallest)
+    r, g, b = x.split(1, dim=1)
+    largest = torch.maximum(torch.maximum(r, g), b)
+    smallest = torch.minimum(torch.minimum(r, g), b)
     chroma = largest - smallest
     # |k| = 2 + (r - g - b + smallest) / chroma, and k is above 0 if blue is above green
     k = (r - g).sub_(b).add_(smallest).div_(chroma.clamp_min(1e-20)).add_(2)
-    k.copysign_(b - g).add_(6 * turns[:, None])
+    k.copysign_(b - g).add_(sixths)
     k.sub_((k / 6).round_(), alpha=6)  # from -3 to 3
-    ends = k.new_tensor([0, -1, 1]).view(3, 1)
-    t = (k[:, None] - ends).abs_().clamp_(1, 2)  # (B, 3, p)
-    torch.addcmul(smallest - chroma, t[:, 0], chroma, out=r)
-    torch.addcmul(largest + chroma, t[:, 1], chroma, value=-1, out=g)
-    torch.addcmul(largest + chroma, t[:, 2], chroma, value=-1, out=b)
-    return x
+    # 1 more than the share of the chroma that each channel has above the smallest
+    above = torch.cat([k.abs(), 3 - (k + 1).abs_(), 3 - (k - 1).abs_()], dim=1)
+    return torch.addcmul(smallest - chroma, above.clamp_(1, 2), chroma)
 
 
 def mask_patches(
@@ -270,7 +289,7 @@ def mask_patches(
     draws = torch.rand(
         B, 1, H // patch, W // patch, generator=generator, device=generator.device
     )
-    visible = (draws >= share).to(x)
+    visible = runtime.sent(draws >= share, x.device).to(x.dtype)
     return x * visible.repeat_interleave(patch, dim=2).repeat_interleave(patch, dim=3)
 
 
@@ -287,5 +306,6 @@ def mask_tokens(
     """
     require(0 < share <= 1, "share", "be above 0 and at most 1", share)
     draws = torch.rand(x.shape, generator=generator, device=generator.device)
-    masked = ((draws < share) | (draws == draws.min())).to(x.device)
+    masked = (draws < share) | (draws == draws.min())
+    masked = runtime.sent(masked, x.device)
     return x.masked_fill(masked, mask), masked

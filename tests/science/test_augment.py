@@ -10,7 +10,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from reference import notes as reference
+from support.unchecked import unchecked
 
+from fmkit import augment
 from fmkit.augment import (
     ViewConfig,
     Views,
@@ -255,6 +257,53 @@ def test_two_views_differ_and_belong_to_the_generator():
     ).chunk(2)
     assert torch.equal(both[0], x_hat)
     assert torch.equal(both[1], x_tilde)
+
+
+def test_views_of_some_rows_are_those_rows_of_all():
+    images, rows = random_images(20, 3), slice(5, 15)
+    for function in (random_views, two_views):
+        options = {"config": EVERYTHING}
+        whole, part = (
+            function(images, **options, generator=torch.Generator().manual_seed(0), **r)
+            for r in ({}, {"rows": rows})
+        )
+        whole = whole.unflatten(0, (-1, 20))[:, rows].flatten(0, 1)
+        # Chunks begin elsewhere, so vector instructions may round otherwise
+        torch.testing.assert_close(part, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_are_the_same_inside_autocast(channels):
+    """Training draws them inside autocast, which lowers products to bfloat16."""
+    images, views = random_images(50, channels), views_of(EVERYTHING, B=50)
+    expected = render_views(images, views, size=6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = render_views(images, views, size=6)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_compile_into_one_graph(channels):
+    """With the backend that runs the graph as it is: only breaks are of interest."""
+    plain = unchecked(augment)
+    images, views = random_images(5, channels), views_of(EVERYTHING, B=5)
+    views = plain.Views(**vars(views))
+    compiled = torch.compile(plain.render_views, fullgraph=True, backend="eager")
+    expected = plain.render_views(images, views, size=6)
+    torch.testing.assert_close(compiled(images, views, size=6), expected)
+
+
+def test_a_view_takes_the_next_draws_of_its_generator():
+    """The order of the draws belongs to every recorded run."""
+    one, other = (torch.Generator().manual_seed(0) for _ in range(2))
+    for B in (1, 7, 33):  # fewer and more than a vector has
+        views = draw_views(EVERYTHING, B, height=7, width=9, generator=one)
+        draws = [torch.rand(B, generator=other) for _ in range(12)]
+        assert torch.equal(views.flip, draws[4] < EVERYTHING.flip)
+        assert torch.equal(views.grey, draws[11] < EVERYTHING.grey)
+        torch.testing.assert_close(views.left, draws[2] * (9 - views.width))
+        assert torch.equal(one.get_state(), other.get_state())
 
 
 @pytest.mark.parametrize(
