@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fmkit import runtime
 from fmkit._check import Refused, require
+
+NOT_COUNTED = -100  # in place of a token that a mean leaves out
 
 
 def reconstruction_loss(
@@ -85,8 +88,9 @@ def supcon_loss(
     with z the normalized representations, P(i) the other views with the label of i,
     and A the views for which P(i) is not empty: all of them, if each example has two
     views. If each example has a label of its own, it is :func:`nt_xent_loss`. In nats;
-    log(N - 1) if all views are equal. Raises ``ValueError`` if no two views share a
-    label, and if `tau` is not above 0. Source: Khosla et al. 2020, their L_out.
+    log(N - 1) if all views are equal. Raises ``ValueError`` if `tau` is not above 0,
+    and if no two views share a label. On a GPU this check would make the host wait, so
+    the loss is NaN there. Source: Khosla et al. 2020, their L_out.
 
     In the notes: supervised contrastive learning.
     """
@@ -94,12 +98,13 @@ def supcon_loss(
     positive = labels[:, None] == labels[None, :]
     positive = positive.fill_diagonal_(False)
     count = positive.sum(dim=1)
-    if not count.any():
+    if runtime.on_host(count) and not count.any():
         raise Refused("labels must have two views of one label, but all differ.")
     # Fill the diagonal, which is log 0, because 0 times it would be NaN
     log_p = similarity.log_softmax(dim=1).masked_fill(~positive, 0.0)
-    anchors = count > 0
-    return -(log_p.sum(dim=1)[anchors] / count[anchors]).mean()
+    # 0 for a view outside A: to select the others would need their number
+    of_anchor = log_p.sum(dim=1) / count.clamp(min=1)
+    return -(of_anchor.sum() / (count > 0).sum())
 
 
 def next_token_loss(
@@ -130,13 +135,17 @@ def masked_token_loss(
     with M the masked positions of the whole batch and x the original words. Unlike
     :func:`next_token_loss` it is not the likelihood of a text, because words that are
     masked together are predicted independently. In nats per masked token; log V if all
-    logits are equal. Raises ``ValueError`` if nothing is masked. Source: Devlin et al.
-    2019.
+    logits are equal. Raises ``ValueError`` if nothing is masked; on a GPU, where this
+    check would make the host wait, the loss is NaN instead. Source: Devlin et al. 2019.
 
     In the notes: masked language model.
     """
-    require(bool(masked.any()), "masked", "mask at least 1 token", 0)
-    return F.cross_entropy(_at_least_float32(u[masked]), x[masked])
+    if runtime.on_host(masked):
+        require(bool(masked.any()), "masked", "mask at least 1 token", 0)
+        u, x = u[masked], x[masked]
+    else:  # to select rows would need their number
+        u, x = u.flatten(0, 1), x.masked_fill(~masked, NOT_COUNTED).flatten()
+    return F.cross_entropy(_at_least_float32(u), x, ignore_index=NOT_COUNTED)
 
 
 def _similarity(phi: Float[Tensor, "N m"], tau: float) -> Float[Tensor, "N N"]:

@@ -6,7 +6,10 @@ import jaxtyping
 import pytest
 import torch
 from reference import notes as reference
+from support.unchecked import unchecked
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from fmkit import losses
 from fmkit.losses import (
     masked_token_loss,
     next_token_loss,
@@ -189,20 +192,6 @@ def test_contrastive_losses_and_gradients_stay_finite(views, size):
     assert phi.grad.isfinite().all()
 
 
-def test_a_check_that_holds_copies_nothing_to_the_host(views, monkeypatch):
-    """Labels and masks stay on their device in each step of training."""
-
-    def copied(*_):
-        raise AssertionError("a tensor was copied to the host")
-
-    monkeypatch.setattr(torch.Tensor, "tolist", copied)
-    monkeypatch.setattr(torch.Tensor, "__int__", copied)
-    phi = views.flatten(0, 1)
-    supcon_loss(phi, torch.arange(5).repeat(2), tau=1.0)
-    masked = torch.ones(2, 5, dtype=torch.bool)
-    masked_token_loss(views, torch.zeros(2, 5, dtype=torch.long), masked)
-
-
 def test_wrong_contrastive_arguments(views):
     hat, tilde = views
     message = r"phi_hat must have at least 2 rows \(one has no negatives\), got 1"
@@ -284,3 +273,70 @@ def test_wrong_arguments_of_token_losses(words):
         next_token_loss.__wrapped__(u, x[:, 1:])
     with pytest.raises(ValueError, match="masked must mask at least 1 token, got 0"):
         masked_token_loss(u, x, torch.zeros_like(masked))
+
+
+# On a GPU: the host never waits, so it does not know what a tensor holds
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Tensors count as those of a GPU, whose values the host must not ask for."""
+    monkeypatch.setattr("fmkit.runtime.on_host", lambda tensor: False)
+
+
+class HostKnowsNothing(TorchDispatchMode):
+    """Refuse every operator after which the host would know a value or a number."""
+
+    WAITING = ("nonzero", "_local_scalar_dense", "masked_select", "equal")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
+        assert name not in self.WAITING, name
+        assert not by_mask, "a mask as an index"
+        return func(*args, **(kwargs or {}))
+
+
+def losses_that_select(words, rng):
+    u, x, masked = words
+    phi = torch.randn(7, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    u = u.clone().requires_grad_()
+    yield phi, supcon_loss(phi, LABELS, tau=0.3)
+    yield u, masked_token_loss(u, x, masked)
+
+
+def test_selecting_losses_and_gradients_are_the_same_on_a_gpu(words, monkeypatch):
+    def results():
+        rng = torch.Generator().manual_seed(0)
+        for leaf, loss in losses_that_select(words, rng):
+            loss.backward()
+            yield loss.detach(), leaf.grad
+
+    expected = [*results()]
+    monkeypatch.setattr("fmkit.runtime.on_host", lambda tensor: False)
+    with HostKnowsNothing():
+        found = [*results()]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_where_nothing_is_selected_a_loss_on_a_gpu_is_nan(words, elsewhere):
+    """Training stops there: it looks for losses that are not finite."""
+    u, x, masked = words
+    assert masked_token_loss(u, x, torch.zeros_like(masked)).isnan()
+    assert supcon_loss(torch.randn(5, 3), torch.arange(5), tau=1.0).isnan()
+
+
+@pytest.mark.parametrize("name", ["supcon", "nt_xent", "masked"])
+def test_losses_compile_into_one_graph(words, views, elsewhere, name):
+    """With the backend that runs the graph as it is: only breaks are of interest."""
+    plain = unchecked(losses)
+    labels = torch.arange(5).repeat(2)
+    loss = {
+        "supcon": lambda: plain.supcon_loss(views.flatten(0, 1), labels, tau=0.3),
+        "nt_xent": lambda: plain.nt_xent_loss(*views, tau=0.3),
+        "masked": lambda: plain.masked_token_loss(*words),
+    }[name]
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(), loss())
