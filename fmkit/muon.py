@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fmkit import runtime
 from fmkit._check import require
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steep at 0, then near 1
@@ -29,10 +30,10 @@ class Muon(Optimizer):
     both. Weight decay is decoupled and applies to `matrices` only.
 
     ``bench.lm_train`` measures how much sooner than AdamW it reaches a given loss.
-    Unlike ``torch.optim.Muon``, which iterates in bfloat16, it keeps the precision of
-    the parameters, because most CPUs emulate bfloat16: for the model of the chapter on
-    language models, one step took 61 ms on one thread, and 795 ms (13 times as long)
-    with torch's Muon and fused AdamW.
+    Unlike ``torch.optim.Muon``, it iterates in bfloat16 only if training computes in it
+    (:func:`fmkit.runtime.trains_in_bfloat16`), because most CPUs emulate bfloat16: for
+    the model of the chapter on language models, one step took 61 ms on one thread, and
+    795 ms (13 times as long) with torch's Muon and fused AdamW.
 
     Raises ``ValueError`` if an element of `matrices` does not have two axes, and if
     `lr` is not above 0. Source: Jordan et al. 2024.
@@ -82,34 +83,41 @@ class Muon(Optimizer):
 
     def _muon(self, matrices: list[Tensor], lr: float, weight_decay: float) -> None:
         """Update matrices of one shape."""
-        ahead = []
-        for p in matrices:
-            state = self.state[p]
-            if not state:
-                state["momentum"] = torch.zeros_like(p)
-            mean = state["momentum"]
-            mean.lerp_(p.grad, 1 - MOMENTUM)
-            ahead.append(p.grad.lerp(mean, MOMENTUM))
+        grads = [p.grad for p in matrices]
+        means = self._averages(matrices, "momentum")
+        torch._foreach_lerp_(means, grads, 1 - MOMENTUM)
+        ahead = torch.stack(torch._foreach_lerp(grads, means, MOMENTUM))
+        low = runtime.trains_in_bfloat16(ahead.device)
+        steps = orthogonal(ahead.bfloat16() if low else ahead).to(ahead.dtype)
         size = lr * 0.2 * max(matrices[0].shape) ** 0.5
-        steps = orthogonal(torch.stack(ahead))
         torch._foreach_mul_(matrices, 1 - lr * weight_decay)
         torch._foreach_add_(matrices, list(steps), alpha=-size)
 
     def _adam(self, others: list[Tensor], lr: float) -> None:
         """Update parameters with Adam, without weight decay."""
+        if not others:
+            return
         b1, b2 = BETAS
+        grads = [p.grad for p in others]
+        means, squares = (self._averages(others, name) for name in ("mean", "square"))
+        torch._foreach_lerp_(means, grads, 1 - b1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(grads, grads), 1 - b2)
+        steps = []
         for p in others:
-            state = self.state[p]
-            if not state:
-                state["step"] = 0
-                state["mean"] = torch.zeros_like(p)
-                state["square"] = torch.zeros_like(p)
-            state["step"] += 1
-            state["mean"].lerp_(p.grad, 1 - b1)
-            state["square"].lerp_(p.grad.square(), 1 - b2)
-            t = state["step"]
-            root = (state["square"] / (1 - b2**t)).sqrt_().add_(EPSILON)
-            p.addcdiv_(state["mean"], root, value=-lr / (1 - b1**t))
+            steps.append(self.state[p].get("step", 0) + 1)
+            self.state[p]["step"] = steps[-1]
+        roots = torch._foreach_div(squares, [1 - b2**t for t in steps])
+        torch._foreach_sqrt_(roots)
+        torch._foreach_add_(roots, EPSILON)
+        sizes = [-lr / (1 - b1**t) for t in steps]
+        torch._foreach_addcdiv_(others, means, roots, sizes)
+
+    def _averages(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        """Return a running average of each parameter; at first it is 0."""
+        for p in parameters:
+            if name not in self.state[p]:
+                self.state[p][name] = torch.zeros_like(p)
+        return [self.state[p][name] for p in parameters]
 
 
 def orthogonal(g: Float[Tensor, "n r c"]) -> Float[Tensor, "n r c"]:

@@ -74,7 +74,17 @@ def test_steps_of_others_are_adam_s(rng):
         torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)
 
 
-def test_it_is_torch_s_own_but_for_precision(rng):
+@pytest.mark.parametrize("low", [False, True])
+def test_it_is_torch_s_own_but_for_precision(rng, monkeypatch, low):
+    """Products are in bfloat16 where training is, as on a GPU; all else never is."""
+    products = []
+
+    def watched(g):
+        products.append(g.dtype)
+        return orthogonal(g)
+
+    monkeypatch.setattr("fmkit.muon.orthogonal", watched)
+    monkeypatch.setattr("fmkit.runtime.trains_in_bfloat16", lambda device: low)
     start = torch.randn(6, 8, generator=rng)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
     options = {"lr": 0.1, "weight_decay": 0.1}
@@ -86,9 +96,24 @@ def test_it_is_torch_s_own_but_for_precision(rng):
         theirs.grad = ours.grad.clone()
         one.step()
         other.step()
+    assert products == 3 * [torch.bfloat16 if low else torch.float32]
+    assert one.state[ours]["momentum"].dtype == torch.float32
     # Theirs iterates in bfloat16, of 8 bits, which 5 iterations make more of
     moved = (theirs - start).norm()
     assert (ours - theirs).norm() < 0.05 * moved
+
+
+def test_averages_are_made_once(rng):
+    matrix, gain = (torch.nn.Parameter(torch.ones(s)) for s in ((2, 2), (2,)))
+    optimizer = Muon([matrix], [gain], lr=0.1)
+    held = []
+    for _ in range(2):
+        matrix.grad, gain.grad = torch.ones(2, 2), torch.ones(2)
+        optimizer.step()
+        tensors = (v for s in optimizer.state.values() for v in s.values())
+        held.append([v.data_ptr() for v in tensors if torch.is_tensor(v)])
+    assert len(held[0]) == 3
+    assert held[0] == held[1]
 
 
 def test_what_has_no_gradient_stays(rng):
