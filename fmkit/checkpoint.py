@@ -1,4 +1,4 @@
-"""Save a training run, so that a stopped run continues bit for bit.
+"""Save a training run, so that a stopped run continues as if it had not stopped.
 
 A checkpoint is one file with the weights, the state of the optimizer, the states of
 random generators and the number of the last step. A loop that writes checkpoints::
@@ -21,7 +21,12 @@ beginning, by a generator that serves nothing else and is not one of `generators
     batches = minibatches(n, batch_size=batch_size, generator=order)
     batches = islice(batches, first, None)
 
-Dropout draws from the global generator: ``{"global": torch.default_generator}``.
+Dropout draws from a generator of the device, ``runtime.global_generator(device)``,
+which is then one of `generators` too.
+
+On a CPU the run is the same bit for bit. A GPU adds up in an order that changes from
+run to run, so there it is the same up to rounding, and bit for bit only inside
+:func:`fmkit.runtime.deterministic`.
 """
 
 import os
