@@ -153,7 +153,8 @@ def finetuning(
     In the notes: finetuning, (14.2), (14.4), finetuning a language model.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate)
+    options = {"lr": learning_rate, "fused": runtime.fused(examples.device)}
+    optimizer = torch.optim.AdamW(trained, **options)
 
     def loss_of(batch: Tensor) -> Tensor:
         u = model(model.prepare(examples[batch]))

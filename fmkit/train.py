@@ -90,9 +90,11 @@ def train(
     the loss is computed with; together they hold the parameters of the optimizer.
     `schedule(step, steps)` multiplies the learning rates of the optimizer during a
     step. Afterwards the optimizer has its own rates again, so a checkpoint stores
-    these. Every batch has `tokens_a_step` tokens. A run that continues starts at
-    `first_step`, and its `batches` with the batch of that step. The precision is that
-    of :func:`fmkit.runtime.autocast` for the device of the parameters.
+    these. A batch that is a tensor is first brought to the device of the parameters, so
+    that indices are where the data is; the host does not wait for it. Every batch has
+    `tokens_a_step` tokens. A run that continues starts at `first_step`, and its
+    `batches` with the batch of that step. The precision is that of
+    :func:`fmkit.runtime.autocast` for the device of the parameters.
 
     Raises :class:`Diverged` if a loss is not finite. The trained parameters and all
     buffers of `modules` (the statistics of batch norm) are then exactly those of the
@@ -133,12 +135,13 @@ def train(
         start = time.perf_counter()
         try:
             for step in range(first_step, steps):
-                batch = _next(source, step, steps)
+                batch = _next(source, step, steps, device)
                 _copy(entering, buffers)
                 optimizer.zero_grad(set_to_none=True)
-                with runtime.autocast(device):
-                    loss = loss_of(batch)
-                loss.backward()  # queued before the host waits for the loss
+                with runtime.fixed_shapes(device):
+                    with runtime.autocast(device):
+                        loss = loss_of(batch)
+                    loss.backward()  # queued before the host waits for the loss
                 loss = loss.detach()
                 finite = finite & agree(loss.isfinite())
                 recent.append((finite, loss))
@@ -159,10 +162,10 @@ def train(
     return Records(records(), steps - first_step)
 
 
-def _next(source: Iterator, step: int, steps: int) -> object:
+def _next(source: Iterator, step: int, steps: int, device: torch.device) -> object:
     """Return the batch of `step`. Raises ``ValueError`` if there is none."""
     for batch in source:
-        return batch
+        return runtime.sent(batch, device) if isinstance(batch, Tensor) else batch
     raise Refused(f"batches must last for {steps} steps, but ended before step {step}.")
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int, Int64
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
+from fmkit import runtime
 from fmkit._check import require
 
 START = 0  # the id of x_0 in every tokenizer that is made here
@@ -178,7 +179,7 @@ def windows(
         first = torch.randint(
             places, (batch_size, 1), generator=generator, device=drawn_on
         )
-        return sequence[first.to(sequence.device) + offsets]
+        return sequence[runtime.sent(first, sequence.device) + offsets]
 
     return (batch() for _ in repeat(None))
 
