@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from reference import notes as reference
 from support.bounds import additions_of, rounding
+from support.unchecked import unchecked
 from torch import nn
 
 from fmkit.assets import fetch
+from fmkit.data.tokens import PADDING
+from fmkit.models import bert, resnet, transformer
 from fmkit.models.efficientnet import (
     Block,
     ConvNorm,
@@ -305,3 +308,30 @@ def test_layers_are_what_hooks_see_and_end_with_the_representation(phi, rng):
     for found, hooked in zip(parts.values(), expected, strict=True):
         torch.testing.assert_close(found, hooked, rtol=0, atol=0)
     torch.testing.assert_close([*parts.values()][-1], phi_x, rtol=0, atol=0)
+
+
+def one_graph(kind):
+    """A small network whose signatures are not checked, and an input of it."""
+    if kind == "resnet":
+        plain = unchecked(resnet)
+        config = plain.ResNetConfig(channels=3, widths=(4, 8), blocks=(1, 1))
+        return plain.ResNet(config), torch.rand(4, 3, 8, 8)
+    shape = {"vocabulary": 20, "context": 12, "width": 8, "layers": 2, "heads": 2}
+    tokens = torch.tensor([[1, 2, 3], [4, 5, PADDING]])
+    if kind == "bert":
+        plain = unchecked(bert)
+        model = plain.Bert(plain.BertConfig(types=2, hidden=16, **shape))
+        model.forward = model.token_vectors
+        return model, tokens
+    plain = unchecked(transformer)
+    shape |= {"kv_heads": 1, "hidden": 16, "causal": kind == "causal"}
+    return plain.Transformer(plain.TransformerConfig(**shape)), tokens.clamp(min=0)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "causal", "masked", "bert"])
+def test_networks_compile_into_one_graph(monkeypatch, kind):
+    """With the backend that runs the graph as it is: only breaks are of interest."""
+    monkeypatch.setattr("fmkit.runtime.on_host", lambda tensor: False)  # as on a GPU
+    model, x = one_graph(kind)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), model(x))
