@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -46,16 +45,9 @@ def compile_to(library: Path) -> None:
             f"there is no {COMPILER}, so no GPU is pretended (apt install g++)"
         )
     torch_folder = Path(torch.__file__).parent
-    includes = [torch_folder / "include", sysconfig.get_paths()["include"]]
     abi = int(torch.compiled_with_cxx11_abi())
-    options = [
-        "-std=c++20",
-        "-O0",
-        "-shared",
-        "-fPIC",
-        f"-D_GLIBCXX_USE_CXX11_ABI={abi}",
-    ]
-    options += [f"-I{folder}" for folder in includes]
+    options = ["-std=c++20", "-O0", "-shared", "-fPIC"]
+    options += [f"-D_GLIBCXX_USE_CXX11_ABI={abi}", f"-I{torch_folder / 'include'}"]
     libraries = [f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch", "-ltorch_cpu"]
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         staging = Path(folder) / library.name
