@@ -15,15 +15,7 @@ from pathlib import Path
 
 import dask
 import nbformat
-from distributed import (
-    Client,
-    Future,
-    LocalCluster,
-    Reschedule,
-    Status,
-    Worker,
-    get_worker,
-)
+from distributed import Client, Future, LocalCluster, Worker, get_worker
 from distributed.utils import silence_logging_cmgr
 
 from fmkit._check import Refused, one_line, require
@@ -36,7 +28,6 @@ ANSWER_SECONDS = 10.0  # for a scheduler to answer; one that is there needs one
 FETCH_SECONDS = 60.0  # for a point's files, which are less than a megabyte
 # Ctrl-C in a terminal reaches workers too; they are ended in order, by the cluster.
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-GOING = (Status.closing, Status.closed, Status.failed)  # of a worker
 
 
 @dataclass(frozen=True)
@@ -196,26 +187,18 @@ def _outcome(sent: Sent) -> point.Outcome:
 
 
 def _run(task: point.Task) -> point.Outcome:
-    """Run a point; this is what a worker does.
-
-    It stops when the sweep cancels the task, and when the worker closes, for example
-    because its scheduler is gone.
-    """
+    """Run a point; this is what a worker does. Stops when the task is cancelled."""
     worker = get_worker()
     key = worker.get_current_task()
 
     def wanted() -> bool:
         state = worker.state.tasks.get(key)
-        runs = state is not None and state.state == "executing"
-        return runs and worker.status not in GOING  # it waits for its tasks
+        return state is not None and state.state == "executing"
 
     # dask sets threads and malloc for a worker; a point's process has its own settings.
     set_by_dask = dask.config.get("distributed.nanny.pre-spawn-environ").items()
     own = [n for n, value in set_by_dask if os.environ.get(n) == str(value)]
-    left = point.run(task, wanted=wanted, without=own, scratch=worker.local_directory)
-    if not wanted():
-        raise Reschedule  # what was stopped is no result
-    return left
+    return point.run(task, wanted=wanted, without=own, scratch=worker.local_directory)
 
 
 def _runs(group: str, dask_worker: Worker) -> bool:
