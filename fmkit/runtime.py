@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import TypeVar
 
 import torch
 
@@ -162,10 +161,7 @@ def deterministic() -> Iterator[None]:
             os.environ[WORKSPACE] = workspace
 
 
-Module = TypeVar("Module", bound=torch.nn.Module)
-
-
-def compiled(module: Module) -> Module:
+def compiled(module: torch.nn.Module) -> torch.nn.Module:
     """Return a compiled form of a module on a GPU; elsewhere the module itself.
 
     The form shares all weights and buffers with `module`. Call it in the loss of a long
