@@ -30,7 +30,7 @@ from fmkit.models.pretrained import llama_parts, load_gguf
 from fmkit.models.transformer import Transformer, TransformerConfig
 
 TEXT = Path(__file__).parents[1] / "LICENSE"  # English that does not change
-BATCHES, PROMPT, THREADS = (1, 8), 64, 2
+BATCHES, PROMPT, THREADS = (1, 8), 64, 1 if SMALL else 2
 NEW, ROUNDS = (4, 1) if SMALL else (64, 3)
 ALLOWED = 1.5  # times the peer's largest error
 SMOLLM2 = TransformerConfig(

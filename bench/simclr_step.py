@@ -163,6 +163,8 @@ def main() -> None:
     )
 
     ours, theirs = copy.deepcopy(start), plain(start)
+    our_steps(ours, images, batch, steps=2)  # both warm
+    peer_steps(theirs, images, batch, steps=2)
     case = side_by_side(
         lambda: our_steps(ours, images, batch, steps=STEPS),
         lambda: peer_steps(theirs, images, batch, steps=STEPS),
