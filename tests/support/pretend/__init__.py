@@ -83,10 +83,13 @@ class _Event:
         self._device.wait("event")
 
 
-def _attention(*tensors, scale=None, enable_gqa=False, **options) -> torch.Tensor:
+def _attention(q, k, v, attn_mask=None, **options) -> torch.Tensor:
     """Attention made of operators that the CPU has; torch would look for Metal."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # this one adds masks
+        nothing = torch.zeros_like(attn_mask, dtype=q.dtype)
+        attn_mask = nothing.masked_fill(~attn_mask, -torch.inf)
     of_operators = torch.ops.aten._scaled_dot_product_attention_math
-    return of_operators(*tensors, scale=scale, enable_gqa=enable_gqa, **options)[0]
+    return of_operators(q, k, v, attn_mask, **options)[0]
 
 
 @contextmanager
