@@ -84,14 +84,13 @@ class _Event:
         self._device.wait("event")
 
 
-def _attention(*tensors, scale=None, enable_gqa=False, **options) -> torch.Tensor:
+def _attention(q, k, v, attn_mask=None, **options) -> torch.Tensor:
     """Attention made of operators that the CPU has; torch would look for Metal."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # this one adds masks
+        nothing = torch.zeros_like(attn_mask, dtype=q.dtype)
+        attn_mask = nothing.masked_fill(~attn_mask, -torch.inf)
     of_operators = torch.ops.aten._scaled_dot_product_attention_math
-    mask = options.get("attn_mask")
-    if mask is not None and mask.dtype == torch.bool:  # it would be added as 0 and 1
-        zeros = torch.zeros_like(mask, dtype=tensors[0].dtype)
-        options["attn_mask"] = zeros.masked_fill(~mask, -torch.inf)
-    return of_operators(*tensors, scale=scale, enable_gqa=enable_gqa, **options)[0]
+    return of_operators(q, k, v, attn_mask, **options)[0]
 
 
 @contextmanager
