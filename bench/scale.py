@@ -1,17 +1,19 @@
-"""What a second process costs: a training step at 1 and 2 processes, one thread each.
+"""Measure what a second process costs: time, bytes and memory of a training step.
 
-The global batch is the same. `efficiency` is T1 / (2 T2), the share of two processors
-that is used: the median of rounds in which one process and then both take the same
-steps. SimCLR is the network of the chapter with 128 images a step, the language model
-that of ``bench.lm_train`` with 64 windows. Each process updates all weights by itself,
-so the optimizer is not divided. The losses of both runs are compared first.
+Each process has one thread, and the global batch is the same. `efficiency` is
+T1 / (2 T2), for the times of a step with one process and with two: it is 1 if a second
+process halves the time. It is the median over rounds; in each round one process and
+then both take the same steps. SimCLR is the network of the chapter with 128 images a
+step, the language model that of ``bench.lm_train`` with 64 windows. Each process
+updates all weights by itself, so the optimizer is not divided. The losses of both runs
+are compared first.
 
-`bytes` counts what all processes send in a step, on the loopback interface, over the
-least possible: gradients in a ring, and for SimCLR the representations and their
-gradients once. Other programs that use the interface are counted too.
+`bytes` is the number of bytes that all processes send in a step over the loopback
+interface, divided by the least possible: gradients in a ring, and for SimCLR the
+representations and their gradients once. Bytes of other programs are counted too.
 
-Last, at 30 million parameters, by how much the peak memory of each of two processes
-grows if they hold replicas (DDP), and if they divide the weights (FSDP2).
+The last measurement, at 30 million parameters, is how much the peak memory of each of
+two processes grows with replicas (DDP) and with divided weights (FSDP2).
 """
 
 import contextlib

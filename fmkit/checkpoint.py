@@ -1,8 +1,8 @@
 """Save a training run, so that a stopped run continues as if it had not stopped.
 
 A checkpoint is one file with the weights, the state of the optimizer, the states of
-random generators, the number of the last step, and notes of the run. A run that writes
-checkpoints, and goes on from one if it was stopped::
+random generators, the number of the last step, and notes of the run. This run writes
+checkpoints and, if it was stopped, continues from the last one::
 
     losses = []
     options = {"model": model, "generators": {"views": rng}, "steps": steps}

@@ -1,9 +1,10 @@
-"""Several processes as one: each computes some rows of a batch, with the same result.
+"""Let several processes train one model: each computes some rows of every batch.
 
-``torchrun`` starts them; alone, every function here leaves its argument as it is. Each
-process draws for the whole batch, from generators in equal states, and keeps its rows.
-A run therefore does not depend on the number of processes, and it can be continued by
-another number of them. A loss of pairs takes the rows of all processes::
+``torchrun`` starts the processes; in a single one, tensors and modules pass through
+unchanged. Each process draws for the whole batch, from generators in equal states, and
+keeps its own rows. The result therefore does not depend on the number of processes, and
+a different number of them can continue a run. A loss over pairs needs the rows of all
+processes::
 
     ranks.processes(device)
     network = ranks.replicated(model)  # the weights of `model` are trained

@@ -1,8 +1,9 @@
-"""What config.json and a GGUF file say of a model, as a ``TransformerConfig``.
+"""Translate config.json or the entries of a GGUF file into a ``TransformerConfig``.
 
-A family (Llama, Mistral, Qwen2, Qwen3, SmolLM3) is a row of ``FAMILIES``: what its
-files leave unsaid, because its code says it. What a file says is obeyed or refused; an
-entry that would change the model is never passed over. `where` is the file in messages.
+A family (Llama, Mistral, Qwen2, Qwen3, SmolLM3) is a row of ``FAMILIES``: the parts and
+values that its own code fixes, so that its files may omit them. An entry that would
+change the model is followed or refused, never ignored. `where` names the file in
+messages.
 """
 
 import math

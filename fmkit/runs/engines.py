@@ -1,9 +1,9 @@
 """Where the points of a sweep run: the interface of engines, and the local one.
 
-An engine is made for one sweep, of the notebook's path and all points. It decides how
-many points it takes at a time and what a point computes with. Whatever is the same for
-all engines, such as the table, the gallery, resuming and Ctrl-C, is in
-:mod:`fmkit.runs.sweep`.
+An engine is made for one sweep, from the notebook's path and all points. It decides
+how many points run at a time, and which cores and GPUs each of them gets. Everything
+that is the same for all engines, such as the table, the gallery, resuming and Ctrl-C,
+is in :mod:`fmkit.runs.sweep`.
 """
 
 import functools
