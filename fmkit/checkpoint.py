@@ -94,7 +94,7 @@ def resume(
         for record in records:
             clock[0] = before + record.seconds
             yield replace(record, seconds=clock[0])
-            if record.step not in (due, steps - 2):
+            if record.step + 1 == steps or record.step not in (due, steps - 2):
                 continue
             if ranks.agree(record.loss_tensor.isfinite()):
                 save_checkpoint(path, step=record.step, **run)
@@ -192,10 +192,9 @@ def load_checkpoint(
         i: {name: ranks.like(x, parameters[i]) for name, x in state.items()}
         for i, state in saved["optimizer"]["state"].items()
     }
-    groups = [{**group} for group in optimizer.param_groups]
-    optimizer.load_state_dict(saved["optimizer"] | {"state": states})
-    for group, own_group in zip(optimizer.param_groups, groups, strict=True):
-        group |= own_group  # equal, but for options of the device
+    own_groups = optimizer.state_dict()["param_groups"]
+    # They equal the saved ones but for options of the device, which a state obeys
+    optimizer.load_state_dict({"state": states, "param_groups": own_groups})
     for name, generator in generators.items():
         generator.set_state(saved["generators"][name])
     device = parameters[0].device

@@ -111,10 +111,10 @@ def stream(
     attends to padding. A row ends when `eos` is chosen, an id or one of several, which
     is not yielded. From then on the row yields None, and when all rows have ended
     nothing more is yielded. On CUDA the model is one step ahead of what is yielded, so
-    that it never waits for a token to be read. Precision and device are those of the
-    weights. Raises ``ValueError``, before anything is computed, if the model is not in
-    eval mode, a prompt is empty, an id is outside V, or the longest prompt and
-    `new_tokens` exceed the context.
+    that it does not wait for a token to be read (drawing one waits all the same).
+    Precision and device are those of the weights. Raises ``ValueError``, before
+    anything is computed, if the model is not in eval mode, a prompt is empty, an id is
+    outside V, or the longest prompt and `new_tokens` exceed the context.
     """
     require(not model.training, "model.training", "be False: call model.eval()", True)
     require(len(prompts) >= 1, "prompts", "be at least one", prompts)

@@ -194,7 +194,8 @@ def _main(path: str, folder: str, given: str, parent: str, source: str) -> None:
     """Rerun one point; this is what its process does."""
     # A shell's background job ignores SIGINT, and so would the processes it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _end_with(int(parent))
+    if os.name == "posix":  # Windows keeps the number of a parent that has ended
+        _end_with(int(parent))
     try:
         # Imported here, because other machines import this module without running it.
         from fmkit.runs.rerun import rerun

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ def rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, objec
     them (:func:`fmkit.ranks.processes`). Only the first writes into `out`; a temporary
     folder takes what the others write, and stays there if they fail.
     """
+    if ranks.started() > 1:  # torchrun ends the others so when one has failed
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     if ranks.rank() == 0:
         return _rerun(path, out, given=given)
     folder = Path(tempfile.mkdtemp(prefix=f"fmkit-{ranks.rank()}-"))

@@ -197,6 +197,21 @@ def test_a_checkpoint_of_the_device_continues_on_the_cpu(on, images, resnet, tmp
     torch.testing.assert_close(there, here, rtol=0, atol=0)
 
 
+def test_a_checkpoint_of_the_cpu_continues_with_a_fused_optimizer(gpu, tmp_path):
+    def run(device, fused):
+        model = torch.nn.Linear(3, 1).to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
+        return {"model": model, "optimizer": optimizer, "generators": {}}
+
+    here, there = run("cpu", fused=False), run("cuda", fused=True)
+    here["model"](torch.ones(2, 3)).sum().backward()
+    here["optimizer"].step()
+    save_checkpoint(tmp_path / "run.pt", step=0, **here)
+    load_checkpoint(tmp_path / "run.pt", **there)
+    states = there["optimizer"].state.values()
+    assert [state["step"].device.type for state in states] == ["cuda"] * 2
+
+
 # Adaptation
 
 

@@ -287,21 +287,31 @@ def test_a_record_of_a_chapter_that_made_none(tmp_path):
     assert (record["status"], record["parameters"]["steps"]) == ("finished", 9)
 
 
-def test_interrupted(tmp_path):
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "number"),
+    [({}, signal.SIGINT), (TORCHRUN, signal.SIGTERM)],
+    ids=["Ctrl-C", "another process of torchrun failed"],
+)
+def test_interrupted(tmp_path, variables, number):
     started = tmp_path / "started"
-    cell = code(f"import time\n\nopen({str(started)!r}, 'w')\ntime.sleep(60)")
+    source = f"import time\n\nopen({str(started)!r}, 'w')\ntime.sleep(60)"
+    cell = code(f"{source}\nranks.processes(device)")
     path = write(notebook(cell), tmp_path / "tiny.ipynb")
     command = [sys.executable, "-c", "from fmkit.cli import main; exit(main())"]
     with subprocess.Popen(
         [*command, "rerun", str(path), "-o", str(tmp_path / "out")],
         stderr=subprocess.PIPE,
         encoding="utf-8",
+        env=os.environ | variables,
         # Started in a shell's background, the tests ignore Ctrl-C, and so would a child
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while not started.exists() and process.poll() is None:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         message = process.communicate()[1]
     assert (process.returncode, message) == (130, "fmkit: interrupted.\n")
     record = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))

@@ -228,10 +228,10 @@ def test_a_run_goes_on_by_itself(tmp_path, every_step, until):
 
 
 def test_a_run_at_its_end_takes_its_last_step_again(tmp_path):
-    first = resumed(tmp_path / "run.pt")
-    again = resumed(tmp_path / "run.pt")
-    assert again[0] == first[0]
-    assert [record.step for record in again[3]] == [7]
+    first, *others = (resumed(tmp_path / "run.pt", until=None) for _ in range(3))
+    for again in others:
+        assert again[0] == first[0]
+        assert [record.step for record in again[3]] == [7]
 
 
 def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
