@@ -3,7 +3,7 @@
 Into the folder go ``gpu.jsonl``, with a line for each step, ``gpu.log``, and ``record``
 with the record of a run. A step that fails or lasts too long is a line too, and the
 next one begins. Checks and measurements end after seven minutes; the record has the
-rest of ``--seconds``. It watches its own pace, and is stopped before the time is up;
+rest of ``--seconds``. The script watches its pace and stops it before the time is up;
 ``--only record`` then goes on from its last checkpoint, in ``runs/gpu-keep``.
 ``--small`` runs every step at sizes whose times mean nothing, on a CPU too, and limits
 only the time of all. Set ``FMKIT_COMMIT`` to the commit if there is no checkout.

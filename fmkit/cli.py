@@ -150,7 +150,7 @@ def _add_sweep(command: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="the folder for table.csv, index.html and a folder of each point",
+        help="the folder for table.csv, index.html and a folder for each point",
     )
     command.add_argument(
         "-j",

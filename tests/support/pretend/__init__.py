@@ -67,7 +67,6 @@ def mps() -> Iterator[Device]:
         patch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
         patch.setattr(torch.mps, "manual_seed", device.generator.manual_seed)
         patch.setattr(F, "scaled_dot_product_attention", _attention)
-        patch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
         yield device
 
 
