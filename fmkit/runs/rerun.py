@@ -25,6 +25,7 @@ from fmkit.runs import machine
 from fmkit.runs.cells import RerunError, code_of
 from fmkit.runs.parameters import checked, defaults_of, parameters_of, read_notebook
 from fmkit.runs.record import new_record, read_record, write_record
+from fmkit.runs.stale import source_hash
 
 # fmkit reports an error once. ipykernel would report it again, and so would tornado,
 # which may stumble on a busy machine while the kernel is shut down.
@@ -72,6 +73,7 @@ def _rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, obje
     notebook, record = _empty_places(path, out)
     # MPLBACKEND would empty every figure, without an error.
     variables = {"FMKIT_RECORD": str(record), "MPLBACKEND": None, **machine.variables()}
+    variables["FMKIT_SOURCE"] = source_hash(source)
     error = "interrupted"
     try:
         with environment(variables):
