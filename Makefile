@@ -9,8 +9,8 @@ PROFILE :=
 unexport MPLBACKEND
 
 # nbval runs two notebooks at a time: a thread each, on the device of stored outputs. A
-# claim that does not hold stops it, whatever parameters the notebook's metadata names.
-NBVAL_ENV := FMKIT_DEVICE=cpu FMKIT_CLAIMS=stop OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# finding that does not hold stops it, whatever parameters the notebook's metadata names.
+NBVAL_ENV := FMKIT_DEVICE=cpu FMKIT_FINDINGS=stop OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist loadscope
 
 # Two tests at a time, a thread each.

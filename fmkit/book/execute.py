@@ -26,8 +26,8 @@ def execute(root: Path) -> list[Path]:
     for chapter in stale:
         digest = source_hash(read_notebook(chapter))  # of the code as it runs now
         runs = root / "_build" / "stage" / "execute"
-        variables = {"FMKIT_DEVICE": "cpu", "FMKIT_CLAIMS": "stop"}
-        with environment(variables):  # "auto" is the CPU; a false claim stops the run
+        variables = {"FMKIT_DEVICE": "cpu", "FMKIT_FINDINGS": "stop"}
+        with environment(variables):  # "auto" is the CPU; a false finding stops
             executed = execute_one(chapter, runs, given={})
         own = defaults_of(executed)  # these become the chapter's own parameters
         executed.metadata[METADATA] = {HASH: digest, OWN: own}

@@ -1,4 +1,4 @@
-"""Make the page on reproducibility: each chapter's cost, claims, and recorded runs.
+"""Make the page on reproducibility: each chapter's cost, findings, and recorded runs.
 
 It is made from the records that executed notebooks carry, so it cannot be out of date.
 """
@@ -10,21 +10,31 @@ from pathlib import Path
 
 from fmkit._check import Refused
 from fmkit.runs.parameters import read_notebook
-from fmkit.runs.record import bounds_of, card_of, read_record, record_in
+from fmkit.runs.record import (
+    bounds_of,
+    card_of,
+    in_unit,
+    number_of,
+    read_record,
+    record_in,
+)
 
 PAGE = "chapters/reproducibility"
 INTRODUCTION = """\
 # Reproducibility
 
-Every chapter ends with its claims and with a card that says on what it ran. This page
-collects them whenever the pages are built. `commit` is the commit whose code, recorded
-runs and parameters ran; `+changes` after it means that some of these differed from it.
+Every chapter ends with what it found and with a card that says on what it ran. This
+page collects them whenever the pages are built. `commit` is the commit whose code,
+recorded runs and parameters ran; `+changes` after it means that some of these differed
+from it.
 """
-CLAIMS = """
-A claim is a number with a bound. At the chapter's own parameters, a claim that does not
-hold stops the chapter; at others it is only reported. The margin is the distance of the
-value from its bound. If it is small, another machine or another seed may well break the
-claim.
+FINDINGS = """
+A finding is a sentence with a number and a bound on it. The bounds are checks: they
+were set after the numbers had been seen, so that a change that breaks a conclusion is
+noticed. At the chapter's own parameters, a finding that does not hold stops the
+chapter; at others, the chapter says that it does not hold. The margin is the distance
+of the number that is nearest to a bound. If it is small, another machine or another
+seed may well break the finding.
 """
 RECORDED = """
 A run that takes too long for a page is made once, on a clean checkout. `commit` is that
@@ -47,11 +57,11 @@ def page(chapters: Sequence[Path], results: Path) -> str:
         for name, card in cards.items()
     ]
     lines += _table([["chapter", "took", "without AVX-512", *shown], *rows])
-    lines += ["", "## What is claimed", CLAIMS]
-    head = ["claim", "value", "claimed", "margin", "holds"]
+    lines += ["", "## What was found", FINDINGS]
+    head = ["finding", "number", "check", "margin", "holds"]
     for name, record in records.items():
-        if record["claims"]:
-            rows = [_claim(*claim) for claim in record["claims"].items()]
+        if record["findings"]:
+            rows = [_finding(*found) for found in record["findings"].items()]
             lines += [f"{{doc}}`{name}`", "", *_table([head, *rows]), ""]
     lines += ["## Recorded runs", RECORDED]
     commands = _sections(results / "README.md")
@@ -89,13 +99,15 @@ def _slower_times(results: Path) -> dict[str, str]:
     return {name: f"{value:.0f} s" for name, value in seconds.items()}
 
 
-def _claim(name: str, claim: dict[str, float | bool | None]) -> list[str]:
-    """Write a claim: value, bounds, the distance from the nearest bound, holds."""
-    value, low, high = claim["value"], claim["at_least"], claim["at_most"]
-    inside = [value - low] if low is not None else []
-    inside += [high - value] if high is not None else []
-    holds = "yes" if claim["holds"] else "NO"
-    return [name, f"{value:.4g}", bounds_of(claim), f"{min(inside):.3g}", holds]
+def _finding(sentence: str, found: dict[str, object]) -> list[str]:
+    """Write a finding: number, bounds, the distance from the nearest bound, holds."""
+    numbers = [*found["values"], *(found["interval"] or ())]
+    low, high = found["at_least"], found["at_most"]
+    inside = [number - low for number in numbers] if low is not None else []
+    inside += [high - number for number in numbers] if high is not None else []
+    margin = in_unit(min(inside), found["unit"])
+    holds = "yes" if found["holds"] else "NO"
+    return [sentence, number_of(found), bounds_of(found), margin, holds]
 
 
 def _run(path: Path) -> list[str]:

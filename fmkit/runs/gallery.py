@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 
 from fmkit.runs.cells import tags_of
 from fmkit.runs.parameters import read_notebook, text_of
-from fmkit.runs.record import read_record, write_whole
+from fmkit.runs.record import bounds_of, number_of, read_record, write_whole
 
 ENDED = ("finished", "failed")
 TEMPLATE = Path(__file__).with_name("gallery.html")
@@ -58,10 +58,15 @@ class Result:
         """Return the point's metrics by name; empty without a record."""
         return self.record["metrics"] if self.record else {}
 
-    def claims(self, *, holding: bool) -> list[str]:
-        """Return the names of the claims that hold, or of those that do not."""
-        claims = self.record["claims"] if self.record else {}
-        return [name for name, c in claims.items() if c["holds"] is holding]
+    @property
+    def findings(self) -> dict[str, dict[str, object]]:
+        """Return the point's findings by sentence; empty without a record."""
+        return self.record["findings"] if self.record else {}
+
+    @property
+    def broken(self) -> list[str]:
+        """Return the sentences of the findings that do not hold at this point."""
+        return [name for name, found in self.findings.items() if not found["holds"]]
 
 
 def read_result(notebook: Path, *, varied: dict[str, object]) -> Result:
@@ -109,18 +114,18 @@ def _images(cell: NotebookNode) -> list[bytes]:
 
 
 def write_table(path: Path, results: list[Result]) -> None:
-    """Write one row per point: parameters, status, claims, and every metric."""
+    """Write one row per point: parameters, status, findings, and every metric."""
     metrics = metric_names(results)
-    head = [*results[0].varied, "status", "error", "seconds", "claims_hold"]
+    head = [*results[0].varied, "status", "error", "seconds", "findings"]
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow([*head, "claims_broken", *metrics])
+    rows.writerow([*head, "findings_that_do_not_hold", *metrics])
     for result in results:
-        claims = [len(result.claims(holding=holding)) for holding in (True, False)]
+        counts = (len(result.findings), len(result.broken))
         seconds = result.record["seconds"] if result.record else ""
         values = [text_of(value) for value in result.varied.values()]
         values += [result.status, result.error or "", seconds]
-        values += [*(claims if result.record else ("", ""))]
+        values += [*(counts if result.record else ("", ""))]
         rows.writerow([*values, *(result.metrics.get(name, "") for name in metrics)])
     write_whole(path, file.getvalue())
 
@@ -132,6 +137,7 @@ def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
         f"<h1>{html.escape(title)}</h1>",
         *_summary(results),
         *_points(results, path.parent, chapter.name),
+        *_findings(results),
         *_figures(results),
         *_metrics(results),
     ]
@@ -160,7 +166,7 @@ def _summary(results: list[Result]) -> list[str]:
 
 
 def _points(results: list[Result], out: Path, notebook: str) -> list[str]:
-    rows = [["point", "status", "seconds", "claims that hold", "what went wrong"]]
+    rows = [["point", "status", "seconds", "findings that hold", "what went wrong"]]
     for result in results:
         label, status = html.escape(result.label), result.status
         if status in ENDED and (out / result.name / notebook).is_file():
@@ -169,18 +175,10 @@ def _points(results: list[Result], out: Path, notebook: str) -> list[str]:
             status = f'<span class="bad">{status}</span>'
         seconds = f"{result.record['seconds']:.1f}" if result.record else ""
         wrong = html.escape(result.error or "")
-        rows.append([label, status, seconds, _claims(result), wrong])
+        count_of = len(result.findings)
+        hold = f"{count_of - len(result.broken)} of {count_of}" if count_of else ""
+        rows.append([label, status, seconds, hold, wrong])
     return ["<h2>Points</h2>", _table(rows, name="points")]
-
-
-def _claims(result: Result) -> str:
-    """Show how many claims hold; the names of the broken ones unfold."""
-    hold, broken = result.claims(holding=True), result.claims(holding=False)
-    share = f"{len(hold)} of {len(hold) + len(broken)}" if hold or broken else ""
-    names = "<br>".join(html.escape(f"broken: {name}") for name in broken)
-    if not broken:
-        return share
-    return f"<details><summary>{share}</summary>{names}</details>"
 
 
 def _figures(results: list[Result]) -> list[str]:
@@ -207,13 +205,38 @@ def _figure(result: Result, figure: Figure, label: str) -> str:
     )
 
 
+def _findings(results: list[Result]) -> list[str]:
+    """Show a row for each finding and a column for each point that has any."""
+    concluded = [result for result in results if result.findings]
+    if not concluded:
+        return []
+    rows = [["finding", *map(_head, concluded)]]
+    for sentence in dict.fromkeys(s for r in concluded for s in r.findings):
+        found = [result.findings.get(sentence) for result in concluded]
+        bounds = next(bounds_of(one) for one in found if one)
+        cells = ["" if one is None else _finding(one) for one in found]
+        rows.append([f"{html.escape(sentence)} ({html.escape(bounds)})", *cells])
+    return ["<h2>Findings</h2>", _table(rows, name="findings")]
+
+
+def _finding(finding: dict[str, object]) -> str:
+    """Show the number of a finding, marked if the finding does not hold."""
+    number = html.escape(number_of(finding))
+    if finding["holds"]:
+        return number
+    return f'<span class="bad">{number}<br>does not hold</span>'
+
+
+def _head(result: Result) -> str:
+    return "<br>".join(map(html.escape, result.values))
+
+
 def _metrics(results: list[Result]) -> list[str]:
     """Show a row for each metric and a column for each point that has any."""
     measured = [result for result in results if result.metrics]
     if not measured:
         return []
-    heads = ["<br>".join(map(html.escape, result.values)) for result in measured]
-    rows = [["metric", *heads]]
+    rows = [["metric", *map(_head, measured)]]
     for name in metric_names(measured):
         values = [result.metrics.get(name) for result in measured]
         numbers = ["" if value is None else f"{value:.4g}" for value in values]

@@ -74,8 +74,8 @@ def start(
     command = [sys.executable, "-P", "-m", "fmkit.runs.point", str(path), str(folder)]
     command += [json.dumps(given), str(os.getpid()), source]
     added = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(cores))
-    # One false claim must not cost a point.
-    added = {**os.environ, **variables, **added, "FMKIT_CLAIMS": "report"}
+    # A finding that does not hold must not cost a point.
+    added = {**os.environ, **variables, **added, "FMKIT_FINDINGS": "report"}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RECORD).unlink(missing_ok=True)

@@ -1,9 +1,11 @@
-"""Record a run: its parameters, metrics and claims, and its reproduction card.
+"""Record a run: its parameters, metrics and findings, and its reproduction card.
 
-A claim stops a run only at the chapter's own parameters. These are the values of its
-parameters cell when ``fmkit execute`` made the stored outputs; they are kept in the
-notebook's metadata, under ``fmkit``, where an edited cell does not reach them. A
-notebook without that metadata has the values that its parameters cell gives.
+A finding is a conclusion of a chapter: a sentence, the number that it rests on, and a
+bound on that number. One that does not hold stops a run only at the chapter's own
+parameters. These are the values of its parameters cell when ``fmkit execute`` made the
+stored outputs; they are kept in the notebook's metadata, under ``fmkit``, where an
+edited cell does not reach them. A notebook without that metadata has the values that
+its parameters cell gives.
 """
 
 import html
@@ -12,7 +14,7 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,7 +39,7 @@ FIELDS = {  # in the order of a record, each with its type in JSON
     "chapter": str,
     "parameters": dict,
     "metrics": dict,
-    "claims": dict,
+    "findings": dict,
     "status": str,
     "error": (str, type(None)),
     "device": str,
@@ -51,12 +53,13 @@ FIELDS = {  # in the order of a record, each with its type in JSON
     "date": str,
 }
 PACKAGE = Path(__file__).parents[1]
+NO_MATHS = "mathjax_ignore tex2jax_ignore"  # classes in which a dollar is a dollar
 METADATA = "fmkit"  # the key of what fmkit keeps in notebooks and in their outputs
 OWN = "parameters"  # under it, in a notebook: the chapter's own
 
 
-class ClaimError(AssertionError):
-    """A value of the chapter is outside the bounds that its text claims."""
+class FindingError(AssertionError):
+    """A finding of a chapter does not hold at the chapter's own parameters."""
 
 
 class RecordError(Refused):
@@ -71,9 +74,10 @@ class Run:
     are seen. After each change the record is written to the file that
     ``FMKIT_RECORD`` names, if it is set, so a chapter that fails leaves a record too.
 
-    A claim that does not hold stops the run if the parameters are the chapter's own,
-    and is only reported otherwise. ``FMKIT_CLAIMS`` set to ``stop`` or ``report``
-    overrides this. Raises Refused if no parameter is called seed or device.
+    A finding that does not hold stops the run if the parameters are the chapter's own;
+    otherwise the list of findings says that it does not hold. ``FMKIT_FINDINGS`` set to
+    ``stop`` or ``report`` overrides this. Raises Refused if no parameter is called seed
+    or device.
     """
 
     def __init__(self, chapter: str, namespace: dict[str, object]) -> None:
@@ -84,7 +88,7 @@ class Run:
         for name in ("seed", "device"):
             require(name in parameters, "parameters", f"name {name}", [*parameters])
         defaults = {name: parameter.default for name, parameter in cell.items()}
-        self._stops = _claims_stop(chapter, parameters, defaults)
+        self._stops = _findings_stop(chapter, parameters, defaults)
         self._start = time.perf_counter()
         self._device = pick_device(parameters["device"])
         device = device_name(self._device)
@@ -98,43 +102,61 @@ class Run:
         metrics[name] = _finite(name, value)
         self._save()
 
-    def claim(
+    def finding(
         self,
-        name: str,
-        value: float,
+        sentence: str,
+        value: float | list[float],
         *,
+        interval: Sequence[float] | None = None,
+        unit: str = "",
         at_least: float | None = None,
         at_most: float | None = None,
     ) -> None:
-        """Record whether `value` is within its bounds.
+        """Record a conclusion of the chapter, the number it rests on, and its bounds.
 
-        Raises ClaimError if it is not and the parameters are the chapter's own: the
-        text is written for these, and others may break it.
+        `sentence` ends without a full stop, because the number follows it. `value` is
+        one number, or those of several seeds. The finding holds if all of them are
+        within the bounds, and both ends of `interval` too if there is one. `unit` is
+        "points" for a difference of two shares, "%" for a share, or any other text; the
+        value and the bounds of the first two are shares, from -1 to 1.
+
+        Raises FindingError if the finding does not hold and the parameters are the
+        chapter's own: the text is written for these, and others may break it.
         """
-        claims, bounded = self.record["claims"], (at_least, at_most) != (None, None)
-        require(name not in claims, "name", "be new among the claims", name)
+        findings, bounded = self.record["findings"], (at_least, at_most) != (None, None)
+        require(sentence not in findings, "sentence", "be new", sentence)
         require(bounded, "at_least or at_most", "be given", None)
-        number = _finite(name, value)
+        values = [*value] if isinstance(value, list | tuple) else [value]
+        require(values, "value", "have at least one number", value)
+        values = [_finite(sentence, v) for v in values]
+        ends = [_finite("interval", end) for end in interval or ()]
         low = -math.inf if at_least is None else _finite("at_least", at_least)
         high = math.inf if at_most is None else _finite("at_most", at_most)
-        claims[name] = {
-            "value": number,
+        found = findings[sentence] = {
+            "values": values,
+            "interval": ends or None,
+            "unit": unit,
             "at_least": None if at_least is None else low,
             "at_most": None if at_most is None else high,
-            "holds": low <= number <= high,
+            "holds": all(low <= number <= high for number in (*values, *ends)),
         }
         self._save()
-        if self._stops and not claims[name]["holds"]:
-            bounds = bounds_of(claims[name])
-            raise ClaimError(f"{name} is {number:.6g}, but {bounds} is claimed.")
+        if self._stops and not found["holds"]:
+            rule = f"but must be {bounds_of(found)}"
+            raise FindingError(f"{sentence}: {number_of(found)}, {rule}.")
 
-    def claims_table(self) -> None:
-        """Show every claim so far: its value, its bounds and whether it holds."""
-        rows = [
-            (name, f"{c['value']:.4g}", bounds_of(c), "yes" if c["holds"] else "NO")
-            for name, c in self.record["claims"].items()
-        ]
-        show_table([("claim", "value", "claimed", "holds"), *rows])
+    def what_we_found(self) -> None:
+        """Show every finding so far with its number and its bounds, as a list."""
+        plain, items = [], []
+        for sentence, found in self.record["findings"].items():
+            verdict = ": " if found["holds"] else ". Here this does not hold: "
+            number, bounds = number_of(found), f"(check: {bounds_of(found)})"
+            plain.append(f"- {sentence}{verdict}{number} {bounds}")
+            sentence, number = html.escape(sentence), html.escape(number)
+            number = f"<strong>{number}</strong> <small>{bounds}</small>"
+            items.append(f"<li>{sentence}{verdict}{number}</li>")
+        page = f'<ul class="findings {NO_MATHS}">{"".join(items)}</ul>'
+        display({"text/html": page, "text/plain": "\n".join(plain)}, raw=True)
 
     def card(self) -> None:
         """Finish the record, and show what is needed to repeat this run.
@@ -193,7 +215,7 @@ def new_record(
         "chapter": chapter,
         "parameters": parameters,
         "metrics": {},
-        "claims": {},
+        "findings": {},
         "status": "running",
         "error": None,
         "device": device,
@@ -253,6 +275,9 @@ def _checked(record: object, place: str) -> dict[str, object]:
     if schema != SCHEMA:
         raise RecordError(f"{place} must have schema {SCHEMA}, got {schema!r}.")
     record.setdefault("processes", 1)  # older records do not name it
+    if "claims" in record:  # what older records call their findings
+        claims = record.pop("claims").items()
+        record["findings"] = {name: _of_claim(claim) for name, claim in claims}
     if set(record) != set(FIELDS):
         differing = ", ".join(sorted(set(record) ^ set(FIELDS)))
         raise RecordError(f"{place} must have the fields of a record, not {differing}.")
@@ -263,6 +288,12 @@ def _checked(record: object, place: str) -> dict[str, object]:
         if type(value) is not float or not math.isfinite(value):
             raise RecordError(f"{place}: metric {name} is not a number, got {value}.")
     return record
+
+
+def _of_claim(claim: dict[str, object]) -> dict[str, object]:
+    """Read a finding of an older record, which had one number and no unit."""
+    rest = {key: claim[key] for key in ("at_least", "at_most", "holds")}
+    return {"values": [claim["value"]], "interval": None, "unit": "", **rest}
 
 
 def results(chapter: str, *, package: Path | None = None) -> Path:
@@ -347,12 +378,12 @@ def _is_changed(chapter: str, git: Callable[..., str]) -> bool:
         return True
 
 
-def _claims_stop(
+def _findings_stop(
     chapter: str, parameters: dict[str, object], defaults: dict[str, object]
 ) -> bool:
-    """Tell whether a claim that does not hold stops this run."""
-    asked = os.environ.get("FMKIT_CLAIMS", "")
-    require(asked in ("", "stop", "report"), "FMKIT_CLAIMS", "be stop or report", asked)
+    """Tell whether a finding that does not hold stops this run."""
+    asked, rule = os.environ.get("FMKIT_FINDINGS", ""), "be stop or report"
+    require(asked in ("", "stop", "report"), "FMKIT_FINDINGS", rule, asked)
     path = _notebook_of(chapter)
     metadata = _read(path).get("metadata", {}) if path else {}
     own = metadata.get(METADATA, {}).get(OWN, defaults)
@@ -403,8 +434,7 @@ def _table(rows: list[tuple[str, ...]]) -> dict[str, str]:
     ]
     body = "".join(f"<tr>{row}</tr>" for row in cells[1:])
     head = f"<thead><tr>{cells[0]}</tr></thead>"
-    kind = "dataframe mathjax_ignore tex2jax_ignore"  # a dollar starts no mathematics
-    table = f'<table class="{kind}">{head}<tbody>{body}</tbody></table>'
+    table = f'<table class="dataframe {NO_MATHS}">{head}<tbody>{body}</tbody></table>'
     plain = "\n".join(line.rstrip() for line in lines)
     return {"text/html": table, "text/plain": plain}
 
@@ -416,22 +446,42 @@ def _finite(name: str, value: float) -> float:
     return number
 
 
-def bounds_of(claim: dict[str, float | bool | None]) -> str:
-    """Write the bounds of a claim: at least 0.2 and at most 0.6."""
-    bounds = [("at least", claim["at_least"]), ("at most", claim["at_most"])]
-    return " and ".join(f"{word} {b:.4g}" for word, b in bounds if b is not None)
+def number_of(finding: dict[str, object]) -> str:
+    """Write the number of a finding: "+2.1, +3.8 points", "74 % (70 to 78)"."""
+    values, unit = finding["values"], finding["unit"]
+    text = ", ".join(in_unit(value, unit) for value in values)
+    text += f" {unit}" if unit else ""
+    if finding["interval"] is None:
+        return text
+    low, high = (in_unit(end, unit) for end in finding["interval"])
+    return f"{text} ({low} to {high})"
+
+
+def bounds_of(finding: dict[str, object]) -> str:
+    """Write the bounds of a finding: "at least 0.2 and at most 0.6"."""
+    bounds = [("at least", finding["at_least"]), ("at most", finding["at_most"])]
+    unit = finding["unit"]
+    given = [f"{word} {in_unit(b, unit)}" for word, b in bounds if b is not None]
+    return " and ".join(given)
+
+
+def in_unit(value: float, unit: str) -> str:
+    """Write a value of a finding without its unit; see :meth:`Run.finding`."""
+    if unit == "points":
+        return f"{100 * value:+.1f}"
+    return f"{100 * value:.1f}" if unit == "%" else f"{value:.4g}"
 
 
 def card_of(record: dict[str, object]) -> list[tuple[str, str]]:
     """List what the card of a run shows, each with its name."""
-    claims, memory = record["claims"].values(), record["peak_memory_mb"]
+    findings, memory = record["findings"].values(), record["peak_memory_mb"]
     device = f"{record['device']}, {record['threads']} threads"
     if record["processes"] > 1:
         device += f" in each of {record['processes']} processes"
     peak = "" if memory is None else f", {memory:.0f} MB at most"
     return [
         ("parameters", _pairs(record["parameters"], " = ")),
-        ("claims", f"{sum(c['holds'] for c in claims)} of {len(claims)} hold"),
+        ("findings", f"{sum(f['holds'] for f in findings)} of {len(findings)} hold"),
         ("device", device),
         ("took", f"{record['seconds']:.0f} s{peak}"),
         ("versions", _pairs(record["versions"], " ")),

@@ -226,10 +226,10 @@ def test_two_runs_give_equal_notebooks(folder):
 
 
 def test_strip_keeps_what_belongs_to_the_page():
-    whole = notebook(code("1", "claim", mystnb={"image": {"alt": "One."}}))
+    whole = notebook(code("1", "finding", mystnb={"image": {"alt": "One."}}))
     whole.cells[-1].metadata |= {"papermill": {"duration": 1}, "execution": {}}
     stripped = strip(whole).cells[-1].metadata
-    assert stripped == {"tags": ["claim"], "mystnb": {"image": {"alt": "One."}}}
+    assert stripped == {"tags": ["finding"], "mystnb": {"image": {"alt": "One."}}}
 
 
 def png(pixels):

@@ -78,7 +78,7 @@ def good():
     """A notebook without a fault; the cell that draws is the last one."""
     whole = notebook(
         code("print(1)", "nbval-check-output", text="1\n"),
-        code("run.claim('one', 1, at_least=1)", "claim"),
+        code("run.finding('one', 1, at_least=1)", "finding"),
         code("plt.plot([1, 2])", mystnb=FIGURE),
     )
     whole.cells[-1].outputs = [copy.deepcopy(PIXEL)]
@@ -164,10 +164,10 @@ def test_markdown_image_without_alt_text(good):
     assert guards.figures(good) == ["a Markdown cell shows an image without alt text"]
 
 
-def test_claims_and_compared_cells_are_there(good):
+def test_findings_and_compared_cells_are_there(good):
     for cell in good.cells[2:4]:
         cell.metadata["tags"] = []
-    wrong = ["no cell is tagged claim", "no cell is tagged nbval-check-output"]
+    wrong = ["no cell is tagged finding", "no cell is tagged nbval-check-output"]
     assert guards.checks(good) == wrong
 
 
@@ -277,9 +277,9 @@ def test_nbval_compares_what_is_tagged(tmp_path):
     assert failing_under_nbval(tmp_path) == ["tampered.ipynb::Cell 1"]
 
 
-def test_nbval_stops_at_a_claim_that_does_not_hold(tmp_path, monkeypatch):
-    monkeypatch.delenv("FMKIT_CLAIMS", raising=False)
+def test_nbval_stops_at_a_finding_that_does_not_hold(tmp_path, monkeypatch):
+    monkeypatch.delenv("FMKIT_FINDINGS", raising=False)
     for bound in (0, 1):
-        cell = code(f"run.claim('one', 1, at_most={bound})")
+        cell = code(f"run.finding('one', 1, at_most={bound})")
         write(notebook(cell, derived=RUN), tmp_path / f"at_{bound}" / "tiny.ipynb")
     assert failing_under_nbval(tmp_path) == ["at_0/tiny.ipynb::Cell 2"]

@@ -1,4 +1,4 @@
-"""The page on reproducibility: all that chapters claim and took, and every record."""
+"""The page on reproducibility: all that chapters found and took, and every record."""
 
 import json
 import math
@@ -22,10 +22,12 @@ RECORD = new_record("tiny", {"seed": 0}, device="a | b") | {
 }
 
 
-def claim(value, low=None, high=None):
-    """A claim of a record."""
-    holds = (low or -math.inf) <= value <= (high or math.inf)
-    return {"value": value, "at_least": low, "at_most": high, "holds": holds}
+def finding(*values, low=None, high=None, interval=None, unit=""):
+    """A finding of a record."""
+    numbers = [*values, *(interval or ())]
+    holds = all((low or -math.inf) <= x <= (high or math.inf) for x in numbers)
+    bounds = {"at_least": low, "at_most": high, "holds": holds}
+    return {"values": [*values], "interval": interval, "unit": unit, **bounds}
 
 
 def carries(record):
@@ -53,7 +55,7 @@ def tiny(tmp_path, *records):
 
 
 def test_the_page_of_a_tiny_book(tmp_path, results):
-    record = RECORD | {"claims": {"a < b": claim(0.5, high=0.75)}}
+    record = RECORD | {"findings": {"a < b": finding(0.5, high=0.75)}}
     path = tiny(tmp_path, RECORD | {"chapter": "other", "commit": "def"}, record)
     slower = results / "slower_processor.json"
     slower.write_text('{"seconds": {"tiny": 7.4}}', encoding="utf-8")
@@ -74,19 +76,25 @@ def test_the_page_of_a_tiny_book(tmp_path, results):
 
 
 @pytest.mark.parametrize(
-    ("claimed", "row"),
+    ("found", "row"),
     [
-        (claim(0.5, low=0.2), "0.5 | at least 0.2 | 0.3 | yes"),
-        (claim(0.5, high=0.75), "0.5 | at most 0.75 | 0.25 | yes"),
-        (claim(0.1, low=0.2), "0.1 | at least 0.2 | -0.1 | NO"),
-        (claim(0.5, 0.2, 0.6), "0.5 | at least 0.2 and at most 0.6 | 0.1 | yes"),
-        (claim(0.123456, low=0.12345), "0.1235 | at least 0.1235 | 6e-06 | yes"),
+        (finding(0.5, low=0.2), "0.5 | at least 0.2 | 0.3 | yes"),
+        (finding(0.5, high=0.75), "0.5 | at most 0.75 | 0.25 | yes"),
+        (finding(0.1, low=0.2), "0.1 | at least 0.2 | -0.1 | NO"),
+        (
+            finding(0.5, low=0.2, high=0.6),
+            "0.5 | at least 0.2 and at most 0.6 | 0.1 | yes",
+        ),
+        (finding(0.123456, low=0.12345), "0.1235 | at least 0.1235 | 6e-06 | yes"),
+        (finding(0.5, 0.3, low=0.2), "0.5, 0.3 | at least 0.2 | 0.1 | yes"),
+        (
+            finding(0.3, low=0.2, interval=[0.1, 0.5], unit="points"),
+            "+30.0 points (+10.0 to +50.0) | at least +20.0 | -10.0 | NO",
+        ),
     ],
 )
-def test_a_margin_is_the_distance_from_the_nearest_bound(
-    tmp_path, results, claimed, row
-):
-    path = tiny(tmp_path, RECORD | {"claims": {"one": claimed}})
+def test_a_margin_is_the_distance_from_the_nearest_bound(tmp_path, results, found, row):
+    path = tiny(tmp_path, RECORD | {"findings": {"one": found}})
     assert f"| one | {row} |" in page([path], results)
 
 
@@ -112,11 +120,11 @@ def test_a_damaged_record(tmp_path, results):
 
 
 def test_all_of_this_book_is_on_its_page():
-    chapters, claims = chapters_of(ROOT), 0
+    chapters, findings = chapters_of(ROOT), 0
     text = page(chapters, RESULTS).replace("\\", "")
     for path in chapters:
         assert f"| {{doc}}`{path.stem}` | " in text
         for record in (RESULTS / path.stem).glob("*.json"):
             assert f"| {record.stem} |" in text
-        claims += len(record_in(read_notebook(path), path.stem)["claims"])
-    assert text.count(" | yes |\n") == claims > 0
+        findings += len(record_in(read_notebook(path), path.stem)["findings"])
+    assert text.count(" | yes |\n") == findings > 0

@@ -36,7 +36,7 @@ def parameters(name, device):
 def as_a_kernel_would(monkeypatch, closed_figures):
     """Where a chapter starts, and what ``fmkit rerun`` sets."""
     monkeypatch.chdir(ROOT / "chapters")
-    monkeypatch.setenv("FMKIT_CLAIMS", "report")
+    monkeypatch.setenv("FMKIT_FINDINGS", "report")
     monkeypatch.delenv("FMKIT_DEVICE", raising=False)
     monkeypatch.delenv("FMKIT_RECORD", raising=False)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -30,7 +30,7 @@ from fmkit.runs.record import read_record
 
 FMKIT = str(Path(sys.executable).with_name("fmkit"))
 SETTINGS = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
-SETTINGS += ["MALLOC_TRIM_THRESHOLD_", "MPLBACKEND", "FMKIT_CLAIMS"]
+SETTINGS += ["MALLOC_TRIM_THRESHOLD_", "MPLBACKEND", "FMKIT_FINDINGS"]
 CORES = max(usable_cores() // 2, 1)
 
 

@@ -1,4 +1,4 @@
-"""Records: what is kept, what is refused, and when a claim stops a run."""
+"""Records: what is kept, what is refused, and when a finding stops a run."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import torch
 from support.notebooks import code, notebook, write
 
 from fmkit.runs import record as records
-from fmkit.runs.record import ClaimError, RecordError, Run, read_record, scores_of
+from fmkit.runs.record import FindingError, RecordError, Run, read_record, scores_of
 
 CELL = "steps: int = 7  # T\nseed: int = 3  # of all\ndevice: str = 'cpu'  # where"
 NAMESPACE = {"In": ["", CELL], "steps": 7, "seed": 3, "device": "cpu", "torch": torch}
@@ -22,7 +22,7 @@ def path(tmp_path, monkeypatch):
     """The file of the record, as a rerun asks for it, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FMKIT_RECORD", str(tmp_path / "record.json"))
-    monkeypatch.delenv("FMKIT_CLAIMS", raising=False)
+    monkeypatch.delenv("FMKIT_FINDINGS", raising=False)
     return tmp_path / "record.json"
 
 
@@ -45,10 +45,10 @@ def test_every_change_is_kept_at_once_and_nothing_is_printed(path, capsys):
     run = Run("tiny", NAMESPACE)
     run.metric("pixels/probe/50/test", torch.tensor(0.5))
     assert read_record(path)["metrics"] == {"pixels/probe/50/test": 0.5}
-    run.claim("half", np.float32(0.5), at_least=0.4)
-    assert read_record(path)["claims"] == {
-        "half": {"value": 0.5, "at_least": 0.4, "at_most": None, "holds": True}
-    }
+    run.finding("half", np.float32(0.5), at_least=0.4)
+    rest = {"interval": None, "unit": "", "at_least": 0.4, "at_most": None}
+    found = {"half": {"values": [0.5], **rest, "holds": True}}
+    assert read_record(path)["findings"] == found
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
     assert capsys.readouterr() == ("", "")
 
@@ -106,11 +106,11 @@ def test_a_metric_is_a_finite_number(path, value, rule):
 def test_names_are_new(path):
     run = Run("tiny", NAMESPACE)
     run.metric("a", 1)
-    run.claim("a", 1, at_most=1)
+    run.finding("a", 1, at_most=1)
     with pytest.raises(ValueError, match="new among the metrics, got 'a'"):
         run.metric("a", 2)
-    with pytest.raises(ValueError, match="new among the claims, got 'a'"):
-        run.claim("a", 2, at_most=3)
+    with pytest.raises(ValueError, match="sentence must be new, got 'a'"):
+        run.finding("a", 2, at_most=3)
 
 
 @pytest.mark.parametrize(
@@ -121,21 +121,21 @@ def test_names_are_new(path):
         ({"at_least": 0.1, "at_most": 0.4}, "at least 0.1 and at most 0.4"),
     ],
 )
-def test_a_claim_that_does_not_hold(path, bounds, words):
+def test_a_finding_that_does_not_hold(path, bounds, words):
     run = Run("tiny", NAMESPACE)
-    with pytest.raises(ClaimError, match=f"^half is 0.5, but {words} is claimed.$"):
-        run.claim("half", 0.5, **bounds)
-    assert read_record(path)["claims"]["half"]["holds"] is False
+    with pytest.raises(FindingError, match=f"^half: 0.5, but must be {words}.$"):
+        run.finding("half", 0.5, **bounds)
+    assert read_record(path)["findings"]["half"]["holds"] is False
 
 
 def stops(*cells, **values):
-    """Whether a false claim stops a run in which these cells gave these values."""
+    """Whether a false finding stops a run in which these cells gave these values."""
     run = Run("tiny", {**NAMESPACE, "In": ["", *cells], **values})
     try:
-        run.claim("false", 1, at_most=0)
-    except ClaimError:
+        run.finding("false", 1, at_most=0)
+    except FindingError:
         return True
-    assert run.record["claims"]["false"]["holds"] is False
+    assert run.record["findings"]["false"]["holds"] is False
     return False
 
 
@@ -151,7 +151,7 @@ def chapter(path, cell, **own):
     write(whole, path)
 
 
-def test_a_claim_stops_a_run_only_at_the_chapters_own_parameters(path, tmp_path):
+def test_a_finding_stops_a_run_only_at_the_chapters_own_parameters(path, tmp_path):
     assert stops(CELL)  # no file: its parameters cell decides
     assert not stops(CELL, "# Parameters\nsteps = 50\n", steps=50)  # injected
     assert stops(CELL, "# Parameters\nsteps = 7\n")
@@ -169,14 +169,14 @@ def test_a_claim_stops_a_run_only_at_the_chapters_own_parameters(path, tmp_path)
 
 
 def test_a_kernel_without_history(path, tmp_path):
-    """As nbval's: its cells are those of the file, and a false claim stops it."""
+    """As nbval's: its cells are those of the file, and a false finding stops it."""
     chapter(tmp_path / "tiny.ipynb", CELL, steps=7)
     for history in ({"In": [""]}, {"In": None}):
         values = {k: v for k, v in (NAMESPACE | history).items() if v is not None}
         run = Run("tiny", values)
         assert run.record["parameters"] == {"steps": 7, "seed": 3, "device": "cpu"}
-        with pytest.raises(ClaimError):
-            run.claim("false", 1, at_most=0)
+        with pytest.raises(FindingError):
+            run.finding("false", 1, at_most=0)
 
 
 def test_own_parameters_where_a_kernel_starts_elsewhere(path, tmp_path, monkeypatch):
@@ -187,24 +187,88 @@ def test_own_parameters_where_a_kernel_starts_elsewhere(path, tmp_path, monkeypa
     assert stops(CELL)
 
 
-def test_claims_as_asked_for(path, monkeypatch):
-    monkeypatch.setenv("FMKIT_CLAIMS", "report")
+def test_findings_as_asked_for(path, monkeypatch):
+    monkeypatch.setenv("FMKIT_FINDINGS", "report")
     assert not stops(CELL)
-    monkeypatch.setenv("FMKIT_CLAIMS", "stop")
+    monkeypatch.setenv("FMKIT_FINDINGS", "stop")
     assert stops(CELL, "steps = 50", steps=50)
-    monkeypatch.setenv("FMKIT_CLAIMS", "perhaps")
-    with pytest.raises(ValueError, match="FMKIT_CLAIMS must be stop or report, got 'p"):
+    monkeypatch.setenv("FMKIT_FINDINGS", "perhaps")
+    with pytest.raises(ValueError, match="FMKIT_FINDINGS must be stop or report"):
         Run("tiny", NAMESPACE)
 
 
-def test_bounds_are_within_a_claim(path):
-    Run("tiny", NAMESPACE).claim("half", 0.5, at_least=0.5, at_most=0.5)
+def test_bounds_are_within_a_finding(path):
+    Run("tiny", NAMESPACE).finding("half", 0.5, at_least=0.5, at_most=0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "text"),
+    [
+        (0.5, {}, "0.5 (check: at least 0)"),
+        (torch.tensor(0.5), {"unit": "nats"}, "0.5 nats (check: at least 0)"),
+        (0.0712, {"unit": "points"}, "+7.1 points (check: at least +0.0)"),
+        (
+            [0.021, 0.038],
+            {"unit": "points"},
+            "+2.1, +3.8 points (check: at least +0.0)",
+        ),
+        (0.5, {"interval": (0.1, 1), "unit": "%"}, "50.0 % (10.0 to 100.0) (check: "),
+    ],
+)
+def test_the_number_of_a_finding(path, monkeypatch, value, options, text):
+    shown = []
+    monkeypatch.setattr(records, "display", lambda data, *, raw: shown.append(data))
+    run = Run("tiny", NAMESPACE)
+    run.finding("A < B", value, at_least=0, **options)
+    run.what_we_found()
+    assert shown[0]["text/plain"].startswith(f"- A < B: {text}")
+    assert "<li>A &lt; B: <strong>" in shown[0]["text/html"]
+    assert "mathjax_ignore" in shown[0]["text/html"]  # dollars of data stay dollars
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "bounds"),
+    [
+        ([0.2, -0.1], None, {"at_least": 0}),
+        ([0.2, 0.1], None, {"at_most": 0.15}),
+        (0.2, (-0.1, 0.5), {"at_least": 0}),
+        (0.2, (0.1, 0.5), {"at_most": 0.4}),
+    ],
+)
+def test_every_seed_and_both_ends_are_within(
+    path, monkeypatch, value, interval, bounds
+):
+    shown = []
+    monkeypatch.setattr(records, "display", lambda data, *, raw: shown.append(data))
+    monkeypatch.setenv("FMKIT_FINDINGS", "report")
+    run = Run("tiny", NAMESPACE)
+    run.finding("A is larger", value, interval=interval, **bounds)
+    run.what_we_found()
+    assert "A is larger. Here this does not hold: " in shown[0]["text/plain"]
+    assert "A is larger. Here this does not hold: " in shown[0]["text/html"]
+
+
+@pytest.mark.parametrize("value", [[], "12", [1, "2"], [1, math.nan], None])
+def test_a_finding_has_numbers(path, value):
+    with pytest.raises((ValueError, TypeError), match=r"^(half|value) must|float"):
+        Run("tiny", NAMESPACE).finding("half", value, at_least=0)
+
+
+def test_findings_of_an_older_record(path):
+    Run("tiny", NAMESPACE).finding("half", 0.5, at_least=0.4)
+    expected = read_record(path)
+    older = json.loads(path.read_text(encoding="utf-8"))
+    del older["findings"]
+    bounds = {"at_least": 0.4, "at_most": None, "holds": True}
+    older["claims"] = {"half": {"value": 0.5, **bounds}}
+    path.write_text(json.dumps(older), encoding="utf-8")
+    assert read_record(path) == expected
 
 
 @pytest.mark.parametrize("bounds", [{}, {"at_least": math.nan}])
-def test_a_claim_has_a_bound(path, bounds):
+def test_a_finding_has_a_bound(path, bounds):
     with pytest.raises(ValueError, match=r"^at_least( or at_most)? must be"):
-        Run("tiny", NAMESPACE).claim("half", 0.5, **bounds)
+        Run("tiny", NAMESPACE).finding("half", 0.5, **bounds)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +429,7 @@ def test_a_card_carries_its_record(path, monkeypatch):
     show = lambda data, *, raw, metadata: shown.append((data, metadata))  # noqa: E731
     monkeypatch.setattr(records, "display", show)
     run = Run("tiny", NAMESPACE)
-    run.claim("one", 1, at_least=0.5)
+    run.finding("one", 1, at_least=0.5)
     run.card()
     [(data, metadata)] = shown
     assert set(data) == {"text/html", "text/plain"}  # another type warns on a page

@@ -169,8 +169,8 @@ def good(tmp_path_factory):
     cells = [
         code("run.metric('a/b', tau * steps)\nprint(steps, tau, name)"),
         code("import os\n\nprint(os.environ.get('MPLBACKEND'), os.getcwd())"),
-        code("run.claim('three steps', steps, at_most=3)", "claim"),
-        code("run.claims_table()\nrun.card()"),
+        code("run.finding('three steps', steps, at_most=3)", "finding"),
+        code("run.what_we_found()\nrun.card()"),
     ]
     path = write(notebook(*cells, derived=RUN), folder / "tiny.ipynb")
     (folder / "p.yaml").write_text("tiny: {steps: 5, name: blue}", encoding="utf-8")
@@ -191,7 +191,7 @@ def test_record_of_a_rerun(good):
     assert record["parameters"]["name"] == "blue"
     assert record["parameters"]["tau"] == 0.5
     assert record["metrics"] == {"a/b": 3.0}
-    assert record["claims"]["three steps"]["holds"] is False  # reported, not raised
+    assert record["findings"]["three steps"]["holds"] is False  # reported, not raised
 
 
 def test_notebook_of_a_rerun(good):
@@ -200,24 +200,24 @@ def test_notebook_of_a_rerun(good):
     inline = "module://matplotlib_inline.backend_inline"  # the kernel's own choice
     assert texts[:2] == ["6 0.5 blue\n", f"{inline} {good}\n"]
     shown = [o.data for o in cells[-1].outputs]
-    assert "three steps</td>" in shown[0]["text/html"]
+    assert "<li>three steps. Here this does not hold: " in shown[0]["text/html"]
     assert "three steps" in shown[0]["text/plain"]
     assert "at most 3" in shown[0]["text/plain"]
     assert "steps = 6, tau = 0.5, name = blue" in shown[1]["text/plain"]
     assert "0 of 1 hold" in shown[1]["text/html"]
 
 
-CLAIM = """\
+FINDING = """\
 import logging
 
 logging.getLogger('tornado.general').error('late')
-run.claim('ten', 3, at_least=10)"""
+run.finding('ten', 3, at_least=10)"""
 
 
 @pytest.mark.parametrize(
     ("source", "error"),
     [
-        (CLAIM, "cell 4: ClaimError: ten is 3, but at least 10 is claimed"),
+        (FINDING, "cell 4: FindingError: ten: 3, but must be at least 10"),
         ("import os\nos._exit(1)", "cell 4: its kernel died"),
     ],
 )
@@ -234,22 +234,22 @@ def test_a_failing_cell(tmp_path, capfd, source, error):
     assert not any("never" in o.get("text", "") for o in cells[-1].outputs)
 
 
-def test_papermill_itself_and_claims(tmp_path, monkeypatch):
+def test_papermill_itself_and_findings(tmp_path, monkeypatch):
     """As the reader types it, from another folder than the notebook's."""
-    claim = code("run.claim('three steps', steps, at_most=3)\nrun.card()")
-    path = write(notebook(claim, derived=RUN), tmp_path / "chapters" / "tiny.ipynb")
+    found = code("run.finding('three steps', steps, at_most=3)\nrun.card()")
+    path = write(notebook(found, derived=RUN), tmp_path / "chapters" / "tiny.ipynb")
     monkeypatch.chdir(tmp_path)
     out = str(tmp_path / "out.ipynb")
     papermill.execute_notebook(str(path), out, parameters={"steps": 50})
     record = record_in(read_notebook(tmp_path / "out.ipynb"), "tiny")
     assert record["parameters"]["steps"] == 50
-    assert record["claims"]["three steps"]["holds"] is False
+    assert record["findings"]["three steps"]["holds"] is False
     assert [*record] == [*FIELDS]  # as it was written
 
 
 def test_an_edited_parameters_cell_in_a_kernel(tmp_path, monkeypatch):
     """A cell is changed and run again, as in JupyterLab; then the notebook is saved."""
-    tried = "try:\n    run.claim('three', steps, at_most=2)\n    print('reported')\n"
+    tried = "try:\n    run.finding('three', steps, at_most=2)\n    print('reported')\n"
     tried += "except AssertionError:\n    print('stopped')"
     own = [code(RUN), code(tried)]
     edited = code(PARAMETERS.replace("steps: int = 3", "steps: int = 50"))
@@ -266,10 +266,10 @@ def test_an_edited_parameters_cell_in_a_kernel(tmp_path, monkeypatch):
 
 
 def test_execute_makes_the_parameters_the_chapters_own(tmp_path, monkeypatch):
-    """So a claim stops it at new defaults too, and does not at a reader's values."""
+    """So a finding stops it at new defaults too, and does not at a reader's values."""
     monkeypatch.chdir(tmp_path)
-    claims = "import os\n\nprint(os.environ['FMKIT_CLAIMS'])"
-    path = write(notebook(code(claims)), tmp_path / "chapters" / "tiny.ipynb")
+    asked = "import os\n\nprint(os.environ['FMKIT_FINDINGS'])"
+    path = write(notebook(code(asked)), tmp_path / "chapters" / "tiny.ipynb")
     whole = read_notebook(path)
     whole.metadata["fmkit"] = {"source_hash": "old", "parameters": {"steps": 1}}
     write(whole, path)
@@ -278,7 +278,7 @@ def test_execute_makes_the_parameters_the_chapters_own(tmp_path, monkeypatch):
     executed = read_notebook(path)
     assert executed.metadata["fmkit"]["parameters"] == defaults_of(notebook())
     assert executed.cells[-1].outputs[0].text == "stop\n"
-    assert os.environ.get("FMKIT_CLAIMS") is None
+    assert os.environ.get("FMKIT_FINDINGS") is None
 
 
 def test_a_record_of_a_chapter_that_made_none(tmp_path):

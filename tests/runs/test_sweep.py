@@ -160,7 +160,7 @@ def mixed(tmp_path_factory):
     """A sweep of four points of which one fails and one loses its process."""
     folder = tmp_path_factory.mktemp("mixed")
     (folder / "base.yaml").write_text("tiny: {name: blue, tau: 7}", encoding="utf-8")
-    names = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "FMKIT_CLAIMS"
+    names = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "FMKIT_FINDINGS"
     cells = [
         code(f"import os\n\nprint([os.environ[name] for name in {names}])"),
         code(SHOW, mystnb={"figure": {"caption": CAPTION}, "image": {"alt": ALT}}),
@@ -302,9 +302,9 @@ def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
 
 def test_what_is_run_again(tmp_path, capsys):
     defaults = PARAMETERS.replace("steps: int = 3", "steps: int = 1")
-    claims = code("assert os.environ['FMKIT_CLAIMS'] == 'report'")  # at defaults too
+    reports = code("assert os.environ['FMKIT_FINDINGS'] == 'report'")  # at defaults too
     begins = code(BEGUN.format(folder=str(tmp_path)))
-    path = write(notebook(begins, claims, parameters=defaults), tmp_path / "a.ipynb")
+    path = write(notebook(begins, reports, parameters=defaults), tmp_path / "a.ipynb")
     changed = notebook(begins, parameters=defaults)
     out = tmp_path / "out"
     record, whole = out / "steps=1" / "record.json", path.read_text(encoding="utf-8")
@@ -342,12 +342,13 @@ def test_what_is_run_again(tmp_path, capsys):
 def result(folder, tau, *, metrics, holds=True, seconds=1.0):
     """A finished point that never ran."""
     record = new_record("tiny", {"tau": tau, "seed": 0}, device="cpu")
-    bounds = {"value": 1.0, "at_least": None, "at_most": 1.0}
-    claims = {
-        "a <claim>": {**bounds, "holds": holds},
+    bounds = {"values": [1.0], "interval": None, "unit": ""}
+    bounds |= {"at_least": None, "at_most": 1.0}
+    findings = {
+        "a <finding>": {**bounds, "holds": holds},
         "other": {**bounds, "holds": True},
     }
-    record |= {"metrics": metrics, "claims": claims, "seconds": seconds}
+    record |= {"metrics": metrics, "findings": findings, "seconds": seconds}
     return Result(f"tau={tau}", {"tau": tau}, "finished", None, record)
 
 
@@ -362,16 +363,16 @@ def test_table_has_every_metric_of_every_point(tmp_path):
     with open(tmp_path / "table.csv", encoding="utf-8", newline="") as file:
         head, *rows = csv.reader(file)
     assert head[:4] == ["tau", "status", "error", "seconds"]
-    assert head[4:] == ["claims_hold", "claims_broken", "b/c", "a", "d"]
+    assert head[4:] == ["findings", "findings_that_do_not_hold", "b/c", "a", "d"]
     assert rows == [
         ["0.1", "finished", "", "1.0", "2", "0", "0.123456789", "1.0", ""],
         ["0.2", "failed", 'cell 3: no, "no"', "", "", "", "", "", ""],
-        ["0.3", "finished", "", "2.5", "1", "1", "", "3.0", "2.0"],
+        ["0.3", "finished", "", "2.5", "2", "1", "", "3.0", "2.0"],
         ["0.4", "not run", "", "", "", "", "", "", ""],
     ]
 
 
-def test_page_has_metrics_claims_and_what_is_alike(tmp_path):
+def test_page_has_metrics_findings_and_what_is_alike(tmp_path):
     results = [
         result(tmp_path, 0.1, metrics={"<b>": 0.123456789}),
         result(tmp_path, 0.3, metrics={"<b>": 2.0, "z": 1.0}, holds=False),
@@ -384,7 +385,9 @@ def test_page_has_metrics_claims_and_what_is_alike(tmp_path):
     assert '<th scope="row">&lt;b&gt;</th><td>0.1235</td><td>2</td>' in page
     assert '<th scope="row">z</th><td></td><td>1</td>' in page
     assert "<td>2 of 2</td>" in page
-    assert "<summary>1 of 2</summary>broken: a &lt;claim&gt;</details>" in page
+    assert "<td>1 of 2</td>" in page
+    row = '<th scope="row">a &lt;finding&gt; (at most 1)</th><td>1</td>'
+    assert f'{row}<td><span class="bad">1<br>does not hold</span></td>' in page
     assert "Alike in all: seed = 0<" in page
     assert '<a href="tau%3D0.1/a%26b.ipynb">tau = 0.1</a></th>' in page
     assert '<th scope="row">tau = 0.3</th>' in page  # which left no notebook

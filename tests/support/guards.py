@@ -75,9 +75,9 @@ def figures(notebook: NotebookNode) -> list[str]:
 
 
 def checks(notebook: NotebookNode) -> list[str]:
-    """Demand claims, and cells whose text is compared on every change."""
+    """Demand findings, and cells whose text is compared on every change."""
     tags = {tag for cell in _code(notebook) for tag in tags_of(cell)}
-    needed = ("claim", "nbval-check-output")
+    needed = ("finding", "nbval-check-output")
     wrong = [f"no cell is tagged {tag}" for tag in needed if tag not in tags]
     for cell in _code(notebook):
         if "nbval-check-output" in tags_of(cell) and not cell.outputs:
