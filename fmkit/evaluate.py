@@ -280,14 +280,27 @@ def gain(
 ) -> Interval:
     """Return the mean and interval of the difference of two accuracies.
 
-    Both must have been measured with the same draws in the same order: the difference
-    is taken draw by draw, so that the common effect of a draw cancels. Raises
-    ``ValueError`` if the numbers of draws differ.
+    They are the :func:`differences` draw by draw. Raises ``ValueError`` if the numbers
+    of draws differ, or if one of the two was not measured.
     """
-    a, b = scores[(*better, split)], scores[(*worse, split)]
+    gains = differences(scores, better, worse, split)
+    return mean_interval(gains, generator=generator)
+
+
+def differences(
+    scores: Scores, better: Key, worse: Key, split: str = "test"
+) -> list[float]:
+    """Return the difference of two accuracies for each draw of labels or seed.
+
+    Both must have been measured with the same draws in the same order, so that the
+    common effect of a draw cancels. The list is empty if one of the two was not
+    measured. Raises ``ValueError`` if the numbers of draws differ.
+    """
+    a, b = scores.get((*better, split), []), scores.get((*worse, split), [])
+    if not (a and b):
+        return []
     require(len(a) == len(b), "worse", f"have {len(a)} values, as better", len(b))
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    return mean_interval(differences, generator=generator)
+    return [x - y for x, y in zip(a, b, strict=True)]
 
 
 def in_points(mean: float, low: float, high: float) -> str:

@@ -115,8 +115,9 @@ class Run:
         """Record a conclusion of the chapter, the number it rests on, and its bounds.
 
         `sentence` ends without a full stop, because the number follows it. `value` is
-        one number, or those of several seeds. The finding holds if all of them are
-        within the bounds, and both ends of `interval` too if there is one. `unit` is
+        one number, or a list of those of several seeds or draws; an empty one, of what
+        these parameters did not measure, records nothing. The finding holds if all of
+        them are within the bounds, and both ends of `interval` too, if given. `unit` is
         "points" for a difference of two shares, "%" for a share, or any other text; the
         value and the bounds of the first two are shares, from -1 to 1.
 
@@ -127,11 +128,12 @@ class Run:
         require(sentence not in findings, "sentence", "be new", sentence)
         require(bounded, "at_least or at_most", "be given", None)
         values = [*value] if isinstance(value, list | tuple) else [value]
-        require(values, "value", "have at least one number", value)
         values = [_finite(sentence, v) for v in values]
         ends = [_finite("interval", end) for end in interval or ()]
         low = -math.inf if at_least is None else _finite("at_least", at_least)
         high = math.inf if at_most is None else _finite("at_most", at_most)
+        if not values:
+            return
         found = findings[sentence] = {
             "values": values,
             "interval": ends or None,

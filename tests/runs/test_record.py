@@ -248,7 +248,12 @@ def test_every_seed_and_both_ends_are_within(
     assert "A is larger. Here this does not hold: " in shown[0]["text/html"]
 
 
-@pytest.mark.parametrize("value", [[], "12", [1, "2"], [1, math.nan], None])
+def test_nothing_measured_is_no_finding(path):
+    Run("tiny", NAMESPACE).finding("half", [], at_least=0)
+    assert read_record(path)["findings"] == {}
+
+
+@pytest.mark.parametrize("value", ["12", [1, "2"], [1, math.nan], None])
 def test_a_finding_has_numbers(path, value):
     with pytest.raises((ValueError, TypeError), match=r"^(half|value) must|float"):
         Run("tiny", NAMESPACE).finding("half", value, at_least=0)
