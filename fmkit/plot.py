@@ -38,6 +38,7 @@ STYLE = {
 SMOOTHED = 10  # steps in the running mean of a loss
 APART = 0.12  # of a logarithmic axis lie between two labelled ticks, at the least
 FRAME_SECONDS = 0.8  # of a moving map; its last frame stays three times as long
+GIF_COLOURS = 48  # of all frames together
 NOTO = {"CJK": "Noto Sans CJK (Debian's package fonts-noto-cjk)"}
 NOTO["SYMBOL"] = "Noto Sans Symbols or Noto Emoji"
 WARNED: set[str] = set()  # scripts of which this process has warned
@@ -274,8 +275,9 @@ def moving_map(
     names = list(dict.fromkeys(groups))
     shown = {name: plain(name) for name in names}  # before any text is made: fonts
     everywhere = np.concatenate([points.cpu().numpy() for points in frames.values()])
-    left, bottom = everywhere.min(axis=0)
-    right, top = everywhere.max(axis=0)
+    lowest, highest = everywhere.min(axis=0), everywhere.max(axis=0)
+    margin = 0.03 * (highest - lowest)  # or points at the edge would be cut
+    (left, bottom), (right, top) = lowest - margin, highest + margin
     figure, ax = plt.subplots(figsize=(4.8, 3.6), dpi=80)
     drawn = []
     for title, points in frames.items():
@@ -290,9 +292,12 @@ def moving_map(
         for text, name in zip(legend.get_texts(), names, strict=True):
             text.set_text(shown[name])  # as a label, _a would be left out of a legend
         figure.canvas.draw()
-        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
-        drawn.append(Image.fromarray(pixels).quantize(16))
+        drawn.append(np.array(figure.canvas.buffer_rgba())[..., :3])
     plt.close(figure)
+    # One palette for all frames, so that a group keeps its colour
+    palette = Image.fromarray(np.concatenate(drawn)).quantize(GIF_COLOURS)
+    exact = {"palette": palette, "dither": Image.Dither.NONE}
+    drawn = [Image.fromarray(pixels).quantize(**exact) for pixels in drawn]
     milliseconds = [int(1000 * FRAME_SECONDS)] * len(drawn)
     milliseconds[-1] *= 3
     file = io.BytesIO()

@@ -4,6 +4,7 @@ import io
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from fontTools.fontBuilder import FontBuilder
@@ -140,6 +141,23 @@ def test_moving_map_is_an_animation():
     assert durations == [800, 800, 2400]
     assert pixels[0] != pixels[1]
     assert matplotlib.pyplot.get_fignums() == []  # nothing is left to be shown
+
+
+def test_a_group_has_one_colour_in_all_frames_of_a_moving_map(rng):
+    """Ten groups that a palette of each frame made alike, two by two."""
+    groups = [f"group {i % 10}" for i in range(200)]
+    frames = {f"step {i}": torch.randn(200, 2, generator=rng) for i in range(4)}
+    frames["apart"] = torch.arange(200)[:, None] % 10 + 0.1 * frames["step 0"]
+    with Image.open(io.BytesIO(plot.moving_map(frames, groups))) as opened:
+        legends = []
+        for i in range(opened.n_frames):
+            opened.seek(i)
+            legend = np.asarray(opened.convert("RGB"))[:, 300:].reshape(-1, 3)
+            colours, counts = np.unique(legend, axis=0, return_counts=True)
+            saturated = (np.ptp(colours.astype(int), axis=1) > 60) & (counts >= 4)
+            legends.append({*map(tuple, colours[saturated].tolist())})
+    assert len(legends[0]) >= 6  # black is grey, and edges are blends
+    assert all(legend == legends[0] for legend in legends)
 
 
 def test_series_without_a_colour_have_those_that_all_can_tell_apart():
