@@ -249,42 +249,13 @@ def _ends(means: Float[Tensor, " _"]) -> tuple[float, float]:
 
 
 def learning_curve(
-    scores: Scores,
-    encoder: str,
-    adaptation: str,
-    split: str = "test",
-    *,
-    generator: torch.Generator,
-) -> list[tuple[int, float, float, float]]:
-    """Return a point for each number of labels: n_task, then accuracy and its interval.
-
-    The interval is that of :func:`mean_interval` over draws or seeds.
-    """
+    scores: Scores, encoder: str, adaptation: str, split: str = "test"
+) -> list[tuple[int, list[float]]]:
+    """Return a point for each number of labels: n_task and the values of all draws."""
     n_task = sorted(
         key[2] for key in scores if (*key[:2], key[3]) == (encoder, adaptation, split)
     )
-    points = []
-    for labels in n_task:
-        values = scores[encoder, adaptation, labels, split]
-        points.append((labels, *mean_interval([*values], generator=generator)))
-    return points
-
-
-def gain(
-    scores: Scores,
-    better: Key,
-    worse: Key,
-    split: str = "test",
-    *,
-    generator: torch.Generator,
-) -> Interval:
-    """Return the mean and interval of the difference of two accuracies.
-
-    They are the :func:`differences` draw by draw. Raises ``ValueError`` if the numbers
-    of draws differ, or if one of the two was not measured.
-    """
-    gains = differences(scores, better, worse, split)
-    return mean_interval(gains, generator=generator)
+    return [(n, [*scores[encoder, adaptation, n, split]]) for n in n_task]
 
 
 def differences(
@@ -301,6 +272,11 @@ def differences(
         return []
     require(len(a) == len(b), "worse", f"have {len(a)} values, as better", len(b))
     return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def each_in_points(gains: Sequence[float]) -> str:
+    """Format differences of accuracies in percentage points: +1.2, +0.3, +2.0."""
+    return ", ".join(f"{100 * gain:+.1f}" for gain in gains)
 
 
 def in_points(mean: float, low: float, high: float) -> str:

@@ -42,8 +42,8 @@ GIF_COLOURS = 48  # of all frames together
 NOTO = {"CJK": "Noto Sans CJK (Debian's package fonts-noto-cjk)"}
 NOTO["SYMBOL"] = "Noto Sans Symbols or Noto Emoji"
 WARNED: set[str] = set()  # scripts of which this process has warned
-# The x coordinate, the mean, and the two ends of its interval
-Point = tuple[int | float, int | float, int | float, int | float]
+Number = int | float
+Point = tuple[Number, Sequence[Number]]  # the x coordinate; one value or several
 
 
 def use_style() -> None:
@@ -177,25 +177,21 @@ def curves(
     colours: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a line with error bars for each series, on a logarithmic x axis.
+    """Draw a line through the means of each series, on a logarithmic x axis.
 
-    Points are (x, mean, low, high); the caption has to say what the intervals cover.
+    Points are (x, values); several values, of draws or seeds, are dots around the mean.
     `colours` are by the names of series. Raises ``ValueError`` if a series is empty.
     """
     ax = ax or plt.subplots(figsize=(6.4, 4))[1]
     for i, (name, points) in enumerate(series.items()):
         require(len(points) > 0, name, "have at least 1 point", points)
-        x, mean, low, high = np.array(points).T
-        ax.errorbar(
-            x,
-            mean,
-            # Rounding may put the mean of few values outside its bootstrap interval
-            yerr=np.maximum([mean - low, high - mean], 0),
-            label=plain(name),
-            color=_colour(name, i, colours),
-            marker=MARKERS[i % len(MARKERS)],
-            capsize=3,
-        )
+        colour, marker = _colour(name, i, colours), MARKERS[i % len(MARKERS)]
+        means = [sum(values) / len(values) for _, values in points]
+        x, look = [x for x, _ in points], {"color": colour, "marker": marker}
+        ax.plot(x, means, label=plain(name), **look)
+        dots = [(x, y) for x, values in points if len(values) > 1 for y in values]
+        if dots:
+            ax.scatter(*zip(*dots, strict=True), s=8, color=colour, alpha=0.5)
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
     ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
@@ -259,6 +255,24 @@ def intervals(
     mean, low, high = np.array([*rows.values()]).T
     ends = np.maximum([mean - low, high - mean], 0)
     ax.errorbar(mean, range(len(rows)), xerr=ends, fmt="o", capsize=3)
+    ax.set_yticks(range(len(rows)), [plain(name) for name in rows])
+    ax.set(xlabel=xlabel, title=title, ylim=(len(rows) - 0.5, -0.5))
+    return ax
+
+
+def dots(
+    rows: Mapping[str, Sequence[Number]],
+    *,
+    xlabel: str,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw each row's values as dots and their mean as a line, the first row on top."""
+    ax = ax or plt.subplots(figsize=(6.4, 0.4 * len(rows) + 1))[1]
+    means = [sum(values) / len(values) for values in rows.values()]
+    ax.scatter(means, range(len(rows)), marker="|", s=180, color="black")
+    for i, values in enumerate(rows.values()):
+        ax.scatter(values, [i] * len(values), s=14, color="C0", alpha=0.7)
     ax.set_yticks(range(len(rows)), [plain(name) for name in rows])
     ax.set(xlabel=xlabel, title=title, ylim=(len(rows) - 0.5, -0.5))
     return ax

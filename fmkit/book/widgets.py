@@ -243,7 +243,7 @@ def _draw_accuracy(data: dict) -> None:
     """Draw the probes of all encoders on the unchanged test images of the animals."""
     family = next(iter(data.values()))
     lines = {
-        line["of"][0]: [(*point,) for point in line["points"]]
+        line["of"][0]: [(x, [mean]) for x, mean, *_ in line["points"]]
         for line in family["lines"]
         if (line["one"], line["of"][1]) == ("test", "probe")
     }

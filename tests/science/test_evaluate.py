@@ -13,7 +13,8 @@ from fmkit.evaluate import (
     bits_per_byte,
     brier_score,
     crossed_interval,
-    gain,
+    differences,
+    each_in_points,
     in_points,
     knn_votes,
     learning_curve,
@@ -253,20 +254,24 @@ SCORES = {
 }
 
 
-def test_learning_curve_takes_its_own_points_in_order(rng):
-    curve = learning_curve(SCORES, "ours", "probe", generator=rng)
-    assert [point[0] for point in curve] == [10, 100]
-    assert [point[1] for point in curve] == pytest.approx([0.6, 0.85])
-    assert curve[0][2:] == pytest.approx((0.5, 0.7))
+def test_learning_curve_takes_its_own_points_in_order():
+    curve = learning_curve(SCORES, "ours", "probe")
+    assert curve == [(10, [0.5, 0.7]), (100, [0.8, 0.9])]
 
 
-def test_gain_is_taken_draw_by_draw(rng):
+def test_differences_are_taken_draw_by_draw():
     ours, pixels = ("ours", "probe", 10), ("pixels", "probe", 10)
-    mean, low, high = gain(SCORES, ours, pixels, generator=rng)
-    assert (mean, low, high) == pytest.approx((0.2, 0.1, 0.3))
-    assert in_points(mean, low, high) == "+20.0 (+10.0 to +30.0)"
+    gains = differences(SCORES, ours, pixels)
+    assert gains == pytest.approx([0.1, 0.3])
+    assert each_in_points(gains) == "+10.0, +30.0"
+    assert differences(SCORES, ours, pixels, "rotate") == []  # not measured
+    assert each_in_points([]) == ""
     with pytest.raises(ValueError, match=r"worse .*2.* 1\."):
-        gain(SCORES, ours, ("pixels", "probe", 100), generator=rng)
+        differences(SCORES, ours, ("pixels", "probe", 100))
+
+
+def test_an_interval_in_points():
+    assert in_points(0.2, 0.1, 0.3) == "+20.0 (+10.0 to +30.0)"
 
 
 def test_no_other_turn_brings_a_planar_map_nearer_to_the_next(rng):

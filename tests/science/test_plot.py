@@ -20,26 +20,17 @@ matplotlib.use("agg")
 pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
-def test_curves_show_points_intervals_and_names():
-    series = {
-        "pixels": [(10, 0.3, 0.2, 0.5), (100, 0.6, 0.55, 0.6)],
-        "new": [(10, 1, 1, 1)],
-    }
+def test_curves_show_means_values_and_names():
+    series = {"pixels": [(10, [0.2, 0.4]), (100, [0.6])], "new": [(10, [1])]}
     text = {"xlabel": "n", "ylabel": "accuracy", "title": "t"}
     ax = plot.curves(series, chance=0.1, colours={"new": "#123456"}, **text)
-    first, second = ax.containers
-    x, y = first.lines[0].get_data()
-    assert (x.tolist(), y.tolist()) == ([10, 100], [0.3, 0.6])
-    ends = [segment.tolist() for segment in first.lines[2][0].get_segments()]
-    assert ends == [
-        [[10, pytest.approx(0.2)], [10, pytest.approx(0.5)]],
-        [[100, pytest.approx(0.55)], [100, pytest.approx(0.6)]],
-    ]
-    assert (first.lines[0].get_color(), second.lines[0].get_color()) == (
-        "C0",
-        "#123456",
-    )
-    assert second.lines[0].get_marker() != first.lines[0].get_marker()
+    first, second = ax.lines[:2]
+    x, y = map(np.asarray, first.get_data())
+    assert (x.tolist(), y.tolist()) == ([10, 100], [pytest.approx(0.3), 0.6])
+    [dots] = ax.collections  # a single value is the mean
+    assert dots.get_offsets().tolist() == [[10, 0.2], [10, 0.4]]
+    assert (first.get_color(), second.get_color()) == ("C0", "#123456")
+    assert second.get_marker() != first.get_marker()
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert sorted(names) == ["chance", "new", "pixels"]
     labels = (ax.get_xlabel(), ax.get_ylabel(), ax.get_title(), ax.get_xscale())
@@ -47,13 +38,9 @@ def test_curves_show_points_intervals_and_names():
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["10", "100"]
 
 
-def test_an_interval_may_miss_its_mean_by_a_rounding():
-    plot.curves({"a": [(1, 0.3, 0.3 + 1e-17, 0.3 - 1e-17)]}, xlabel="", ylabel="")
-
-
 def test_curves_draw_into_given_axes():
     ax = matplotlib.pyplot.figure().subplots()
-    assert plot.curves({"a": [(1, 1, 1, 1)]}, xlabel="", ylabel="", ax=ax) is ax
+    assert plot.curves({"a": [(1, [1])]}, xlabel="", ylabel="", ax=ax) is ax
 
 
 def test_a_series_without_points_is_named():
@@ -143,6 +130,16 @@ def test_moving_map_is_an_animation():
     assert matplotlib.pyplot.get_fignums() == []  # nothing is left to be shown
 
 
+def test_dots_stand_in_their_rows():
+    ax = plot.dots({"one": [0.1, 0.3], "two": [0.5]}, xlabel="accuracy", title="t")
+    means, *rows = (of.get_offsets().tolist() for of in ax.collections)
+    assert means == [[pytest.approx(0.2), 0], [0.5, 1]]
+    assert rows == [[[0.1, 0], [0.3, 0]], [[0.5, 1]]]
+    assert ax.yaxis_inverted()
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["one", "two"]
+    assert (ax.get_xlabel(), ax.get_title()) == ("accuracy", "t")
+
+
 def test_a_group_has_one_colour_in_all_frames_of_a_moving_map(rng):
     """Ten groups that a palette of each frame made alike, two by two."""
     groups = [f"group {i % 10}" for i in range(200)]
@@ -173,7 +170,7 @@ def test_a_map_may_have_more_groups_than_there_are_markers():
 
 
 def test_labels_of_ticks_do_not_overlap():
-    points = [(x, 1, 1, 1) for x in (10, 11, 20, 100)]
+    points = [(x, [1]) for x in (10, 11, 20, 100)]
     ax = plot.curves({"a": points}, xlabel="", ylabel="")
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["10", "20", "100"]
 
@@ -208,7 +205,7 @@ def seen(text):
 @pytest.mark.parametrize("odd", ODD)
 def test_names_of_data_are_text_in_every_figure(odd):
     images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    point, axes = [(1, 0.5, 0.4, 0.6)], {"xlabel": "", "ylabel": ""}
+    point, axes = [(1, [0.5, 0.4])], {"xlabel": "", "ylabel": ""}
     shown = [plot.images({odd: images}).texts[0]]
     drawn()
     shown += (
@@ -216,6 +213,7 @@ def test_names_of_data_are_text_in_every_figure(odd):
     )
     drawn()
     shown += plot.intervals({odd: (0.5, 0.4, 0.6)}, xlabel="").get_yticklabels()
+    shown += plot.dots({odd: [0.5, 0.4]}, xlabel="").get_yticklabels()
     drawn()
     ax = plot_text.next_words({odd: [(odd, 0.5), ("b", 0.1)]})
     shown += [ax.title, ax.get_yticklabels()[0]]
