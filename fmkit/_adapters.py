@@ -168,7 +168,8 @@ def _read_config(where: Path) -> dict[str, object]:
     for name, value in about.items():
         if name not in KINDS.keys() | NUMBERS.keys() | OF_THE_PAST:
             off = not value or (name, value) == ("bias", "none")
-            rule = "be off, because fmkit does not support it"
+            state = "none" if name == "bias" else "off"
+            rule = f"be {state}, because fmkit supports nothing else"
             require(off, f"{where}: {name}", rule, value)
     for name, kinds in KINDS.items():
         value = about.setdefault(name, None)
@@ -265,6 +266,7 @@ def _check_tensors(
             raise Refused(f"{file} must {rule}, but {what} {names[0]}{more}.")
     for name, shape in shapes.items():
         got, kind = tuple(tensors[name].shape), tensors[name].dtype
-        require(got == shape, f"{file}: {name}", f"have shape {shape}", got)
+        rule = f"have shape {shape}, by r in {CONFIG} and by the model"
+        require(got == shape, f"{file}: {name}", rule, got)
         weights = kind.is_floating_point and kind.itemsize > 1
         require(weights, f"{file}: {name}", "hold numbers without scales", kind)

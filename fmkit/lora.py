@@ -139,9 +139,8 @@ def with_low_rank(
     for name in names:
         if name != ALL and not any(_ends_in(path, name) for path in known):
             ends = ", ".join(sorted({path.split(".")[-1] for path in known}))
-            raise Refused(
-                f"names must be those of linear layers ({ends}), got {name!r}."
-            )
+            rule = "be those of linear layers with a matrix of their own and no update"
+            raise Refused(f"names must {rule} ({ends}), got {name!r}.")
 
     def is_named(path: str) -> bool:
         return any(_ends_in(path, name) for name in names)
@@ -224,7 +223,8 @@ def load_low_rank(folder: str | Path, model: nn.Module) -> nn.Module:
     """
     layers = _layers(model)
     updated = [path for path, x in layers.items() if not isinstance(x, nn.Linear)]
-    require(not updated, "model", "have no low-rank updates", ", ".join(updated[:1]))
+    rule = "have no low-rank updates yet"
+    require(not updated, "model", rule, ", ".join(updated[:1]))
     parts = _parts(model, layers)
     matrices = {
         name: (rows, layers[path].in_features)

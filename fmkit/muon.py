@@ -167,8 +167,8 @@ def _check(group: dict[str, object]) -> None:
         fits = one and 0 <= value < math.inf
         require(fits, name, "be one finite number, at least 0", value)
     if fixed := sorted(group.keys() & FIXED):
-        rule = f"be left out: {fixed[0]} is the same for all groups"
-        require(False, "param_group", rule, group[fixed[0]])
+        rule = "be left out, because it is the same for all groups"
+        require(False, fixed[0], rule, group[fixed[0]])
     for p in group["params"]:
         real = p.is_floating_point()
         require(real, "parameters", "be floating point", p.dtype)

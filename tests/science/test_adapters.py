@@ -452,7 +452,7 @@ def test_an_entry_that_is_not_supported(copied, entry, value):
     message = refused(load_low_rank, path, model)
     file, word = CONFIG, entry
     if (entry, value) == ("r", 3):  # another than that of the tensors
-        file, word = WEIGHTS, "lora_A.weight must have shape (3, 32), got (4, 32)"
+        file, word = WEIGHTS, "lora_A.weight must have shape (3, 32), by r in"
     if value == [7]:  # a layer that is not there: nothing is left
         word = "target_modules"
     assert str(path / file) in message
@@ -504,7 +504,7 @@ DAMAGES = {
     "shape": (
         changed_tensors(lambda t: t.update({FIRST: torch.zeros(R, 31)})),
         WEIGHTS,
-        f"{FIRST} must have shape (4, 32), got (4, 31)",
+        f"{FIRST} must have shape (4, 32)",
     ),
     "integers": (
         changed_tensors(lambda t: t.update({FIRST: t[FIRST].to(torch.int8)})),
@@ -534,7 +534,8 @@ def test_an_adapter_of_another_model(copied, families):
     _, other = families("qwen3")
     message = refused(load_low_rank, path, other)
     assert str(path / WEIGHTS) in message
-    assert "lora_B.weight must have shape (64, 4), got (32, 4)" in message
+    assert "lora_B.weight must have shape (64, 4)" in message
+    assert "got (32, 4)" in message
 
 
 def test_models_that_cannot_be_loaded_into_or_saved(copied, tmp_path):
