@@ -13,7 +13,7 @@ import torch
 
 from fmkit.adapt import Predictor, finetuning, frozen_outputs, random_head
 from fmkit.evaluate import accuracy
-from fmkit.lora import with_low_rank
+from fmkit.lora import save_low_rank, with_low_rank
 from fmkit.models.pooling import Pooled, last_token
 from fmkit.models.pretrained import load_llama
 
@@ -33,4 +33,5 @@ options = {"steps": int(steps), "batch_size": 16, "learning_rate": 1e-3}
 for record in finetuning(model, tokens[~test], labels[~test], **options, generator=rng):
     print(f"step {record.step}: {record.loss:.3f} nats")
 print(f"accuracy {accuracy(frozen_outputs(model, tokens[test]), labels[test]):.3f}")
-torch.save(model.state_dict(), "lora.pt")
+save_low_rank("lora", model.phi)
+torch.save(model.head.state_dict(), "lora/head.pt")

@@ -3,7 +3,9 @@
 Axes: r rows, c columns, n matrices of one shape.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -11,13 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fmkit import runtime
-from fmkit._check import require
+from fmkit._check import Refused, require
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steep at 0, then near 1
 ITERATIONS = 5
 MOMENTUM = 0.95  # of the matrices, Jordan et al. 2024
 BETAS = (0.9, 0.95)  # of AdamW for the other parameters
 EPSILON = 1e-8
+# Options of torch's optimizers that no group can have for itself here
+FIXED = {"amsgrad", "betas", "eps", "maximize", "momentum", "nesterov", "ns_steps"}
 
 
 class Muon(Optimizer):
@@ -35,8 +39,15 @@ class Muon(Optimizer):
     the model of the chapter on language models, one step took 61 ms on one thread, and
     795 ms (13 times as long) with torch's Muon and fused AdamW.
 
-    Raises ``ValueError`` if an element of `matrices` does not have two axes, and if
-    `lr` is not above 0. Source: Jordan et al. 2024.
+    A group of parameters has the options ``lr``, ``weight_decay`` and ``muon``. A group
+    that is added later gets Muon with the options given here. With ``"muon": False`` it
+    gets AdamW, and weight decay only if it sets ``weight_decay``. `lr` may be a tensor
+    of one element, but reading it makes the host wait for a GPU.
+
+    Raises ``ValueError`` if there are no parameters, or some are not floating point; if
+    a matrix does not have two axes; if `lr` or `weight_decay` is negative or not
+    finite; and if a group sets an option that all groups share, such as ``momentum``.
+    Source: Jordan et al. 2024.
     """
 
     def __init__(
@@ -44,18 +55,25 @@ class Muon(Optimizer):
         matrices: Iterable[Tensor],
         others: Iterable[Tensor],
         *,
-        lr: float,
+        lr: float | Tensor,
         weight_decay: float = 0.1,
     ):
-        matrices = list(matrices)
-        for matrix in matrices:
-            require(matrix.dim() == 2, "matrices", "have two axes", tuple(matrix.shape))
-        require(lr > 0, "lr", "be above 0", lr)
-        groups = [
-            {"params": matrices, "weight_decay": weight_decay},
-            {"params": list(others), "weight_decay": 0.0},
-        ]
-        super().__init__(groups, {"lr": lr})
+        groups = [{"params": [*matrices]}, {"params": [*others], "muon": False}]
+        count = sum(len(group["params"]) for group in groups)
+        require(count > 0, "parameters", "be at least one", count)
+        defaults = {"lr": lr, "weight_decay": weight_decay, "muon": True}
+        super().__init__(groups, defaults)
+
+    def add_param_group(self, param_group: dict[str, object]) -> None:
+        """Train more parameters: with Muon, or with AdamW if ``muon`` is False."""
+        if not param_group.get("muon", True):
+            param_group.setdefault("weight_decay", 0.0)
+        super().add_param_group(param_group)
+        try:
+            _check(self.param_groups[-1])
+        except Refused:
+            self.param_groups.pop()
+            raise
 
     @classmethod
     def of(cls, model: nn.Module, *, lr: float, weight_decay: float = 0.1) -> "Muon":
@@ -69,17 +87,36 @@ class Muon(Optimizer):
         return cls(matrices, others, lr=lr, weight_decay=weight_decay)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
-        matrices, others = (
+    def step(
+        self, closure: Callable[[], Tensor | float] | None = None
+    ) -> Tensor | float | None:
+        """Update every parameter that has a gradient.
+
+        If there is a `closure`, it first computes the loss and the gradients, and the
+        loss is returned. Raises ``ValueError``, and updates nothing, if a gradient is
+        sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        trained = [
             [p for p in group["params"] if p.grad is not None]
             for group in self.param_groups
-        )
-        for_matrices, for_others = self.param_groups
-        for shape in sorted({p.shape for p in matrices}):  # equal ones in one product
-            alike = [p for p in matrices if p.shape == shape]
-            self._muon(alike, for_matrices["lr"], for_matrices["weight_decay"])
-        self._adam(others, for_others["lr"])
+        ]
+        for p in chain(*trained):
+            require(not p.grad.is_sparse, "gradients", "be dense", p.grad.layout)
+        for group, parameters in zip(self.param_groups, trained, strict=True):
+            lr, weight_decay = float(group["lr"]), float(group["weight_decay"])
+            if not group["muon"]:
+                self._adam(parameters, lr, weight_decay)
+                continue
+            alike = {}  # equal ones in one product
+            for p in parameters:
+                alike.setdefault((p.shape, p.dtype, p.device), []).append(p)
+            for matrices in alike.values():
+                self._muon(matrices, lr, weight_decay)
+        return loss
 
     def _muon(self, matrices: list[Tensor], lr: float, weight_decay: float) -> None:
         """Update matrices of one shape."""
@@ -93,8 +130,8 @@ class Muon(Optimizer):
         torch._foreach_mul_(matrices, 1 - lr * weight_decay)
         torch._foreach_add_(matrices, list(steps), alpha=-size)
 
-    def _adam(self, others: list[Tensor], lr: float) -> None:
-        """Update parameters with Adam, without weight decay."""
+    def _adam(self, others: list[Tensor], lr: float, weight_decay: float) -> None:
+        """Update parameters of any shape with AdamW."""
         if not others:
             return
         b1, b2 = BETAS
@@ -110,6 +147,8 @@ class Muon(Optimizer):
         torch._foreach_sqrt_(roots)
         torch._foreach_add_(roots, EPSILON)
         sizes = [-lr / (1 - b1**t) for t in steps]
+        if weight_decay:
+            torch._foreach_mul_(others, 1 - lr * weight_decay)
         torch._foreach_addcdiv_(others, means, roots, sizes)
 
     def _averages(self, parameters: list[Tensor], name: str) -> list[Tensor]:
@@ -118,6 +157,24 @@ class Muon(Optimizer):
             if name not in self.state[p]:
                 self.state[p][name] = torch.zeros_like(p)
         return [self.state[p][name] for p in parameters]
+
+
+def _check(group: dict[str, object]) -> None:
+    """Raise one sentence about the first thing in a group that Muon does not allow."""
+    for name in ("lr", "weight_decay"):
+        value = group[name]
+        one = not isinstance(value, Tensor) or value.numel() == 1
+        fits = one and 0 <= value < math.inf
+        require(fits, name, "be one finite number, at least 0", value)
+    if fixed := sorted(group.keys() & FIXED):
+        rule = "be left out, because it is the same for all groups"
+        require(False, fixed[0], rule, group[fixed[0]])
+    for p in group["params"]:
+        real = p.is_floating_point()
+        require(real, "parameters", "be floating point", p.dtype)
+        rule = "have two axes, or muon=False in their group"
+        fits = p.dim() == 2 or not group["muon"]
+        require(fits, "matrices", rule, tuple(p.shape))
 
 
 def orthogonal(g: Float[Tensor, "n r c"]) -> Float[Tensor, "n r c"]:

@@ -39,7 +39,7 @@ MAY_IMPORT = {  # the rooms of the house, and those whose code they may use
 }
 INSIDE_SCIENCE = {  # these use no other science than what is named
     **{part: set() for part in ("losses", "augment", "_logistic", "data", "train")},
-    **{part: set() for part in ("evaluate", "muon", "lora")},
+    **{part: set() for part in ("evaluate", "muon", "_adapters")},
     "models": {"data"},  # a language model comes with its tokenizer
     "tasks": {"data"},
     "generate": {"data", "models"},
@@ -47,6 +47,7 @@ INSIDE_SCIENCE = {  # these use no other science than what is named
     "probe": {"_logistic"},
     "adapt": {"probe", "train"},
     "checkpoint": {"train"},
+    "lora": {"_adapters", "models"},
 }
 OF_NOTEBOOKS = ("papermill", "nbformat", "nbclient", "IPython")
 OF_PAGES = ("sphinx", "docutils", "yaml", "jupyter_book")

@@ -176,7 +176,7 @@ def load_minilm(files: Mapping[str, str | Path]) -> LanguageModel:
         raise Refused(f"{path} is damaged or no safetensors file.") from error
     with torch.device("meta"):  # shapes only: all weights come from the file
         model = Bert(config)
-    theirs = {name: _their_name(name) for name in model.state_dict()}
+    theirs = {name: bert_name(name) for name in model.state_dict()}
     _check_tensors(path, saved, {theirs[n]: t for n, t in model.state_dict().items()})
     weights = {name: saved[their_name] for name, their_name in theirs.items()}
     model.load_state_dict(weights, assign=True)
@@ -223,8 +223,11 @@ def _check_tensors(
         raise Refused(f"{path} does not hold MiniLM: {extra[0]} is unknown.")
 
 
-def _their_name(name: str) -> str:
-    """Translate a name: ``norm.bias`` is ``embeddings.LayerNorm.bias`` in the file."""
+def bert_name(name: str) -> str:
+    """Return the name of a module or a weight of :class:`Bert` in BERT's own files.
+
+    For example, ``norm.bias`` is ``embeddings.LayerNorm.bias`` there.
+    """
     rules = (
         (r"^words", "embeddings.word_embeddings"),
         (r"^positions", "embeddings.position_embeddings"),

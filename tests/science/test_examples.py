@@ -113,7 +113,8 @@ def test_lora_on_labelled_texts(model_folder, tmp_path, monkeypatch, capsys):
     assert losses[0] == pytest.approx(math.log(2), abs=1)  # a random head
     assert losses[-1] < 0.2 * losses[0]
     assert accuracy_in(last) == 1
-    assert (tmp_path / "lora.pt").is_file()
+    files = {path.name for path in (tmp_path / "lora").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "head.pt"}
 
 
 def test_few_shot_from_pairs(model_folder, tmp_path, monkeypatch, capsys):

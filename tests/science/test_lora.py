@@ -1,6 +1,7 @@
 """Low-rank updates: equal to peft's, and to a matrix that is written out."""
 
 import copy
+import math
 
 import peft
 import pytest
@@ -13,6 +14,7 @@ from fmkit.adapt import finetune, random_head
 from fmkit.lora import LowRank, merge_low_rank, with_low_rank
 from fmkit.models.bert import Bert, BertConfig
 from fmkit.models.pooling import Pooled, mean_of_tokens
+from fmkit.models.transformer import Transformer, TransformerConfig
 
 NAMES = ("query", "value", "down")
 SHAPE = {"vocabulary": 11, "context": 9, "types": 2, "width": 8, "layers": 2}
@@ -146,14 +148,48 @@ def test_merged_is_the_same(phi, tokens, rng):
 def test_names_are_whole(phi):
     one = with_low_rank(phi, ("attention.out",), rank=1, alpha=1.0)
     assert sum(isinstance(m, LowRank) for m in one.modules()) == 2
-    for name in ("ut", "q_proj", "norm_1"):  # part of one; none; not linear
-        message = rf"names .*\(down, key, out, query, up, value\), got '{name}'"
+    known = "dense, down, key, out, query, up, value"
+    for name in ("ut", "q_proj", "norm_1", ""):  # part of one; none; not linear
+        message = rf"names .*\({known}\), got '{name}'"
         with pytest.raises(ValueError, match=message):
             with_low_rank(phi, (name,), rank=1, alpha=1.0)
+    with pytest.raises(ValueError, match=r"names must be at least one name, got \[\]"):
+        with_low_rank(phi, (), rank=1, alpha=1.0)
+
+
+def test_a_matrix_and_its_parts(rng):
+    config = TransformerConfig(
+        vocabulary=9, context=6, width=8, layers=1, heads=2, kv_heads=1, hidden=6
+    )
+    model = Transformer(config)  # its logits come from the embedding
+    for names in (["qkv", "q_proj"], ["qkv", "all-linear"]):
+        message = r"names must not name both blocks.0.attention.qkv .*, got \['qkv'"
+        with pytest.raises(ValueError, match=message):
+            with_low_rank(model, names, rank=1, alpha=1.0)
+    for name in ("unembedding", "lm_head"):
+        with pytest.raises(ValueError, match=rf"names .*, got '{name}'"):
+            with_low_rank(model, name, rank=1, alpha=1.0)
+    every = with_low_rank(model, ["all-linear", "out", "o_proj"], rank=1, alpha=1.0)
+    assert sum(isinstance(m, LowRank) for m in every.modules()) == 7
+    # Neither is an update of one, which would be changed by the second call
+    message = r"names .*\(down, down_proj, .*\), got 'v_proj'"
+    with pytest.raises(ValueError, match=message):
+        with_low_rank(
+            with_low_rank(model, ["v_proj"], rank=1, alpha=1.0),
+            ["v_proj"],
+            rank=1,
+            alpha=1.0,
+        )
 
 
 @pytest.mark.parametrize("rank", [0, 5])
 def test_a_bad_rank(rank):
-    message = f"rank must be from 1 to 4, got {rank}."
+    message = f"rank must be a whole number from 1 to 4, got {rank}."
     with pytest.raises(ValueError, match=message):
         LowRank(nn.Linear(6, 4), rank=rank, alpha=1.0)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, math.inf, math.nan])
+def test_a_bad_alpha(alpha):
+    with pytest.raises(ValueError, match=f"alpha must be .*, got {alpha}."):
+        LowRank(nn.Linear(6, 4), rank=2, alpha=alpha)
