@@ -1,12 +1,13 @@
 """Load pretrained weights into :class:`~fmkit.models.transformer.Transformer`.
 
-The families are Llama, Mistral, Qwen2, Qwen3 and SmolLM3. Both loaders check the names
-and shapes of all tensors before they read the first one, so that no model is ever half
-loaded. Inside they use the names of Llama's own files.
+:func:`load_pretrained` takes whatever names a model. The families are Llama, Mistral,
+Qwen2, Qwen3 and SmolLM3. The loaders check the names and shapes of all tensors before
+they read the first one, so that no model is ever half loaded. Inside they use the names
+of Llama's own files.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,7 +24,8 @@ from tokenizers import (
 )
 from torch import Tensor
 
-from fmkit._check import Refused, one_line
+from fmkit._check import Refused, one_line, require
+from fmkit.assets import ASSETS, fetch
 from fmkit.models._families import needed, of_folder, of_gguf
 from fmkit.models._gguf import Stored, read_gguf
 from fmkit.models.language_model import LanguageModel
@@ -36,6 +38,27 @@ DOCUMENT, TURN = "<|endoftext|>", "<|im_start|>"
 FLOATS = {"F64", "F32", "F16", "BF16"}  # numbers that are weights without a scale
 FREQUENCIES = "rotary_emb.inv_freq"
 LONG_LOADING = 2.0  # seconds after which a bar shows how many weights are read
+
+
+def load_pretrained(
+    name: str | Path, *, dtype: torch.dtype = torch.float32
+) -> LanguageModel:
+    """Load a language model by its name: an asset, a folder, a GGUF file.
+
+    An asset is one that :func:`fmkit.assets.fetch` obtains. A folder is read by
+    :func:`load_llama` and a file by :func:`load_gguf`; both say what is supported.
+    Raises ``ValueError`` if `name` is none of these, and as they do.
+    """
+    models = [asset for asset, about in ASSETS.items() if _gguf_of(about.members)]
+    if name in ASSETS:
+        require(name in models, "name", f"be a language model ({models})", name)
+        return load_gguf(fetch(name)[_gguf_of(ASSETS[name].members)], dtype=dtype)
+    path = Path(name).expanduser()
+    return (load_gguf if path.is_file() else load_llama)(path, dtype=dtype)
+
+
+def _gguf_of(members: Iterable[str]) -> str | None:
+    return next((file for file in members if file.endswith(".gguf")), None)
 
 
 def load_gguf(path: str | Path, *, dtype: torch.dtype = torch.float32) -> LanguageModel:
