@@ -121,6 +121,8 @@ def load_gguf(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Langua
     missing, unknown or of the wrong shape.
     """
     about, stored = read_gguf(path)
+    if (parts := about.get("split.count", 0)) not in (0, 1):
+        raise Refused(f"{path}: split.count must be at most 1, got {parts}.")
 
     def frequencies() -> list[float]:
         return stored["rope_freqs.weight"].read().flatten().tolist()

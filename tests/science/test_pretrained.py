@@ -458,7 +458,13 @@ def test_gguf_of_something_else(tmp_path, tensors, changes, message):
     assert refused(load_gguf, path) == f"{path}{message}"
 
 
-@pytest.mark.parametrize("name", [*SAID, "general.architecture"])
+NEEDED = {*SAID, "general.architecture"} - {
+    "llama.attention.head_count_kv",
+    "llama.rope.freq_base",
+}
+
+
+@pytest.mark.parametrize("name", sorted(NEEDED))
 def test_gguf_that_does_not_say(tmp_path, tensors, name):
     path = write(tmp_path / "x.gguf", tensors, **{name: None})
     if name == "general.architecture":  # which the writer always writes
@@ -589,6 +595,25 @@ def test_a_folder_is_loaded_in_half_precision(saved):
     assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
     ids = torch.tensor([whole.encode("hello")])
     assert torch.equal(half.model(ids), whole.model.bfloat16()(ids))
+
+
+def test_a_gguf_file_may_leave_out_what_llama_cpp_knows(tmp_path):
+    """As many heads of keys as of queries, and 10,000 for the base of positions."""
+    model = random_model(kv_heads=4, rope_base=10_000.0)
+    names = ("attention.head_count_kv", "rope.freq_base")
+    absent = dict.fromkeys(f"llama.{name}" for name in names)
+    lm = load_gguf(write(tmp_path / "x", as_llama_cpp_names_it(model), **absent))
+    expected = {**vars(model.config), "norm_epsilon": pytest.approx(1e-3)}
+    assert vars(lm.model.config) == expected
+    for name, weight in model.state_dict().items():
+        assert torch.equal(lm.model.state_dict()[name], weight)
+
+
+def test_a_part_of_a_gguf_file_is_refused(tmp_path, tensors):
+    for parts in (0, 1):
+        load_gguf(write(tmp_path / "x", tensors, split__count=parts))
+    message = refused(load_gguf, write(tmp_path / "x", tensors, split__count=3))
+    assert message == f"{tmp_path}/x: split.count must be at most 1, got 3."
 
 
 @pytest.fixture
