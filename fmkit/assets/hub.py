@@ -19,7 +19,7 @@ from fmkit.progress import progress
 
 MB = 10**6  # bytes
 LONG = 2.0  # seconds after which a bar shows how much has arrived
-TIMEOUT_SECONDS = 30  # for the hub's list of files
+TIMEOUT_SECONDS = 10  # for the hub's list of files
 WORD = r"[A-Za-z0-9_][\w.-]*"
 NAME = re.compile(  # a revision refs/pr/1 has slashes; other branches may have them
     rf"({WORD}/{WORD})(?:@(refs/\w+/[^/@]+|[^@]+?))?(?:/([^@]+\.gguf))?", re.ASCII
@@ -84,7 +84,7 @@ def look_up(id: str, revision: str | None) -> Repository:
         found = huggingface_hub.HfApi().model_info(
             id, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
         )
-        files = {file.rfilename: file.size or 0 for file in found.siblings}
+        files = {file.rfilename: file.size or 0 for file in found.siblings or []}
         return Repository(id, revision, files, found.sha)
     except Exception as error:  # of whatever kind: the client has no common class
         reason = _reason(error, repository)
