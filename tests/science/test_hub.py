@@ -205,6 +205,17 @@ def test_a_connection_that_breaks_is_one_sentence(made, hub, monkeypatch):
     )
 
 
+def test_a_cache_that_cannot_be_used_is_named(made, hub, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    hub.put("a/b", made / "whole")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file"))
+    message = refused(load_pretrained, "a/b")
+    assert message.startswith(f"the hub's cache cannot be used ({tmp_path}/file")
+    assert message.endswith("set HF_HOME to another folder.")
+
+
 # What is refused
 
 
