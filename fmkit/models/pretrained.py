@@ -1,12 +1,14 @@
 """Load pretrained weights into :class:`~fmkit.models.transformer.Transformer`.
 
-The families are Llama, Mistral, Qwen2, Qwen3 and SmolLM3. Both loaders check the names
-and shapes of all tensors before they read the first one, so that no model is ever half
-loaded. Inside they use the names of Llama's own files.
+:func:`load_pretrained` takes whatever names a model. The families are Llama, Mistral,
+Qwen2, Qwen3 and SmolLM3. The loaders check the names and shapes of all tensors before
+they read the first one, so that no model is ever half loaded. Inside they use the names
+of Llama's own files.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,7 +25,8 @@ from tokenizers import (
 )
 from torch import Tensor
 
-from fmkit._check import Refused, one_line
+from fmkit._check import Refused, one_line, require
+from fmkit.assets import ASSETS, fetch, hub
 from fmkit.models._families import needed, of_folder, of_gguf
 from fmkit.models._gguf import Stored, read_gguf
 from fmkit.models.language_model import LanguageModel
@@ -35,7 +38,75 @@ from fmkit.progress import progress
 DOCUMENT, TURN = "<|endoftext|>", "<|im_start|>"
 FLOATS = {"F64", "F32", "F16", "BF16"}  # numbers that are weights without a scale
 FREQUENCIES = "rotary_emb.inv_freq"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 LONG_LOADING = 2.0  # seconds after which a bar shows how many weights are read
+
+
+def load_pretrained(
+    name: str | Path, *, dtype: torch.dtype = torch.float32
+) -> LanguageModel:
+    """Load a language model by its name: an asset, a folder, a GGUF file or a hub's id.
+
+    An asset is what :func:`fmkit.assets.fetch` obtains. A folder is read by
+    :func:`load_llama`, or if it has only a GGUF file, by :func:`load_gguf`; both say
+    what is supported. The id of a model on the Hugging Face hub has the form
+    ``owner/name`` or, at a branch, a tag or a commit, ``owner/name@revision``. Where a
+    repository has several GGUF files, ``owner/name/file.gguf`` names one. The package
+    ``huggingface_hub`` keeps its files in its cache. What config.json and
+    tokenizer.json say is checked before weights are fetched. Raises ``ValueError`` if
+    `name` is none of these, if files cannot be obtained, and as the loaders do.
+    """
+    name = str(name)
+    models = [asset for asset, about in ASSETS.items() if _ggufs(about.members)]
+    known = f"be an asset ({', '.join(models)}), a folder, a GGUF file or an id on the "
+    known += "hub (owner/name)"
+    path, parts = Path(name).expanduser(), hub.parsed(name)
+    if name in ASSETS:
+        require(name in models, "name", known, name)
+        files = fetch(name)
+        path = files[_ggufs(files)[0]]
+    elif not name or not path.exists():
+        require(parts is not None, "name", known, name)
+        path = _from_hub(*parts)
+    elif path.is_dir() and (file := _only_gguf(os.listdir(path), path, path)):
+        path /= file
+    return (load_llama if path.is_dir() else load_gguf)(path, dtype=dtype)
+
+
+def _from_hub(id: str, revision: str | None, file: str | None) -> Path:
+    """Return the folder or the GGUF file of a model, in the cache of the hub."""
+    repository = hub.look_up(id, revision)
+    file = file or _only_gguf(repository.files, repository.where, repository.name)
+    if file:
+        return hub.obtain(repository, [file]) / file
+    small = ["config.json", "tokenizer.json"]
+    more = [GENERATION] if WHOLE in repository.files else [GENERATION, INDEX]
+    small += [file for file in more if file in repository.files]
+    folder = hub.obtain(repository, small)
+    _described(folder)  # so that what is not supported is refused before gigabytes come
+    weights = [path.relative_to(folder).as_posix() for path in _weight_files(folder)]
+    return hub.obtain(repository, small + weights)
+
+
+def _only_gguf(files: Iterable[str], where: object, name: object) -> str | None:
+    """Return the only GGUF file of a folder or a repository without other weights."""
+    files = sorted(files)
+    if not {WHOLE, INDEX}.isdisjoint(files):
+        return None
+    found = _ggufs(files)
+    if not found:
+        few = ", ".join(files[:8]) + f" and {len(files) - 8} more" * (len(files) > 8)
+        rule = f"have {WHOLE} or a GGUF file"
+        raise Refused(f"{where} must {rule}, got {few or 'no file'}.")
+    if found[1:]:
+        rule = f"have one GGUF file, or be named with one ({name}/{found[0]})"
+        raise Refused(f"{where} must {rule}, got {', '.join(found)}.")
+    return found[0]
+
+
+def _ggufs(files: Iterable[str]) -> list[str]:
+    return [file for file in files if file.lower().endswith(".gguf")]
 
 
 def load_gguf(path: str | Path, *, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -51,6 +122,8 @@ def load_gguf(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Langua
     missing, unknown or of the wrong shape.
     """
     about, stored = read_gguf(path)
+    if (parts := about.get("split.count", 0)) not in (0, 1):
+        raise Refused(f"{path}: split.count must be at most 1, got {parts}.")
 
     def frequencies() -> list[float]:
         return stored["rope_freqs.weight"].read().flatten().tolist()
@@ -88,17 +161,7 @@ def load_llama(
     damaged, if files contradict each other, or if one says what is not supported.
     """
     folder = Path(folder)
-    where = folder / "config.json"
-    about = _json(where)
-    config = of_folder(about, where)
-    tokenizer, added = _folder_tokenizer(folder / "tokenizer.json")
-    rows, tokens = (
-        config.vocabulary,
-        1 + max(tokenizer.get_vocab().values(), default=-1),
-    )
-    if tokens > rows:
-        rule = f"have at most vocab_size ({rows}) tokens, as {where} says"
-        raise Refused(f"{folder / 'tokenizer.json'} must {rule}, got {tokens}.")
+    config, tokenizer, start, ends = _described(folder)
     stored: dict[str, Stored] = {}
     for file in _weight_files(folder):
         stored |= _of_safetensors(file)
@@ -111,25 +174,44 @@ def load_llama(
             torch.equal(pair[0].read(), tensor.read()) for tensor in pair[1:]
         ):
             rule = "tie_word_embeddings must be false where lm_head.weight is not equal"
+            where = folder / "config.json"
             raise Refused(f"{where}: {rule} to {names[1]}, got true.")
         del stored["lm_head.weight"]
-    generation = folder / "generation_config.json"
-    ends = _json(generation) if generation.is_file() else {}
-    said = {name: about.get(name) for name in ("bos_token_id", "eos_token_id")}
-    if ends.get("eos_token_id") is not None:
-        said["eos_token_id"] = ends["eos_token_id"]
-    start, ends = _symbols(where, tokenizer, "", said)
+    return LanguageModel(_build(config, stored, folder, dtype), tokenizer, start, ends)
+
+
+def _described(
+    folder: Path,
+) -> tuple[TransformerConfig, Tokenizer, int | None, tuple[int, ...]]:
+    """Return config, tokenizer, start and end symbols: all of a folder but weights."""
+    where = folder / "config.json"
+    about = _json(where)
+    config = of_folder(about, where)
+    tokenizer, added = _folder_tokenizer(folder / "tokenizer.json")
+    rows, tokens = (
+        config.vocabulary,
+        1 + max(tokenizer.get_vocab().values(), default=-1),
+    )
+    if tokens > rows:
+        rule = f"have at most vocab_size ({rows}) tokens, as {where} says"
+        raise Refused(f"{folder / 'tokenizer.json'} must {rule}, got {tokens}.")
+    bos, eos, ending = "bos_token_id", "eos_token_id", folder / GENERATION
+    said = _json(ending) if ending.is_file() else {}
+    if said.get(eos) is None:
+        ending, said = where, about
+    start, _ = _symbols(where, tokenizer, "", {bos: about.get(bos)})
+    _, ends = _symbols(ending, tokenizer, "", {eos: said.get(eos)})
     if start is None:
         start = added
     elif added not in (None, start, about.get("bos_token_id")):
         rule = f"bos_token_id must be what tokenizer.json puts before a text ({added})"
         raise Refused(f"{where}: {rule}, got {about['bos_token_id']}.")
-    return LanguageModel(_build(config, stored, folder, dtype), tokenizer, start, ends)
+    return config, tokenizer, start, ends
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """Return the whole file, if it is there, or else the parts that an index lists."""
-    whole, index = (folder / f"model.safetensors{end}" for end in ("", ".index.json"))
+    whole, index = folder / WHOLE, folder / INDEX
     if whole.is_file() or not index.is_file():
         return [whole]
     parts = _json(index).get("weight_map")
@@ -148,7 +230,7 @@ def _symbols(
         several = named if isinstance(named, list) else [named]
         several = [] if named is None else several
         for i in several:
-            if not isinstance(i, int) or i < 0 or tokenizer.id_to_token(i) is None:
+            if type(i) is not int or i < 0 or tokenizer.id_to_token(i) is None:
                 rule = f"{prefix}{name} must be the id of a token"
                 raise Refused(f"{where}: {rule}, got {named}.")
         return several

@@ -23,6 +23,7 @@ from IPython.display import display
 
 from fmkit import ranks
 from fmkit._check import Refused, require
+from fmkit.assets import hub
 from fmkit.runs.cells import (
     code_of,
     parameters_executed,
@@ -201,6 +202,7 @@ class Run:
 
     def _save(self) -> None:
         self.record["processes"] = ranks.size()  # the chapter may have joined others
+        self.record["versions"] |= hub.commits  # of models by their ids, once loaded
         self.record["seconds"] = round(time.perf_counter() - self._start, 3)
         peak = peak_memory_mb(self._device)
         self.record["peak_memory_mb"] = None if peak is None else round(peak, 1)

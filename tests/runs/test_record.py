@@ -10,7 +10,9 @@ import pytest
 import torch
 from support.notebooks import code, notebook, write
 
+from fmkit.assets import hub
 from fmkit.runs import record as records
+from fmkit.runs.machine import versions
 from fmkit.runs.record import FindingError, RecordError, Run, read_record, scores_of
 
 CELL = "steps: int = 7  # T\nseed: int = 3  # of all\ndevice: str = 'cpu'  # where"
@@ -51,6 +53,16 @@ def test_every_change_is_kept_at_once_and_nothing_is_printed(path, capsys):
     assert read_record(path)["findings"] == found
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_model_of_the_hub_is_recorded_with_its_commit(path, monkeypatch):
+    monkeypatch.setattr(hub, "commits", {})
+    run = Run("tiny", NAMESPACE)
+    assert "a/b" not in read_record(path)["versions"]
+    hub.commits["a/b"] = 40 * "f"
+    run.metric("a", 1)
+    assert read_record(path)["versions"]["a/b"] == 40 * "f"
+    assert (run.record["versions"] | {"a/b": ""}).keys() == {*versions(), "a/b"}
 
 
 def test_no_file_without_being_asked(path, monkeypatch):

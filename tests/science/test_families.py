@@ -32,6 +32,7 @@ from tokenizers import pre_tokenizers as pre
 from fmkit.data.tokens import pieces
 from fmkit.generate import generate
 from fmkit.models import pretrained
+from fmkit.models._families import of_folder
 from fmkit.models._gguf import Stored
 from fmkit.models.packed import packed
 from fmkit.models.pretrained import load_gguf, load_llama
@@ -295,6 +296,63 @@ def test_a_model_without_a_start_symbol(families, tmp_path):
     (folder / "generation_config.json").unlink()
     message = refused(score_answers, load_llama(folder), [""], [answer])
     assert "neither a start nor an end symbol" in message
+
+
+SHAPE = {  # what no family has a value for that fits a small model
+    "vocab_size": V,
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 32,
+}
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3"])
+@torch.no_grad()
+def test_what_config_json_leaves_out_is_what_transformers_takes(
+    kind, tokenizer, tmp_path
+):
+    import transformers
+
+    def stored(entries):
+        none = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+        about = {"model_type": kind.lower()} | SHAPE | none | entries
+        (tmp_path / "config.json").write_text(json.dumps(about), "utf-8")
+        return transformers.AutoConfig.from_pretrained(tmp_path), about
+
+    def as_theirs(config, about):
+        ours, window = of_folder(about, "x"), getattr(config, "sliding_window", None)
+        context = config.max_position_embeddings
+        width = getattr(config, "head_dim", None) or 2
+        assert (ours.heads, ours.kv_heads) == (32, config.num_key_value_heads)
+        assert (ours.head_width, ours.context) == (width, min(context, window or 1e9))
+        assert ours.rope_base == config.rope_parameters["rope_theta"]
+        assert (ours.norm_epsilon, ours.tied) == (
+            config.rms_norm_eps,
+            config.tie_word_embeddings,
+        )
+
+    whole = {"rms_norm_eps": 0.5, "tie_word_embeddings": kind != "SmolLM3"}
+    whole |= {"num_key_value_heads": 2, "head_dim": 16, "rope_theta": 50.0}
+    whole |= {"max_position_embeddings": 64}
+    as_theirs(*stored(whole))
+    for absent in whole:
+        as_theirs(*stored({k: v for k, v in whole.items() if k != absent}))
+    nulls = {"Mistral": ["head_dim"], "Llama": ["head_dim", "num_key_value_heads"]}
+    for null in nulls.get(kind, ["num_key_value_heads"]):  # which their code takes
+        as_theirs(*stored(whole | {null: None}))
+    config, about = stored({"initializer_range": 0.15})
+    as_theirs(config, about)
+    torch.manual_seed(0)
+    peer = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    peer.save_pretrained(tmp_path)
+    stored({})
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model, ids = load_llama(tmp_path).model, torch.arange(40)[None]
+    expected = peer(ids).logits
+    error = rounding(additions_of(model), size=expected.abs().max().item())
+    assert error < 1e-4  # some families have many heads
+    torch.testing.assert_close(model(ids), expected, rtol=0, atol=error)
 
 
 def test_pieces_of_sentencepiece_keep_their_space():

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import unicodedata
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +15,14 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file, save_file
 from support.bounds import additions_of, rounding
+from support.llamas import (
+    MERGES,
+    PIECES,
+    SAID,
+    as_llama_cpp_names_it,
+    random_model,
+    write,
+)
 from support.refusals import refused
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -23,7 +30,6 @@ from fmkit._check import Refused
 from fmkit.assets import fetch
 from fmkit.models._gguf import read_gguf
 from fmkit.models.pretrained import load_gguf, load_llama
-from fmkit.models.transformer import Transformer, TransformerConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 
@@ -200,120 +206,6 @@ def test_control_tokens_are_one_token_each_and_left_out(smollm2):
 
 
 # Small GGUF files
-
-
-SMALL = TransformerConfig(
-    vocabulary=262,
-    context=16,
-    width=32,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    hidden=64,
-    rope_base=500.0,
-    norm_epsilon=1e-3,
-    tied=False,
-)
-MERGES = ["h e", "l l", "Ġ Ġ", "1 2"]
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
-PIECES = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    *BYTES,
-    *(m.replace(" ", "") for m in MERGES),
-]
-SAID = {
-    "llama.context_length": 16,
-    "llama.embedding_length": 32,
-    "llama.block_count": 2,
-    "llama.attention.head_count": 4,
-    "llama.attention.head_count_kv": 2,
-    "llama.feed_forward_length": 64,
-    "llama.rope.freq_base": 500.0,
-    "llama.attention.layer_norm_rms_epsilon": 1e-3,
-    "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.pre": "smollm",
-    "tokenizer.ggml.tokens": PIECES,
-    "tokenizer.ggml.token_type": [3, 3] + [1] * 260,
-    "tokenizer.ggml.merges": MERGES,
-}
-# Entries without which a file can be read
-SYMBOLS = {
-    "tokenizer.ggml.bos_token_id": 1,  # the start of a turn, as SmolLM2's files have it
-    "tokenizer.ggml.eos_token_id": 0,
-    "tokenizer.ggml.eot_token_id": 1,
-}
-
-
-def random_model(**changes):
-    torch.manual_seed(0)
-    model = Transformer(replace(SMALL, **changes))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(torch.randn_like(weight) / 4 + ("norm" in name))
-    return model.eval()
-
-
-def as_llama_cpp_names_it(model):
-    """Tensors as llama.cpp's convert_hf_to_gguf.py makes them of a Llama's."""
-    config, weights = model.config, model.state_dict()
-    found = {
-        "token_embd.weight": weights["embedding.weight"],
-        "output_norm.weight": weights["norm.weight"],
-    }
-    if not config.tied:
-        found["output.weight"] = weights["unembedding.weight"]
-    w = config.head_width
-
-    def permuted(rows, heads):
-        return rows.view(heads, 2, w // 2, -1).transpose(1, 2).reshape(rows.shape)
-
-    for i in range(config.layers):
-        theirs, ours = f"blk.{i}", f"blocks.{i}"
-        qkv = weights[f"{ours}.attention.qkv.weight"]
-        q, k, v = qkv.split([n * w for n in (config.heads, *[config.kv_heads] * 2)])
-        gate, up = weights[f"{ours}.mlp.gate_up.weight"].chunk(2)
-        found |= {
-            f"{theirs}.attn_norm.weight": weights[f"{ours}.norm_1.weight"],
-            f"{theirs}.attn_q.weight": permuted(q, config.heads),
-            f"{theirs}.attn_k.weight": permuted(k, config.kv_heads),
-            f"{theirs}.attn_v.weight": v,
-            f"{theirs}.attn_output.weight": weights[f"{ours}.attention.out.weight"],
-            f"{theirs}.ffn_norm.weight": weights[f"{ours}.norm_2.weight"],
-            f"{theirs}.ffn_gate.weight": gate,
-            f"{theirs}.ffn_up.weight": up,
-            f"{theirs}.ffn_down.weight": weights[f"{ours}.mlp.down.weight"],
-        }
-    return {name: tensor.contiguous().numpy() for name, tensor in found.items()}
-
-
-def write(path, tensors, *, kind=Kind.F32, architecture="llama", **changes):
-    """A GGUF file by the library's writer; `changes` with None leave something out."""
-    writer = gguf.GGUFWriter(path, architecture)
-    said = (
-        SAID
-        | SYMBOLS
-        | {name.replace("__", "."): value for name, value in changes.items()}
-    )
-    for name, value in said.items():
-        if isinstance(value, list):
-            writer.add_array(name, value)
-        elif isinstance(value, bool):
-            writer.add_bool(name, value)
-        elif isinstance(value, str):
-            writer.add_string(name, value)
-        elif isinstance(value, float):
-            writer.add_float32(name, value)
-        elif value is not None:
-            writer.add_uint32(name, value)
-    for name, tensor in tensors.items():
-        of = Kind.F32 if tensor.ndim == 1 else kind  # as llama.cpp does
-        writer.add_tensor(name, gguf.quants.quantize(tensor, of), raw_dtype=of)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture
@@ -533,7 +425,7 @@ def test_gguf_with_damage_is_refused_or_read_but_never_a_traceback(file, tmp_pat
         ),
         (
             {"llama__rope__scaling__factor": -1.0},
-            ": llama: rope.scaling.factor must be a number above 0, got -1.0.",
+            ": llama.rope.scaling.factor must be a number above 0, got -1.0.",
         ),
         (
             {"llama__embedding_length": 64},
@@ -566,7 +458,13 @@ def test_gguf_of_something_else(tmp_path, tensors, changes, message):
     assert refused(load_gguf, path) == f"{path}{message}"
 
 
-@pytest.mark.parametrize("name", [*SAID, "general.architecture"])
+NEEDED = {*SAID, "general.architecture"} - {
+    "llama.attention.head_count_kv",
+    "llama.rope.freq_base",
+}
+
+
+@pytest.mark.parametrize("name", sorted(NEEDED))
 def test_gguf_that_does_not_say(tmp_path, tensors, name):
     path = write(tmp_path / "x.gguf", tensors, **{name: None})
     if name == "general.architecture":  # which the writer always writes
@@ -699,6 +597,25 @@ def test_a_folder_is_loaded_in_half_precision(saved):
     assert torch.equal(half.model(ids), whole.model.bfloat16()(ids))
 
 
+def test_a_gguf_file_may_leave_out_what_llama_cpp_knows(tmp_path):
+    """As many heads of keys as of queries, and 10,000 for the base of positions."""
+    model = random_model(kv_heads=4, rope_base=10_000.0)
+    names = ("attention.head_count_kv", "rope.freq_base")
+    absent = dict.fromkeys(f"llama.{name}" for name in names)
+    lm = load_gguf(write(tmp_path / "x", as_llama_cpp_names_it(model), **absent))
+    expected = {**vars(model.config), "norm_epsilon": pytest.approx(1e-3)}
+    assert vars(lm.model.config) == expected
+    for name, weight in model.state_dict().items():
+        assert torch.equal(lm.model.state_dict()[name], weight)
+
+
+def test_a_part_of_a_gguf_file_is_refused(tmp_path, tensors):
+    for parts in (0, 1):
+        load_gguf(write(tmp_path / "x", tensors, split__count=parts))
+    message = refused(load_gguf, write(tmp_path / "x", tensors, split__count=3))
+    assert message == f"{tmp_path}/x: split.count must be at most 1, got 3."
+
+
 @pytest.fixture
 def folder(saved, tmp_path):
     """A copy of the tied one to damage."""
@@ -809,12 +726,20 @@ def test_end_symbols_may_be_several(folder):
     generation = folder / "generation_config.json"
     generation.write_text('{"eos_token_id": [2, 1, 2]}', encoding="utf-8")
     assert load_llama(folder).ends == (2, 1)
+    for wrong in ("400", "true", "[true]", '"</s>"', "2.0", "[[2]]", "-1"):
+        generation.write_text(f'{{"eos_token_id": {wrong}}}', encoding="utf-8")
+        message = refused(load_llama, folder)
+        assert message.startswith(f"{generation}: eos_token_id must be the id of a to")
     generation.unlink()
     assert load_llama(folder).ends == (3, 1)
     edit(folder, eos_token_id=[0, 400])
     message = f"{folder}/config.json: eos_token_id must be the id of a token, got "
     assert refused(load_llama, folder) == f"{message}[0, 400]."
-    edit(folder, eos_token_id=None)
+    edit(folder, eos_token_id=None, bos_token_id=True)
+    assert refused(load_llama, folder).endswith(
+        "bos_token_id must be the id of a token, got True."
+    )
+    edit(folder, bos_token_id=None)
     assert load_llama(folder).ends == ()
     generation.write_text("{", encoding="utf-8")
     assert refused(load_llama, folder).startswith(f"{generation} cannot be read (")
