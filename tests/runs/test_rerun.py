@@ -76,6 +76,14 @@ def test_an_argument(parameters, argument, value):
     assert type(got) is type(value)
 
 
+def test_neither_one_text_nor_several():
+    known = parameters_of(notebook(parameters='model: str | list[str] = ["a"]  # it'))
+    assert known["model"].default == ["a"]
+    for wrong, got in ((3, "3"), (["a", 3], "3")):
+        with pytest.raises(RerunError, match=f"model.*str.*got {got}"):
+            checked(known, {"model": wrong})
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
