@@ -159,6 +159,16 @@ def test_drawing_without_an_image(good):
     assert guards.figures(good) == ["cell 4 draws, but shows 0 images"]
 
 
+def test_an_optional_figure_may_be_absent(good):
+    good.cells[-1].metadata["tags"] = ["optional-figure"]
+    assert guards.figures(good) == []
+    good.cells[-1].outputs = []
+    assert guards.figures(good) == []
+    del good.cells[-1].metadata["mystnb"]
+    wrong = ["alt text", "a caption"]
+    assert guards.figures(good) == [f"cell 4 shows an image without {x}" for x in wrong]
+
+
 def test_markdown_image_without_alt_text(good):
     good.cells.append(markdown("![](stages.svg)"))
     assert guards.figures(good) == ["a Markdown cell shows an image without alt text"]
