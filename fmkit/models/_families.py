@@ -347,7 +347,7 @@ def of_gguf(
     if not isinstance(window, int) or window < 1:
         rule = f"{kind}.attention.sliding_window must be at least 1"
         raise Refused(f"{where}: {rule}, got {window}.")
-    divided = _divided(said, tensors, divisors, config, f"{where}: {kind}")
+    divided = _divided(said, tensors, divisors, config, kind, where)
     values |= {"context": min(config.context, window), "rope_divisors": divided}
     return _made(values, where, named), family
 
@@ -357,6 +357,7 @@ def _divided(
     tensors: set[str],
     divisors: Callable[[], list[float]],
     config: TransformerConfig,
+    kind: str,
     where: object,
 ) -> tuple[float, ...]:
     """Return what each frequency is divided by, in both ways of GGUF to say it."""
@@ -366,7 +367,8 @@ def _divided(
         names = ("rope.scaling.factor", "rope.scale_linear")  # the older name last
         name = next((name for name in names if name in said), None)
         if name and said[name]:  # llama.cpp takes 0 for no factor
-            factor = _number(said, name, where)
+            entry = f"{kind}.{name}"
+            factor = _number({entry: said[name]}, entry, where)
     if "rope_freqs.weight" in tensors:
         return tuple(factor * divisor for divisor in divisors())
     return () if factor == 1 else (factor,) * (config.head_width // 2)

@@ -195,12 +195,12 @@ def _described(
     if tokens > rows:
         rule = f"have at most vocab_size ({rows}) tokens, as {where} says"
         raise Refused(f"{folder / 'tokenizer.json'} must {rule}, got {tokens}.")
-    generation = folder / GENERATION
-    ends = _json(generation) if generation.is_file() else {}
-    said = {name: about.get(name) for name in ("bos_token_id", "eos_token_id")}
-    if ends.get("eos_token_id") is not None:
-        said["eos_token_id"] = ends["eos_token_id"]
-    start, ends = _symbols(where, tokenizer, "", said)
+    bos, eos, ending = "bos_token_id", "eos_token_id", folder / GENERATION
+    said = _json(ending) if ending.is_file() else {}
+    if said.get(eos) is None:
+        ending, said = where, about
+    start, _ = _symbols(where, tokenizer, "", {bos: about.get(bos)})
+    _, ends = _symbols(ending, tokenizer, "", {eos: said.get(eos)})
     if start is None:
         start = added
     elif added not in (None, start, about.get("bos_token_id")):
@@ -230,7 +230,7 @@ def _symbols(
         several = named if isinstance(named, list) else [named]
         several = [] if named is None else several
         for i in several:
-            if not isinstance(i, int) or i < 0 or tokenizer.id_to_token(i) is None:
+            if type(i) is not int or i < 0 or tokenizer.id_to_token(i) is None:
                 rule = f"{prefix}{name} must be the id of a token"
                 raise Refused(f"{where}: {rule}, got {named}.")
         return several

@@ -425,7 +425,7 @@ def test_gguf_with_damage_is_refused_or_read_but_never_a_traceback(file, tmp_pat
         ),
         (
             {"llama__rope__scaling__factor": -1.0},
-            ": llama: rope.scaling.factor must be a number above 0, got -1.0.",
+            ": llama.rope.scaling.factor must be a number above 0, got -1.0.",
         ),
         (
             {"llama__embedding_length": 64},
@@ -726,12 +726,20 @@ def test_end_symbols_may_be_several(folder):
     generation = folder / "generation_config.json"
     generation.write_text('{"eos_token_id": [2, 1, 2]}', encoding="utf-8")
     assert load_llama(folder).ends == (2, 1)
+    for wrong in ("400", "true", "[true]", '"</s>"', "2.0", "[[2]]", "-1"):
+        generation.write_text(f'{{"eos_token_id": {wrong}}}', encoding="utf-8")
+        message = refused(load_llama, folder)
+        assert message.startswith(f"{generation}: eos_token_id must be the id of a to")
     generation.unlink()
     assert load_llama(folder).ends == (3, 1)
     edit(folder, eos_token_id=[0, 400])
     message = f"{folder}/config.json: eos_token_id must be the id of a token, got "
     assert refused(load_llama, folder) == f"{message}[0, 400]."
-    edit(folder, eos_token_id=None)
+    edit(folder, eos_token_id=None, bos_token_id=True)
+    assert refused(load_llama, folder).endswith(
+        "bos_token_id must be the id of a token, got True."
+    )
+    edit(folder, bos_token_id=None)
     assert load_llama(folder).ends == ()
     generation.write_text("{", encoding="utf-8")
     assert refused(load_llama, folder).startswith(f"{generation} cannot be read (")
