@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -44,8 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     with contextlib.suppress(AttributeError):  # if something else stands in for it
         sys.stdout.reconfigure(errors="replace")  # a locale may lack a character
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     try:
+        _refuse_bytes(arguments)
         options.command(options)
         sys.stdout.flush()
     except Refused as refused:
@@ -70,6 +73,14 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception:
         return _bug()
     return 0
+
+
+def _refuse_bytes(arguments: list[str]) -> None:
+    """Refuse an argument that is no text, because no record could hold it."""
+    for argument in arguments:
+        if re.search("[\ud800-\udfff]", argument):
+            encoding = sys.getfilesystemencoding()
+            raise Refused(f"an argument must be text in {encoding}, got {argument!r}.")
 
 
 def _bug() -> int:
@@ -218,11 +229,13 @@ def _fetch(options: argparse.Namespace) -> None:
             print(f"{name}: {path}", flush=True)
 
 
-def _section(options: argparse.Namespace) -> dict[str, object]:
+def _section(
+    options: argparse.Namespace, parameters: dict[str, object]
+) -> dict[str, object]:
     from fmkit.runs.parameters import section_of
 
     profile, chapter = options.profile, options.chapter.stem
-    return section_of(profile, chapter) if profile else {}
+    return section_of(profile, chapter, parameters) if profile else {}
 
 
 def _rerun(options: argparse.Namespace) -> None:
@@ -232,7 +245,8 @@ def _rerun(options: argparse.Namespace) -> None:
 
     chapter = options.chapter
     parameters = parameters_of(read_notebook(chapter))
-    given = _section(options) | from_arguments(options.given, parameters)
+    given = _section(options, parameters)
+    given |= from_arguments(options.given, parameters)
     record = rerun(chapter, options.out, given=given)
     if ranks.rank() == 0:
         print(f"{options.out / chapter.name}: {record['status']}")
@@ -250,8 +264,9 @@ def _sweep(options: argparse.Namespace) -> None:
     from fmkit.runs.sweep import sweep  # which imports torch
 
     chapter = options.chapter
-    grid = grid_of(options.given, parameters_of(read_notebook(chapter)))
-    sweep(chapter, options.out, grid=grid, base=_section(options), engine=engine)
+    parameters = parameters_of(read_notebook(chapter))
+    grid, base = grid_of(options.given, parameters), _section(options, parameters)
+    sweep(chapter, options.out, grid=grid, base=base, engine=engine)
 
 
 def _book(options: argparse.Namespace) -> None:

@@ -186,3 +186,23 @@ def test_the_command_is_installed(tmp_path):
     )
     message = "fmkit: no.ipynb cannot be read (No such file or directory).\n"
     assert (run.returncode, run.stdout, run.stderr) == (1, "", message)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such arguments")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fetch", b"caf\xe9"],
+        ["rerun", b"caf\xe9.ipynb", "-o", "out"],
+        ["rerun", "a.ipynb", "-o", b"caf\xe9"],
+        ["rerun", "a.ipynb", "-f", b"caf\xe9.yaml", "-o", "out"],
+        ["sweep", "a.ipynb", "-p", b"name=a,caf\xe9", "-o", "out"],
+    ],
+)
+def test_an_argument_that_is_no_text(tmp_path, arguments):
+    """As a name from an old disk: no record could hold it."""
+    command = ["-c", "from fmkit.cli import main; raise SystemExit(main())"]
+    run = subprocess.run([sys.executable, *command, *arguments], capture_output=True)
+    assert (run.returncode, run.stdout) == (1, b"")
+    assert run.stderr.startswith(b"fmkit: an argument must be text in utf-8, got '")
+    assert run.stderr.count(b"\n") == 1
