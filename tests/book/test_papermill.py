@@ -24,15 +24,14 @@ SMALL = {
 
 @pytest.fixture
 def images(tmp_path):
-    """Noise on red and on blue, in the folder where the command is typed."""
+    """Noise in two classes, in the folder where the command is typed."""
     draw = random.Random(0)
     for split, number in {"train": 8, "test": 4}.items():
-        for colour in ("red", "blue"):
-            folder = tmp_path / "pics" / split / colour
+        for name in ("one", "two"):
+            folder = tmp_path / "pics" / split / name
             folder.mkdir(parents=True)
             for i in range(number):
-                image = Image.new("RGB", (8, 8), colour)
-                image.putpixel((draw.randrange(8), i), (0, draw.randrange(256), 0))
+                image = Image.frombytes("RGB", (8, 8), draw.randbytes(3 * 8 * 8))
                 image.save(folder / f"{i}.png")
     return tmp_path
 
@@ -56,15 +55,9 @@ def test_a_chapter_runs_from_any_folder_and_its_claims_are_reported(images):
     record = record_in(executed, CHAPTER.stem)
     assert record["parameters"].items() >= SMALL.items()
     broken = [name for name, claim in record["claims"].items() if not claim["holds"]]
-    assert "positive minus random cosine" in broken  # two steps teach nothing
+    assert "positive minus random cosine" in broken  # noise is alike
     assert any(name.startswith("record: ") for name in record["claims"])
     assert record["metrics"]["simclr/probe/2/test"] <= 1
     outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 5
     assert sorted(path.name for path in images.iterdir()) == ["out.ipynb", "pics"]
-
-
-def test_papermill_passes_texts_where_a_list_is_needed(images):
-    run = papermill(images, "-p", "n_task", "[2]")
-    assert run.returncode == 1
-    assert "n_task must be list[int], got '[2]'." in run.stderr
