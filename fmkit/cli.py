@@ -8,7 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from fmkit._check import Refused
+from fmkit._check import Refused, require
 from fmkit.assets.catalogue import ASSETS
 
 # Each command imports what it needs, because --help should not wait for torch.
@@ -48,7 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     try:
-        _refuse_bytes(arguments)
+        for argument in arguments:
+            _require_text("an argument", argument)
+        if options.extra:  # it executes or writes notebooks
+            _require_text("the current folder", os.getcwd())
         options.command(options)
         sys.stdout.flush()
     except Refused as refused:
@@ -75,12 +78,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _refuse_bytes(arguments: list[str]) -> None:
-    """Refuse an argument that is no text, because no record could hold it."""
-    for argument in arguments:
-        if re.search("[\ud800-\udfff]", argument):
-            encoding = sys.getfilesystemencoding()
-            raise Refused(f"an argument must be text in {encoding}, got {argument!r}.")
+def _require_text(name: str, got: str) -> None:
+    """Refuse bytes that are no text, because neither notebooks nor records hold them.
+
+    Python has them as surrogates.
+    """
+    encoding = sys.getfilesystemencoding()
+    require(not re.search("[\ud800-\udfff]", got), name, f"be text in {encoding}", got)
 
 
 def _bug() -> int:

@@ -206,3 +206,17 @@ def test_an_argument_that_is_no_text(tmp_path, arguments):
     assert (run.returncode, run.stdout) == (1, b"")
     assert run.stderr.startswith(b"fmkit: an argument must be text in utf-8, got '")
     assert run.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_folder_whose_name_is_no_text(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    command = ["-c", "from fmkit.cli import main; raise SystemExit(main())"]
+    command += ["rerun", "a.ipynb", "-o", "out"]
+    run = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True)
+    assert (run.returncode, run.stdout) == (1, b"")
+    assert run.stderr.startswith(
+        b"fmkit: the current folder must be text in utf-8, got"
+    )
+    assert run.stderr.count(b"\n") == 1

@@ -69,7 +69,7 @@ def test_a_wrong_argument(tmp_path, capsys, argument, message):
         (None, "cannot be read (No such file or directory)"),
         ("tiny: [1", "is not YAML"),
         ("tiny: 2001-99-99", "must map chapters to their parameters"),
-        ("tiny: {name: !!str 1}", "is not YAML"),
+        ("tiny: {seed: !!int 010}", "is not YAML"),
         ("tiny:\n  seed: 1\n  seed: 2\n", "p.yaml, line 3: seed is given twice."),
         ("- tiny", "must map chapters to their parameters"),
         ("tiny: 3", "must map chapters to their parameters"),
