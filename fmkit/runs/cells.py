@@ -128,9 +128,8 @@ def as_kind(value: object, kind: str, *, name: str) -> object:
         return as_kind(value, one if isinstance(value, str) else several, name=name)
     if kind in LISTS and isinstance(value, list):
         return [as_kind(item, kind[5:-1], name=f"{name}'s items") for item in value]
-    if kind == "float" and type(value) in (int, float, str):
-        # YAML 1.1 reads 1e-3 as text, because its powers need a point and a sign.
-        with contextlib.suppress(ValueError):
+    if kind == "float" and type(value) in (int, float):
+        with contextlib.suppress(OverflowError):
             if math.isfinite(float(value)):
                 return float(value)
     elif kind in KINDS and type(value) is KINDS[kind]:

@@ -23,6 +23,7 @@ from fmkit import ranks
 from fmkit._check import Refused, require
 from fmkit.assets import hub
 from fmkit.runs.cells import (
+    as_kind,
     code_of,
     parameters_executed,
     results_named,
@@ -74,14 +75,20 @@ class Run:
 
     A claim that does not hold stops the run if the parameters are the chapter's own,
     and is only reported otherwise. ``FMKIT_CLAIMS`` set to ``stop`` or ``report``
-    overrides this. Raises Refused if no parameter is called seed or device.
+    overrides this. Raises Refused if no parameter is called seed or device, and if one
+    has a value of another type.
     """
 
     def __init__(self, chapter: str, namespace: dict[str, object]) -> None:
         cells = namespace.get("In", [])
         # nbval keeps no history, and runs a chapter as its file holds it.
         cell = parameters_executed(cells) or parameters_executed(_tagged(chapter))
-        parameters = {name: namespace[name] for name in cell if name in namespace}
+        parameters = {
+            # papermill's own -p injects "[10]" and "false" as texts
+            name: as_kind(namespace[name], parameter.kind, name=name)
+            for name, parameter in cell.items()
+            if name in namespace
+        }
         for name in ("seed", "device"):
             require(name in parameters, "parameters", f"name {name}", [*parameters])
         defaults = {name: parameter.default for name, parameter in cell.items()}

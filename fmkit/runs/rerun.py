@@ -23,7 +23,13 @@ from papermill.exceptions import PapermillExecutionError
 from fmkit import ranks
 from fmkit.runs import machine
 from fmkit.runs.cells import RerunError, code_of
-from fmkit.runs.parameters import checked, defaults_of, parameters_of, read_notebook
+from fmkit.runs.parameters import (
+    checked,
+    defaults_of,
+    located,
+    parameters_of,
+    read_notebook,
+)
 from fmkit.runs.record import new_record, read_record, write_record
 
 # fmkit reports an error once. ipykernel would report it again, and so would tornado,
@@ -60,8 +66,8 @@ def rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, objec
 
 def _rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, object]:
     source = read_notebook(path)
-    defaults = defaults_of(source)
-    values = defaults | checked(parameters_of(source), given)
+    defaults, parameters = defaults_of(source), parameters_of(source)
+    values = defaults | located(parameters, checked(parameters, given))
     changed = {n: v for n, v in values.items() if v != defaults[n]}
     if not source.metadata.get("kernelspec", {}).get("name"):
         raise RerunError(f"{path} must name its kernel in its metadata (kernelspec).")

@@ -21,6 +21,7 @@ from fmkit.runs.parameters import (
     Point,
     checked,
     defaults_of,
+    located,
     parameters_of,
     points_of,
     read_notebook,
@@ -48,7 +49,11 @@ def sweep(
     cannot be written; raises KeyboardInterrupt if a signal asks it to stop, after all
     processes have ended. Raises what making the engine raises.
     """
-    points = points_of(grid, checked(parameters_of(read_notebook(path)), base), out)
+    parameters = parameters_of(read_notebook(path))
+    points = [
+        replace(point, given=located(parameters, point.given))
+        for point in points_of(grid, checked(parameters, base), out)
+    ]
     results = results_before(points, path)
     waiting = [p for p in points if results[p.folder].status != "finished"]
     began = f"{path.stem}, {count([*results.values()])}"
