@@ -121,7 +121,7 @@ def test_texts_with_commas(parameters):
         *(f"sizes={text}" for text in ("3", "[3", "[3, x]", "[1_0]", "[[1]]", "[1]]")),
         *(
             f"names={text}"
-            for text in ("a", "[&x]", "[!x y]", "[*x]", "[a: b]", "[a #b]")
+            for text in ("a", "[&x]", "[&x a]", "[!x y]", "[*x]", "[a: b]", "[a #b]")
         ),
         *("names=[a,\nb]", "names=", f"names={'[' * 500}", "models=[a"),
     ],
