@@ -392,12 +392,13 @@ def test_a_disk_that_fills_up(grows, capsys):
 
 def test_a_disk_that_is_full_for_the_record(tmp_path, capsys):
     """The kernel writes it, and the cell that cannot names it."""
-    cells = [code(f"run.metric('{'a' * 5000}', 1)")]
-    with no_file_above(5000):
-        assert run(tmp_path, *cells, derived=RUN) == 1
-    shown = capsys.readouterr().err
+    cell = code("run.metric('a' * 50_000, 1)")
+    with no_file_above(30_000):
+        assert run(tmp_path, cell, derived=RUN) == 1
     said = f"{tmp_path / 'out' / 'record.json'} cannot be written (File too large)"
-    assert f"tiny.ipynb failed in cell 4: Refused: {said}; see" in shown
+    error = f"cell 3: Refused: {said}"
+    assert f"tiny.ipynb failed in {error}; see" in capsys.readouterr().err
+    assert read_record(tmp_path / "out" / "record.json")["error"] == error
 
 
 # Several processes

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from support.processes import no_file_above
 from torch import nn
 
 from fmkit import checkpoint
@@ -178,6 +177,8 @@ def test_an_interrupt_while_writing_leaves_the_last_one(kept, monkeypatch):
 
 
 def test_a_full_disk_leaves_the_last_one(kept):
+    from support.processes import no_file_above  # which a program does not find
+
     path, run = kept
     before = path.read_bytes()
     with no_file_above(1000), pytest.raises(Refused, match=r"run\.pt .*File too large"):
