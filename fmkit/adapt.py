@@ -71,7 +71,7 @@ def frozen_outputs(
     rows = []
     with torch.no_grad(), contextlib.ExitStack() as stack:
         for part in model.modules():
-            if hasattr(part, "frozen"):
+            if callable(getattr(part, "frozen", None)):  # not a flag of that name
                 stack.enter_context(part.frozen())
         for batch in progress(batches, bar=bar):
             rows.append(model(model.prepare(batch)).float())

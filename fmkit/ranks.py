@@ -34,6 +34,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -184,12 +185,12 @@ def replicated(module: nn.Module) -> nn.Module:
         return module
     shared = [*module.parameters(), *module.buffers()]
     twin = copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
-    if shared[0].device.type == "cpu":
+    if shared[0].device.type == "cuda":
+        twin = nn.SyncBatchNorm.convert_sync_batchnorm(twin)
+    else:
         for layer in twin.modules():
             if isinstance(layer, _BatchNorm):
-                layer.__class__ = _GlobalBatchNorm  # torch has none for a CPU
-    else:
-        twin = nn.SyncBatchNorm.convert_sync_batchnorm(twin)
+                layer.__class__ = _GlobalBatchNorm  # torch has one for CUDA only
     # Every process computes the same statistics, so none need to be sent
     known = [name for name, _ in twin.named_buffers()]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(twin, known)
@@ -254,15 +255,20 @@ def _reduced(x: Tensor, operation: dist.ReduceOp) -> Tensor:
     return sent.to(x.device)
 
 
+def _received(x: Tensor) -> list[Tensor]:
+    """Return the `x` of every process, in their order."""
+    sent = _on_wire(x)
+    received = [torch.empty_like(sent) for _ in range(size())]
+    dist.all_gather(received, sent)
+    return [tensor.to(x.device) for tensor in received]
+
+
 class _Gathered(torch.autograd.Function):
     """torch's own functions with a gradient move from version to version."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
-        sent = _on_wire(x)
-        received = [torch.empty_like(sent) for _ in range(size())]
-        dist.all_gather(received, sent)
-        return torch.cat(received).to(x.device)
+        return torch.cat(_received(x))
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:
@@ -293,18 +299,48 @@ class _GlobalBatchNorm(_BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        axes = (0, *range(2, x.dim()))
-        variance, middle = torch.var_mean(x, axes, correction=0)
-        every = gathered(torch.stack([middle, variance])[None])  # (W, 2, channels)
-        means, variances = every.unbind(dim=1)
-        middle = means.mean(dim=0)
-        variance = variances.mean(dim=0) + (means - middle).square().mean(dim=0)
+        y, mean, variance = _Normalized.apply(x, self.weight, self.bias, self.eps)
         n = size() * x.numel() // x.shape[1]
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(middle, self.momentum)
+            self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (n / (n - 1)), self.momentum)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - middle * scale
-        shape = (-1, *[1] * (x.dim() - 2))
-        return torch.addcmul(shift.view(shape), x, scale.view(shape))
+        return y
+
+
+class _Normalized(torch.autograd.Function):
+    """Torch's kernels for one process, with sums over all processes in between.
+
+    The backward kernel is that of fixed statistics. What they add, as functions of x,
+    is the mean of the gradient and its component along the normalized x: the two
+    gradients of bias and weight, which therefore are summed over all processes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: object, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        _, mean, scale = torch.native_batch_norm(
+            x, None, None, None, None, True, 0.0, eps
+        )
+        every = torch.stack(_received(torch.stack([mean, scale**-2 - eps])))
+        means, variances = every.unbind(dim=1)  # (W, channels) each
+        mean = means.mean(dim=0)
+        variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        y = F.batch_norm(x, mean, variance, weight, bias, eps=eps)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: object, of_y: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance = ctx.saved_tensors
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            of_y, x, weight, mean, variance, None, None, False, ctx.eps, [True] * 3
+        )
+        sums = _reduced(torch.stack([of_weight, of_bias]), dist.ReduceOp.SUM)
+        n = size() * x.numel() // x.shape[1]
+        slope, shift = sums * weight * (variance + ctx.eps).rsqrt() / n
+        of_x -= F.batch_norm(x, mean, variance, slope, shift, eps=ctx.eps)
+        return of_x, of_weight, of_bias, None

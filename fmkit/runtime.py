@@ -7,9 +7,11 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from pathlib import Path
 
 import torch
 
@@ -167,8 +169,8 @@ def compiled(module: torch.nn.Module) -> torch.nn.Module:
     The form shares all weights and buffers with `module`. Call it in the loss of a long
     training, with batches of one shape, and use `module` for everything else:
     evaluation, copies, checkpoints. Compiling takes about a minute, at the first call.
-    Without a compiler (Windows, a GPU older than 2017, no C compiler) the module itself
-    is returned too.
+    Without a compiler (Windows, a GPU older than 2017, no C compiler, no header files
+    of Python) the module itself is returned too.
     """
     first = next(module.parameters(), None)
     on_gpu = first is not None and first.device.type == "cuda"
@@ -176,11 +178,16 @@ def compiled(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _compiles(device: torch.device) -> bool:
-    """Tell whether torch's compiler for GPUs, Triton, works here."""
+    """Tell whether torch's compiler for GPUs, Triton, works here.
+
+    It compiles a C extension, so it needs a C compiler and Python's header files, which
+    Debian and Ubuntu keep in a package of their own.
+    """
     c_compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
     installed = importlib.util.find_spec("triton") is not None
     new_enough = torch.cuda.get_device_capability(device) >= (7, 0)
-    return bool(installed and c_compiler and new_enough)
+    return bool(installed and c_compiler and headers and new_enough)
 
 
 def fused(device: torch.device) -> bool:

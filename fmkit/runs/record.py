@@ -21,6 +21,7 @@ from IPython.display import display
 
 from fmkit import ranks
 from fmkit._check import Refused, require
+from fmkit._writing import write_whole
 from fmkit.assets import hub
 from fmkit.runs.cells import (
     as_kind,
@@ -212,15 +213,11 @@ def new_record(
 
 
 def write_record(path: Path, record: dict[str, object]) -> None:
-    """Write a record as JSON, completely or not at all."""
+    """Write a record as JSON, completely or not at all.
+
+    Raises Refused if it cannot be written.
+    """
     write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all, because a reader may have it open."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(text, encoding="utf-8")
-    os.replace(staging, path)
 
 
 def read_record(path: Path) -> dict[str, object]:

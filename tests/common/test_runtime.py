@@ -205,8 +205,13 @@ class OnGPU(torch.nn.Linear):
         return iter([Weight])
 
 
-@pytest.mark.parametrize("lacking", [None, "triton", "compiler", "capability"])
-def test_compiled_on_a_gpu_if_there_is_what_it_takes(monkeypatch, lacking):
+@pytest.mark.parametrize(
+    "lacking", [None, "triton", "compiler", "headers", "capability"]
+)
+def test_compiled_on_a_gpu_if_there_is_what_it_takes(monkeypatch, tmp_path, lacking):
+    if lacking != "headers":
+        (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("sysconfig.get_path", {"include": str(tmp_path)}.get)
     compilers = {"CC": "", "clang": "/usr/bin/clang" if lacking != "compiler" else None}
     monkeypatch.setenv("CC", "")
     monkeypatch.setattr("shutil.which", lambda name: compilers.get(name))

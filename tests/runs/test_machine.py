@@ -78,10 +78,10 @@ def test_a_kernel_sees_them_and_this_process_is_as_before(monkeypatch, tmp_path)
 @pytest.mark.parametrize("name", machine.FOLDERS)
 def test_a_folder_is_that_where_its_variable_was_typed(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/reader")
+    monkeypatch.setenv("HOME", "/reader")
     typed = {
         "my cache": str(tmp_path / "my cache"),
-        "~/a": "/home/reader/a",
+        "~/a": "/reader/a",
         "/b": "/b",
     }
     for text, folder in typed.items():

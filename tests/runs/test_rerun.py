@@ -12,10 +12,10 @@ import pytest
 import torch
 from nbclient import NotebookClient
 from support.notebooks import PARAMETERS, RUN, book, code, notebook, write
+from support.processes import no_file_above
 
 from fmkit.book.execute import execute
 from fmkit.cli import main
-from fmkit.runs import rerun as rerunning
 from fmkit.runs.cells import RerunError
 from fmkit.runs.parameters import defaults_of, parameters_of, read_notebook
 from fmkit.runs.record import FIELDS, read_record, record_in
@@ -111,11 +111,14 @@ def test_a_notebook_without_a_parameters_cell(tmp_path):
         parameters_of(whole)
 
 
-@pytest.mark.parametrize("out", [".", "file", "file/out"])
+@pytest.mark.parametrize("out", [".", "file", "file/out", "sealed"])
 def test_a_folder_that_cannot_be_written(tmp_path, capsys, out):
     path = write(notebook(), tmp_path / "tiny.ipynb")
     before = path.read_text(encoding="utf-8")
     (tmp_path / "file").touch()
+    (tmp_path / "sealed").mkdir(mode=0o500)
+    if out == "sealed" and os.access(tmp_path / out, os.W_OK):
+        pytest.skip("this user may write everywhere")
     assert main(["rerun", str(path), "-o", str(tmp_path / out)]) == 1
     message = capsys.readouterr().err
     assert "cannot be written" in message or "must not be the chapter's own" in message
@@ -252,8 +255,8 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0"}
 
 @pytest.mark.parametrize(
     ("variables", "number"),
-    [({}, signal.SIGINT), (TORCHRUN, signal.SIGTERM)],
-    ids=["Ctrl-C", "another process of torchrun failed"],
+    [({}, signal.SIGINT), ({}, signal.SIGHUP), (TORCHRUN, signal.SIGTERM)],
+    ids=["Ctrl-C", "its terminal closed", "another process of torchrun failed"],
 )
 def test_interrupted(tmp_path, variables, number):
     started = tmp_path / "started"
@@ -276,6 +279,8 @@ def test_interrupted(tmp_path, variables, number):
     assert (process.returncode, message) == (130, "fmkit: interrupted.\n")
     record = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))
     assert (record["status"], record["error"]) == ("failed", "interrupted")
+    names = {"tiny.ipynb", "record.json"}  # none that a reader would wonder at
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 
 def test_a_bug_shows_its_traceback_and_is_named_in_the_record(
@@ -301,38 +306,59 @@ def test_a_bug_in_torch_is_not_the_readers(tmp_path, monkeypatch, capsys):
     assert "ValueError: expected 3" in capsys.readouterr().err
 
 
-def test_a_kernel_that_is_not_here(tmp_path, capsys):
-    whole = notebook(code("1"))
-    whole.metadata["kernelspec"]["name"] = "nope"
-    path = write(whole, tmp_path / "tiny.ipynb")
-    assert main(["rerun", str(path), "-o", str(tmp_path / "out")]) == 1
-    shown = capsys.readouterr().err
-    assert shown.endswith(
-        "No such kernel named nope; see {}.\n".format(tmp_path / "out" / "tiny.ipynb")
-    )
+# A full disk
 
 
-def test_a_notebook_without_a_kernel(tmp_path, capsys):
-    whole = notebook(code("1"))
-    del whole.metadata["kernelspec"]
-    path = write(whole, tmp_path / "tiny.ipynb")
-    assert main(["rerun", str(path), "-o", str(tmp_path / "out")]) == 1
-    assert "kernel" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+@pytest.fixture
+def grows(tmp_path, capsys):
+    """Results of a notebook that prints more the more steps there are."""
+    cells = [code("run.metric('a', steps)"), code("print('x' * 1000 * steps)")]
+    assert run(tmp_path, *cells, derived=RUN, given=["steps=1"]) == 0
+    capsys.readouterr()
+    return tmp_path / "tiny.ipynb", tmp_path / "out"
 
 
-def test_a_full_disk(tmp_path, monkeypatch, capsys):
-    """The notebook runs; then its record cannot be written."""
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(papermill, "execute_notebook", lambda *_, **__: None)
-    monkeypatch.setattr(rerunning, "write_record", full)
-    assert run(tmp_path, code("1")) == 1
-    shown = capsys.readouterr().err
-    assert "record.json cannot be written (No space left on device).\n" in shown
-    assert shown.count("\n") == 1
+def test_a_disk_that_is_full_before_a_run(grows, capsys):
+    """The results of the run before stay, also the record, which would have room."""
+    path, out = grows
+    before = contents(out)
+    size = 1000
+    assert len(before["record.json"]) < size < len(before["tiny.ipynb"])
+    with no_file_above(size):
+        assert main(["rerun", str(path), "-o", str(out)]) == 1
+    message = f"{out / 'tiny.ipynb'} cannot be written (File too large)."
+    assert capsys.readouterr().err == f"fmkit: {message}\n"
+    assert contents(out) == before
+
+
+def test_a_disk_that_fills_up(grows, capsys):
+    """What fits is whole: the notebook before its long output, and the record."""
+    path, out = grows
+    with no_file_above(50_000):
+        assert main(["rerun", str(path), "-p", "steps=60", "-o", str(out)]) == 1
+    message = f"{out / 'tiny.ipynb'} cannot be written (File too large)"
+    assert capsys.readouterr().err == f"fmkit: {message}.\n"
+    record = read_record(out / "record.json")
+    assert (record["status"], record["error"]) == ("failed", message)
+    assert record["metrics"] == {"a": 60.0}
+    cells = read_notebook(out / "tiny.ipynb").cells
+    assert any("steps = 60" in cell.source for cell in cells)
+    assert {path.name for path in out.iterdir()} == {"tiny.ipynb", "record.json"}
+
+
+def test_a_disk_that_is_full_for_the_record(tmp_path, capsys):
+    """The kernel writes it, and the cell that cannot names it."""
+    cell = code("run.metric('a' * 50_000, 1)")
+    with no_file_above(30_000):
+        assert run(tmp_path, cell, derived=RUN) == 1
+    said = f"{tmp_path / 'out' / 'record.json'} cannot be written (File too large)"
+    error = f"cell 3: Refused: {said}"
+    assert f"tiny.ipynb failed in {error}; see" in capsys.readouterr().err
+    assert read_record(tmp_path / "out" / "record.json")["error"] == error
 
 
 # Several processes

@@ -65,6 +65,13 @@ def test_frozen_outputs_are_not_rounded_to_bfloat16(phi, task):
         assert torch.equal(frozen_outputs(phi, images), expected)
 
 
+def test_a_flag_called_frozen_is_no_context(phi, task):
+    images, _ = task
+    expected = frozen_outputs(phi, images)
+    phi.frozen = True
+    assert torch.equal(frozen_outputs(phi, images), expected)
+
+
 def test_frozen_outputs_of_some_rows_leave_the_others_nan(phi, task):
     images, rows = task[0][:5], torch.tensor([3, 1])
     outputs = frozen_outputs_at(phi, images, rows)
