@@ -5,13 +5,14 @@ The client's settings apply: its cache (``HF_HOME``), tokens (``HF_TOKEN``, or w
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from tqdm import tqdm
+from tqdm import TqdmWarning, tqdm
 
 from fmkit._check import one_line
 from fmkit.assets.places import AssetError
@@ -75,13 +76,14 @@ def look_up(id: str, revision: str | None) -> Repository:
     Raises ``AssetError`` if there is no such repository or revision, if the reader may
     not have it, and if the hub cannot be reached and the cache has none of it.
     """
-    import huggingface_hub  # not at the top, because most readers never need it
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    huggingface_hub.logging.set_verbosity_error()  # warnings would stay in a notebook
+    # Not at the top, because most readers never need it. Warnings stay in a notebook
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)  # without widgets
+        from huggingface_hub import HfApi, errors, logging, snapshot_download
+    logging.set_verbosity_error()
     repository = Repository(id, revision, {})
     try:
-        found = huggingface_hub.HfApi().model_info(
+        found = HfApi().model_info(
             id, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
         )
         files = {file.rfilename: file.size or 0 for file in found.siblings or []}
@@ -89,9 +91,9 @@ def look_up(id: str, revision: str | None) -> Repository:
     except Exception as error:  # of whatever kind: the client has no common class
         reason = _reason(error, repository)
         try:
-            if isinstance(error, RevisionNotFoundError):
+            if isinstance(error, errors.RevisionNotFoundError):
                 raise
-            cached = huggingface_hub.snapshot_download(
+            cached = snapshot_download(
                 id, revision=revision, local_files_only=True, allow_patterns=[]
             )
         except Exception:

@@ -10,8 +10,10 @@ import sys
 
 import pytest
 import torch
+from nbclient import NotebookClient
 from support.hub import served
 from support.llamas import as_llama_cpp_names_it, random_model, write, write_folder
+from support.notebooks import code, notebook
 from support.refusals import refused
 
 from fmkit.assets import hub as client
@@ -302,26 +304,21 @@ def test_a_long_download_shows_a_bar(made, hub, monkeypatch, seconds, shown, cap
 
 
 def test_the_client_s_settings_apply(made, hub, tmp_path):
-    """In a process of its own, because the client reads them when it is imported."""
+    """In a kernel and a process, because the client reads them when it is imported."""
     hub.put("a/b", made / "whole")
     hub.gated["a/b"] = "sesame"
     script = "from fmkit.models.pretrained import load_pretrained as load\n"
     script += "print(sum(p.numel() for p in load('a/b').model.parameters()))\n"
-    given = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
-    given |= {"HF_TOKEN": "sesame"}
     unset = {"HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE"}
-
-    def run(**more):
-        environ = {k: v for k, v in os.environ.items() if k not in unset}
-        return subprocess.run(
-            [sys.executable, "-c", script],
-            env=environ | given | more,
-            capture_output=True,
-            encoding="utf-8",
-        )
-
-    first = run()
-    assert (first.stdout.strip().isdecimal(), first.stderr) == (True, "")
+    given = {name: value for name, value in os.environ.items() if name not in unset}
+    given |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
+    given |= {"HF_TOKEN": "sesame"}
+    client = NotebookClient(notebook(code(script)), record_timing=False)
+    [printed] = client.execute(env=given).cells[-1].outputs
+    assert (printed.name, int(printed.text) > 1000) == ("stdout", True)
     assert (tmp_path / "home/hub/models--a--b/refs/main").is_file()
-    second = run(HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
-    assert (second.stdout, second.stderr) == (first.stdout, "")
+    given |= {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=given, capture_output=True, encoding="utf-8"
+    )
+    assert (run.stdout, run.stderr) == (printed.text, "")
