@@ -16,10 +16,10 @@ def by_name(pretrained: str | Sequence[str]) -> dict[str, str]:
     """Return one model or a list of models, each under a short name.
 
     A model is what :func:`fmkit.models.pretrained.load_pretrained` takes. Its name is
-    the last part of its path or id, after as many of the parts before it as tell it
-    from the others: ``SmolLM2-360M``, or ``first-last`` and ``second-last``. An empty
-    text or list gives none. Raises ``ValueError`` if a model of a list is an empty
-    text, or is given twice.
+    the last part of its path or id, such as ``SmolLM2-360M``. If another model has the
+    same last part, earlier parts precede it: ``run1-final`` and ``run2-final``. An
+    empty text or list gives none. Raises ``ValueError`` if a list holds an empty text
+    or the same model twice.
     """
     several = not isinstance(pretrained, str)
     models = [*pretrained] if several else [pretrained] * bool(pretrained)
