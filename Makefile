@@ -62,7 +62,7 @@ fetch: env
 	@$(BIN)/fmkit fetch
 
 lab: env
-	@env $$($(BIN)/python -m fmkit.runs.machine) $(BIN)/jupyter lab chapters
+	@$(BIN)/python -m fmkit.runs.machine $(BIN)/jupyter lab chapters
 
 execute: fetch
 	@$(BIN)/fmkit execute

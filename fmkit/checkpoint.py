@@ -22,7 +22,6 @@ run to run, so there it is the same up to rounding, and bit for bit only inside
 :func:`fmkit.runtime.deterministic`.
 """
 
-import os
 import pickle
 import time
 import zipfile
@@ -37,6 +36,7 @@ from torch.optim import Optimizer
 
 from fmkit import ranks
 from fmkit._check import Refused, require
+from fmkit._writing import whole, writing
 from fmkit.train import Record, Records, constant, train
 
 SECONDS = 60  # between two checkpoints, about: what a stopped run loses at most
@@ -131,8 +131,8 @@ def save_checkpoint(
 
     An interrupt during the write leaves the previous checkpoint as it was. Of several
     processes, all must call it, and the first writes. Raises ``ValueError`` if `step`
-    is negative, or if `model` lacks a parameter of the optimizer: for several modules,
-    pass an ``nn.ModuleList`` of them.
+    is negative, if `model` lacks a parameter of the optimizer (for several modules,
+    pass an ``nn.ModuleList`` of them), or if the file cannot be written.
     """
     require(step >= 0, "step", "be at least 0", step)
     of_optimizer = optimizer.state_dict()
@@ -158,13 +158,14 @@ def _each(function: Callable[[object], object], states: dict) -> dict:
 
 
 def _write(path: Path, saved: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(saved, staging)
-        os.replace(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as staging, open(staging, "wb") as file:
+        try:
+            torch.save(saved, file)
+        except RuntimeError as error:  # torch's own, where a full disk is the reason
+            reason = error.__context__
+            raise reason if isinstance(reason, OSError) else error from None
 
 
 def load_checkpoint(

@@ -3,11 +3,12 @@
 import argparse
 import contextlib
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
 
-from fmkit._check import Refused
+from fmkit._check import Refused, require
 from fmkit.assets.catalogue import ASSETS
 
 # Each command imports what it needs, because --help should not wait for torch.
@@ -44,8 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     with contextlib.suppress(AttributeError):  # if something else stands in for it
         sys.stdout.reconfigure(errors="replace")  # a locale may lack a character
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     try:
+        for argument in arguments:
+            _require_text("an argument", argument)
+        if options.extra:  # it executes or writes notebooks
+            _require_text("the current folder", os.getcwd())
         options.command(options)
         sys.stdout.flush()
     except Refused as refused:
@@ -70,6 +76,15 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception:
         return _bug()
     return 0
+
+
+def _require_text(name: str, got: str) -> None:
+    """Refuse bytes that are no text, because neither notebooks nor records hold them.
+
+    Python has them as surrogates.
+    """
+    encoding = sys.getfilesystemencoding()
+    require(not re.search("[\ud800-\udfff]", got), name, f"be text in {encoding}", got)
 
 
 def _bug() -> int:
@@ -218,11 +233,13 @@ def _fetch(options: argparse.Namespace) -> None:
             print(f"{name}: {path}", flush=True)
 
 
-def _section(options: argparse.Namespace) -> dict[str, object]:
+def _section(
+    options: argparse.Namespace, parameters: dict[str, object]
+) -> dict[str, object]:
     from fmkit.runs.parameters import section_of
 
     profile, chapter = options.profile, options.chapter.stem
-    return section_of(profile, chapter) if profile else {}
+    return section_of(profile, chapter, parameters) if profile else {}
 
 
 def _rerun(options: argparse.Namespace) -> None:
@@ -232,7 +249,8 @@ def _rerun(options: argparse.Namespace) -> None:
 
     chapter = options.chapter
     parameters = parameters_of(read_notebook(chapter))
-    given = _section(options) | from_arguments(options.given, parameters)
+    given = _section(options, parameters)
+    given |= from_arguments(options.given, parameters)
     record = rerun(chapter, options.out, given=given)
     if ranks.rank() == 0:
         print(f"{options.out / chapter.name}: {record['status']}")
@@ -250,8 +268,9 @@ def _sweep(options: argparse.Namespace) -> None:
     from fmkit.runs.sweep import sweep  # which imports torch
 
     chapter = options.chapter
-    grid = grid_of(options.given, parameters_of(read_notebook(chapter)))
-    sweep(chapter, options.out, grid=grid, base=_section(options), engine=engine)
+    parameters = parameters_of(read_notebook(chapter))
+    grid, base = grid_of(options.given, parameters), _section(options, parameters)
+    sweep(chapter, options.out, grid=grid, base=base, engine=engine)
 
 
 def _book(options: argparse.Namespace) -> None:

@@ -5,6 +5,10 @@ the colours of Okabe and Ito, which people with any colour vision can tell apart
 """
 
 import io
+import itertools
+import math
+import string
+import textwrap
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +41,10 @@ STYLE = {
 }
 SMOOTHED = 10  # steps in the running mean of a loss
 APART = 0.12  # of a logarithmic axis lie between two labelled ticks, at the least
+BESIDE = 0.07  # of the axis of sizes lie between the letters of two models, and
+WRITTEN = 0.2  # between two sizes in digits, at the least
+ASIDE = 0.012  # of it lie between the points of two series for one model
+KEY_COLUMNS = 26  # of a legend, for the name of a model
 FRAME_SECONDS = 0.8  # of a moving map; its last frame stays three times as long
 GIF_COLOURS = 48  # of all frames together
 NOTO = {"CJK": "Noto Sans CJK (Debian's package fonts-noto-cjk)"}
@@ -44,6 +52,7 @@ NOTO["SYMBOL"] = "Noto Sans Symbols or Noto Emoji"
 WARNED: set[str] = set()  # scripts of which this process has warned
 Number = int | float
 Point = tuple[Number, Sequence[Number]]  # the x coordinate; one value or several
+Interval = tuple[float, float, float]  # a mean and the two ends of its interval
 
 
 def use_style() -> None:
@@ -216,6 +225,86 @@ def _labelled(ticks: set) -> list:
         if tick >= kept[-1] * factor:
             kept.append(tick)
     return kept
+
+
+def by_size(
+    panels: Mapping[str, Mapping[str, Mapping[str, Interval]]],
+    parameters: Mapping[str, int],
+    *,
+    ylabel: str,
+    titles: Mapping[str, str] | None = None,
+    chance: Mapping[str, float] | None = None,
+    columns: int = 3,
+) -> Axes:
+    """Draw a line with error bars for each series of a panel, against a model's size.
+
+    ``panels[panel][series][model]`` is a mean with the ends of its interval.
+    `parameters` are the sizes of the models by name, on a logarithmic axis; a letter
+    stands for each model, and the legend has its name. Models of nearly the same size,
+    and the points of the series for one model, are set a little apart. `titles` and
+    `chance` are by the names of series; chance is a dotted line of the series' colour.
+    """
+    rows = -(-len(panels) // columns)
+    shape = {"figsize": (2.8 * columns + 2, 3 * rows), "squeeze": False}
+    _, axes = plt.subplots(rows, columns, sharey=True, **shape)
+    place = _beside({name: math.log10(n) for name, n in parameters.items()})
+    span = max(place.values()) - min(place.values())
+    ticks, written = [], -math.inf
+    letters = dict(zip(place, itertools.cycle(string.ascii_uppercase), strict=False))
+    for name, x in place.items():
+        is_far = x - written >= WRITTEN * span
+        written = x if is_far else written
+        ticks.append(f"{letters[name]}\n{_short(parameters[name]) if is_far else ''}")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (panel, series) in zip(axes.flat, panels.items(), strict=False):
+        for i, (name, points) in enumerate(series.items()):
+            models = [model for model in place if model in points]
+            mean, low, high = np.array([points[model] for model in models]).T
+            aside = ASIDE * span * (i - (len(series) - 1) / 2)
+            ax.errorbar(
+                [10 ** (place[model] + aside) for model in models],
+                mean,
+                yerr=np.maximum([mean - low, high - mean], 0),
+                label=plain((titles or {}).get(name, name)),
+                color=f"C{i}",
+                marker=MARKERS[i % len(MARKERS)],
+                capsize=2,
+            )
+            if name in (chance or {}):
+                ax.axhline(chance[name], color=f"C{i}", linestyle=":", linewidth=1)
+        ax.set(xscale="log", xlabel="parameters", title=plain(panel))
+        ax.set_xticks([10**x for x in place.values()], ticks)
+        ax.minorticks_off()
+        ax.margins(x=0.12)  # for sizes in digits at both ends
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
+    key, names = axes[0, 0].get_legend_handles_labels()
+    for name, letter in letters.items():
+        look = {"marker": rf"$\mathrm{{{letter}}}$", "linestyle": ""}
+        key.append(plt.Line2D([], [], color="black", **look))
+        text = textwrap.fill(f"{name}, {_short(parameters[name])}", KEY_COLUMNS)
+        names.append(plain(text))
+    axes[0, -1].legend(key, names, loc="upper left", bbox_to_anchor=(1, 1.05))
+    return axes[0, 0]
+
+
+def _beside(logarithms: Mapping[str, float]) -> dict[str, float]:
+    """Order models by size, and set apart those whose letters would overlap."""
+    span = max(logarithms.values()) - min(logarithms.values())
+    place: dict[str, float] = {}
+    for name in sorted(logarithms, key=logarithms.__getitem__):
+        least = max(place.values(), default=-math.inf) + BESIDE * (span or 1)
+        place[name] = max(logarithms[name], least)
+    return place
+
+
+def _short(n: int) -> str:
+    """Write a number of parameters as people say it: 135 M, 1.71 B."""
+    for unit, name in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if n >= 0.9995 * unit:
+            return f"{n / unit:.3g}{name}"
+    return f"{n}"
 
 
 def losses(

@@ -14,10 +14,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fmkit._writing import write_whole
 from fmkit.book.contents import notebooks_of
 from fmkit.progress import progress
 from fmkit.runs.machine import default_device, usable_cores, versions
-from fmkit.runs.record import write_whole
 from fmkit.runs.rerun import environment, rerun
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,18 +16,29 @@ class AssetError(Refused):
 
 def cache_folder() -> Path:
     """Return the cache's folder: ``FMKIT_CACHE``, else the user's cache directory."""
-    chosen = os.environ.get("FMKIT_CACHE")
-    return Path(chosen or platformdirs.user_cache_dir("fmkit")).expanduser()
+    return _chosen("FMKIT_CACHE") or Path(platformdirs.user_cache_dir("fmkit"))
+
+
+def _chosen(variable: str) -> Path | None:
+    """Return the folder that an environment variable names, if any."""
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    folder = Path(os.path.expanduser(text))
+    # JupyterLab starts a kernel in the notebook's folder, not where this was typed.
+    if "JPY_SESSION_NAME" in os.environ and not folder.is_absolute():
+        rule = "must be an absolute path for a kernel of JupyterLab"
+        raise AssetError(f"{variable} {rule}, got {text!r}.")
+    return folder
 
 
 def from_mirror(asset: Asset) -> Path | None:
     """Return the published file in the folder ``FMKIT_MIRROR``, checked, or None."""
-    mirror = os.environ.get("FMKIT_MIRROR")
-    if not mirror:
+    folder = _chosen("FMKIT_MIRROR")
+    if folder is None:
         return None
-    folder = Path(mirror).expanduser()
     if not folder.is_dir():
-        raise AssetError(f"FMKIT_MIRROR must be a folder, got {mirror!r}.")
+        raise AssetError(f"FMKIT_MIRROR must be a folder, got {str(folder)!r}.")
     path = folder / asset.file
     return checked(path, asset) if path.is_file() else None
 

@@ -15,11 +15,10 @@ from fmkit.book import reproducibility, widgets
 from fmkit.book.contents import BookError, chapters_of, files_in, notebooks_of
 from fmkit.book.execute import execute_one, seconds_since
 from fmkit.runs.parameters import (
-    RerunError,
-    checked,
     parameters_of,
     read_notebook,
     read_profile,
+    section_of,
 )
 
 CONFIGURATION = ("_config.yml", "_toc.yml")
@@ -70,12 +69,12 @@ def _parameters_at(
         needed = ", ".join(chapter.stem for chapter in chapters)
         got = ", ".join(sections) or "none"
         raise BookError(f"{profile} must have the sections {needed}, got {got}.")
-    for chapter in chapters:
-        try:
-            checked(parameters_of(read_notebook(chapter)), sections[chapter.stem])
-        except RerunError as error:
-            raise BookError(f"{profile}, {chapter.stem}: {error}") from error
-    return sections
+    return {
+        chapter.stem: section_of(
+            profile, chapter.stem, parameters_of(read_notebook(chapter))
+        )
+        for chapter in chapters
+    }
 
 
 def stage_pages(root: Path, stage: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import nbformat
 from nbformat import NotebookNode
 from PIL import Image
 
+from fmkit._writing import whole
 from fmkit.book.contents import notebooks_of
 from fmkit.runs.parameters import defaults_of, read_notebook
 from fmkit.runs.record import METADATA, OWN
@@ -31,9 +31,8 @@ def execute(root: Path) -> list[Path]:
             executed = execute_one(chapter, runs, given={})
         own = defaults_of(executed)  # these become the chapter's own parameters
         executed.metadata[METADATA] = {HASH: digest, OWN: own}
-        staging = chapter.with_name(f".{chapter.name}")
-        nbformat.write(executed, staging)
-        os.replace(staging, chapter)
+        with whole(chapter) as staging:
+            nbformat.write(executed, staging)
     if not stale:
         print("No notebook is stale.", flush=True)
     return stale

@@ -109,6 +109,16 @@ def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     return [piece(i) for i in ids]
 
 
+def spaced(tokenizer: Tokenizer, text: str) -> str:
+    """Return `text` so that its tokens by themselves are those after a space.
+
+    It begins with one space, unless the tokenizer itself puts one before each text, as
+    SentencePiece does.
+    """
+    alone = "".join(pieces(tokenizer, encode(tokenizer, text)))
+    return text if alone.startswith(" ") else f" {text}"
+
+
 def _spelled(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.encode_special_tokens = True  # no text encodes to a special token
     return tokenizer

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from fmkit._check import Refused, one_line
+from fmkit._writing import whole
 from fmkit.data.tokens import START, read_tokenizer
 from fmkit.models.language_model import LanguageModel
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
@@ -21,7 +22,8 @@ def save_trained(
     """Write the model in float16, its config and its tokenizer as safetensors.
 
     Models whose tokens are not text have no tokenizer. Raises ``ValueError`` if the
-    model has other weights than its config describes, as with low-rank updates.
+    model has other weights than its config describes, as with low-rank updates, or if
+    the file cannot be written.
     """
     with torch.device("meta"):
         expected = {name for name, _ in Transformer(model.config).named_parameters()}
@@ -38,7 +40,11 @@ def save_trained(
     about = {"config": json.dumps(asdict(model.config))}
     if tokenizer is not None:
         about["tokenizer"] = tokenizer.to_str()
-    save_file(weights, path, metadata=about)
+    with whole(Path(path)) as staging:
+        try:
+            save_file(weights, staging, metadata=about)
+        except SafetensorError as error:
+            raise Refused(f"{path} cannot be written ({one_line(error)}).") from error
 
 
 def load_trained(path: str | Path) -> LanguageModel:

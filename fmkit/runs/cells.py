@@ -16,6 +16,7 @@ from fmkit._check import Refused
 
 KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 LISTS = ("list[int]", "list[float]", "list[str]")
+EITHER = ("str | list[str]",)  # a text, or a list where several are given
 READERS = ("committed", "results")  # of fmkit.runs.record; each is given a folder
 
 
@@ -107,8 +108,8 @@ def _parameter(line: ast.stmt) -> Parameter:
     if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
         raise wrong
     name, kind = line.target.id, ast.unparse(line.annotation)
-    if kind not in (*KINDS, *LISTS):
-        known = ", ".join([*KINDS, *LISTS])
+    if kind not in (*KINDS, *LISTS, *EITHER):
+        known = ", ".join([*KINDS, *LISTS, *EITHER])
         raise RerunError(f"{name} must be annotated with one of {known}, got {kind}.")
     try:
         value = ast.literal_eval(line.value)
@@ -122,11 +123,13 @@ def as_kind(value: object, kind: str, *, name: str) -> object:
 
     Raises RerunError if it is of another type or not finite.
     """
+    if kind in EITHER and isinstance(value, (str, list)):
+        one, several = kind.split(" | ")
+        return as_kind(value, one if isinstance(value, str) else several, name=name)
     if kind in LISTS and isinstance(value, list):
         return [as_kind(item, kind[5:-1], name=f"{name}'s items") for item in value]
-    if kind == "float" and type(value) in (int, float, str):
-        # YAML 1.1 reads 1e-3 as text, because its powers need a point and a sign.
-        with contextlib.suppress(ValueError):
+    if kind == "float" and type(value) in (int, float):
+        with contextlib.suppress(OverflowError):
             if math.isfinite(float(value)):
                 return float(value)
     elif kind in KINDS and type(value) is KINDS[kind]:

@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 from nbformat import NotebookNode
 
+from fmkit._writing import write_whole
 from fmkit.runs.cells import tags_of
 from fmkit.runs.parameters import read_notebook, text_of
-from fmkit.runs.record import bounds_of, number_of, read_record, write_whole
+from fmkit.runs.record import bounds_of, number_of, read_record
 
 ENDED = ("finished", "failed")
 TEMPLATE = Path(__file__).with_name("gallery.html")
@@ -84,7 +85,7 @@ def extract_figures(path: Path) -> tuple[Figure, ...]:
     """Write each PNG output of a notebook into a file beside it.
 
     Captions and alternative texts come from the cells' metadata, as on the pages.
-    Raises RerunError if there is no notebook.
+    Raises RerunError if there is no notebook, Refused if a file cannot be written.
     """
     notebook = read_notebook(path)
     for old in path.parent.glob("figure-*.png"):
@@ -96,7 +97,7 @@ def extract_figures(path: Path) -> tuple[Figure, ...]:
     for number, cell in enumerate(code, start=1):
         for which, png in enumerate(_images(cell), start=1):
             file = path.with_name(f"figure-{number}-{which}.png")
-            file.write_bytes(png)
+            write_whole(file, png)
             shown = cell.metadata.get("mystnb", {})
             caption = shown.get("figure", {}).get("caption", f"Output of cell {number}")
             alt = shown.get("image", {}).get("alt", caption)

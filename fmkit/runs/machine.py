@@ -2,8 +2,8 @@
 
 OpenMP and glibc read these variables once, when they are loaded, so they must be set
 before torch is imported: for every kernel that fmkit starts, and for JupyterLab. Hence
-this module does not import torch. ``python -m fmkit.runs.machine`` prints the variables
-as ``NAME=value`` lines, as the command ``env`` takes them.
+this module does not import torch. ``python -m fmkit.runs.machine COMMAND`` runs a
+command in this environment.
 
 Measured with the features of EfficientNet-Lite0 on two cores: torch's defaults give
 235 images a second on an idle machine and 6 to 86 beside another busy process, because
@@ -15,6 +15,7 @@ import functools
 import os
 import platform
 import runpy
+import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from pathlib import Path
 # again costs a page fault for every 4 KiB. glibc ignores a larger mmap threshold.
 KEPT_BYTES = 32 * 2**20
 TRIM_BYTES = 512 * 2**20
+FOLDERS = ("FMKIT_CACHE", "FMKIT_MIRROR", "HF_HOME", "HF_HUB_CACHE")
 
 
 def usable_cores() -> int:
@@ -40,7 +42,11 @@ def usable_cores() -> int:
 
 
 def variables() -> dict[str, str]:
-    """Return the environment variables to set; what the user has set is left out."""
+    """Return the environment variables to set; what the user has set is left out.
+
+    Except that the variables in ``FOLDERS`` become absolute: they mean the folder in
+    which they were typed, and a kernel runs in that of its notebook.
+    """
     count = str(usable_cores())
     chosen = {
         "OMP_NUM_THREADS": count,
@@ -49,7 +55,11 @@ def variables() -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),  # read by glibc alone
         "MALLOC_TRIM_THRESHOLD_": str(TRIM_BYTES),
     }
-    return {name: value for name, value in chosen.items() if name not in os.environ}
+    added = {name: value for name, value in chosen.items() if name not in os.environ}
+    typed = {name: os.environ[name] for name in FOLDERS if os.environ.get(name)}
+    for name, folder in typed.items():
+        added[name] = str(Path(os.path.expanduser(folder)).absolute())
+    return added
 
 
 def versions() -> dict[str, str]:
@@ -113,5 +123,5 @@ def _torch() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    for name, value in variables().items():
-        print(f"{name}={value}")
+    os.environ.update(variables())
+    os.execvp(sys.argv[1], sys.argv[1:])

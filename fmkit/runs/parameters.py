@@ -1,10 +1,13 @@
 """What a notebook is run with: values for its parameters, profiles, and grids."""
 
+import contextlib
 import difflib
 import hashlib
 import itertools
 import json
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +15,28 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from fmkit.runs.cells import Parameter, RerunError, as_kind, parameters_in, tags_of
+from fmkit._check import one_line
+from fmkit.assets.catalogue import ASSETS
+from fmkit.runs.cells import (
+    EITHER,
+    KINDS,
+    LISTS,
+    Parameter,
+    RerunError,
+    as_kind,
+    parameters_in,
+    tags_of,
+)
 
+# Parameters whose value may be a path, and one that names a folder of the output.
+PATHS, KEEP = ("data", "text", "tasks", "pretrained"), "keep"
+PATH = rf"(\.{{1,2}}|~[^/]*)?[/{re.escape(os.sep)}]|(\.{{1,2}}|~)$"  # how one begins
+NUMBERS = {
+    "int": "[+-]?[0-9]+",
+    "float": r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?",
+}
+BOOLS = {"true": True, "True": True, "false": False, "False": False}
+MERGE = "tag:yaml.org,2002:merge"
 PLAIN = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*"  # the same file name on every system
 LONGEST_NAME = 100  # characters of a folder's name; systems allow 255 bytes
 
@@ -49,64 +72,207 @@ def defaults_of(notebook: NotebookNode) -> dict[str, object]:
 def from_arguments(
     arguments: list[str], parameters: dict[str, Parameter]
 ) -> dict[str, object]:
-    """Read ``name=value`` arguments as YAML, except values of text parameters."""
+    """Read ``name=value`` arguments: each value as its parameter's type.
+
+    The value of a text parameter is what stands after ``=``, as it stands; lists are
+    those of YAML, such as ``[a, 'b, c']``. Raises RerunError for an unknown name, with
+    the nearest known name, and for a value of another type.
+    """
     given: dict[str, object] = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not equals:
             raise RerunError(f"-p must be name=value, got {argument!r}.")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # the latter for an impossible date
-            raise RerunError(f"the value of {name} is not YAML: {text!r}.") from None
-        is_text = name in parameters and parameters[name].kind == "str"
-        given[name] = text if is_text and not isinstance(value, str) else value
+        kind = _known(name, parameters).kind
+        given[name] = _of_text(_content(name, text, kind), kind, name=name)
     return given
 
 
-def read_profile(path: Path) -> dict[str, dict[str, object]]:
+def _content(name: str, text: str, kind: str) -> object:
+    """Return `text` as it stands, or the texts of a list if `kind` has one."""
+    several = kind in EITHER and text.lstrip().startswith("[")
+    if kind not in LISTS and not several:
+        return text
+    content = _in_yaml(text)
+    if content is None:
+        raise RerunError(f"{name} must be a list such as [a, 'b, c'], got {text!r}.")
+    return content
+
+
+def _in_yaml(text: str) -> object:
+    """Read the texts in a line of YAML; None if it is not YAML, or marks a text."""
+    try:
+        # YAML joins lines, and would drop the signs of an anchor or a tag from a text.
+        events = [vars(event) for event in yaml.parse(text, Loader=_Texts)]
+        marked = any(event.get("anchor") or event.get("tag") for event in events)
+        if len(text.splitlines()) == 1 and not marked:
+            return yaml.load(text, Loader=_Texts)
+    except (yaml.YAMLError, RecursionError):
+        pass
+    return None
+
+
+def _of_text(content: object, kind: str, *, name: str) -> object:
+    """Return the value of type `kind` that `content` writes, text or a list of texts.
+
+    Numbers are decimal. Raises RerunError for anything else.
+    """
+    if isinstance(content, list) and kind in (*LISTS, *EITHER):
+        item = kind.partition("list[")[2][:-1]
+        return [_of_text(text, item, name=f"{name}'s items") for text in content]
+    if isinstance(content, str):
+        text = content.strip()
+        if kind in ("str", *EITHER):
+            return content
+        if kind == "bool" and text in BOOLS:
+            return BOOLS[text]
+        if kind in NUMBERS and re.fullmatch(NUMBERS[kind], text):
+            # Python refuses to read an integer of thousands of digits.
+            with contextlib.suppress(ValueError):
+                return as_kind(KINDS[kind](text), kind, name=name)
+    rule = "true or false" if kind == "bool" else kind
+    raise RerunError(f"{name} must be {rule}, got {content!r}.")
+
+
+class _Texts(yaml.SafeLoader):
+    """Read YAML with every value as text, whose parameter says what it stands for.
+
+    YAML 1.1 alone would read no as false, 010 as 8 and 12:30 as 750. A value that is
+    left out is None. Tags are refused; anchors and ``<<`` work.
+    """
+
+    yaml_implicit_resolvers = {"<": [(MERGE, re.compile("^<<$"))]}  # noqa: RUF012
+
+    def text(self, node: yaml.ScalarNode) -> str | None:
+        return node.value if node.value or node.style else None
+
+
+_Texts.yaml_constructors = {
+    "tag:yaml.org,2002:str": _Texts.text,
+    MERGE: _Texts.text,  # in a list, where nothing can be merged
+    "tag:yaml.org,2002:seq": _Texts.construct_yaml_seq,
+    "tag:yaml.org,2002:map": _Texts.construct_yaml_map,
+    None: _Texts.construct_undefined,
+}
+
+
+def read_profile(path: Path) -> dict[str, dict[str, tuple[object, int]]]:
     """Read a profile: the parameters of each chapter, by the chapter's name.
 
-    Raises RerunError if the file cannot be read or holds anything else.
+    Each is what was typed, text or a list of texts, and its line; :func:`section_of`
+    makes values of them. Raises RerunError if the file cannot be read or holds anything
+    else, or a name twice.
     """
     try:
-        profile = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = _Texts(path.read_text(encoding="utf-8"))
+        profile = _entries(loader, loader.get_single_node(), path)
+        return {
+            name: {
+                parameter: (loader.construct_object(content, deep=True), line)
+                for parameter, (content, line) in _entries(loader, node, path).items()
+            }
+            for name, (node, _) in profile.items()
+        }
     except OSError as error:
         raise RerunError(f"{path} cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, ValueError) as error:  # the latter for bytes and dates
-        first = " ".join(str(error).split())
-        raise RerunError(f"{path} is not YAML ({first}).") from error
-    sections = profile.values() if isinstance(profile, dict) else [None]
-    if not all(isinstance(section, dict) for section in sections):
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RerunError(f"{path} is not YAML ({one_line(error)}).") from error
+
+
+def _entries(
+    loader: _Texts, node: yaml.Node | None, path: Path
+) -> dict[str, tuple[yaml.Node, int]]:
+    """Return the nodes of a mapping and their lines, by name."""
+    if not isinstance(node, yaml.MappingNode):
         raise RerunError(f"{path} must map chapters to their parameters.")
-    return profile
+    own = [(str(key.value), key.start_mark.line + 1) for key, _ in node.value]
+    names = [name for name, _ in own]
+    for index, (name, line) in enumerate(own):
+        if name in names[:index]:
+            raise RerunError(f"{path}, line {line}: {name} is given twice.")
+    loader.flatten_mapping(node)  # puts what << names before what is written here
+    return {
+        str(key.value): (value, key.start_mark.line + 1) for key, value in node.value
+    }
 
 
-def section_of(path: Path, chapter: str) -> dict[str, object]:
-    """Return the section of `chapter` in a profile; raises RerunError without one."""
+def section_of(
+    path: Path, chapter: str, parameters: dict[str, Parameter]
+) -> dict[str, object]:
+    """Return the section of `chapter` in a profile, read as ``-p`` is.
+
+    Paths are relative to the profile's folder or, if nothing is there, to the folder in
+    which the command was typed. Raises RerunError without such a section, and with the
+    line of an unknown name or of a value of another type.
+    """
     profile = read_profile(path)
     if chapter not in profile:
-        known = ", ".join(map(str, profile))
+        known = ", ".join(profile)
         raise RerunError(f"{path} has no section {chapter}, only {known}.")
-    return profile[chapter]
+    section = {}
+    for name, (content, line) in profile[chapter].items():
+        try:
+            kind = _known(name, parameters).kind
+            section[name] = _of_text(content, kind, name=name)
+        except RerunError as error:
+            raise RerunError(f"{path}, line {line}: {error}") from error
+    return located(parameters, section, folders=[path.parent, Path()])
+
+
+def located(
+    parameters: dict[str, Parameter],
+    given: dict[str, object],
+    *,
+    folders: Sequence[Path] = (Path(),),
+) -> dict[str, object]:
+    """Return `given` with absolute paths, because a kernel runs in another folder.
+
+    The value of a parameter in ``PATHS`` is a path if there is something at it in one
+    of `folders`, unless it is the name of an asset or the parameter's default; else it
+    is left as it is, as the name of a model on the hub must be. A text that begins like
+    ``./``, ``../``, ``~/`` or ``/`` is always a path. So is that of ``keep``, where a
+    mere name is that of a folder inside the output folder.
+    """
+
+    def place(name: str, value: object) -> object:
+        if isinstance(value, list):
+            return [place(name, item) for item in value]
+        default = parameters[name].default
+        known = default if isinstance(default, list) else [default]
+        if not isinstance(value, str) or value in (*ASSETS, *known):
+            return value
+        path = os.path.expanduser(value)
+        places = [str(Path(folder, path).absolute()) for folder in folders]
+        there = places if name in PATHS else []
+        likely = places[:1] if re.match(PATH, value) else [value]
+        return next((p for p in there if os.path.exists(p)), likely[0])
+
+    return {
+        name: place(name, value) if name in (*PATHS, KEEP) else value
+        for name, value in given.items()
+    }
+
+
+def _known(name: str, parameters: dict[str, Parameter]) -> Parameter:
+    """Return the parameter `name`; raises RerunError with the nearest known name."""
+    if name not in parameters:
+        near = difflib.get_close_matches(name, parameters, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        known = ", ".join(parameters)
+        raise RerunError(f"no parameter is named {name}{hint}; there are {known}.")
+    return parameters[name]
 
 
 def checked(
     parameters: dict[str, Parameter], given: dict[str, object]
 ) -> dict[str, object]:
-    """Return `given` with each value as its parameter's type.
+    """Return `given`, values of Python, with each as its parameter's type.
 
     Raises RerunError for an unknown name, with the nearest known name, and for a value
     of another type.
     """
-    for name in given:
-        if name not in parameters:
-            near = difflib.get_close_matches(str(name), parameters, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            known = ", ".join(parameters)
-            raise RerunError(f"no parameter is named {name}{hint}; there are {known}.")
     return {
-        name: as_kind(value, parameters[name].kind, name=name)
+        name: as_kind(value, _known(name, parameters).kind, name=name)
         for name, value in given.items()
     }
 
@@ -125,9 +291,9 @@ def grid_of(
 ) -> dict[str, list[object]]:
     """Read the values to try, by name, from ``name=a,b,c``: YAML without brackets.
 
-    Values of text parameters stay text, including 7 and no. Raises RerunError for a
-    value that a rerun would refuse, for a name or a value that is given twice, and for
-    a name without a value.
+    A value without a comma is read as that of a rerun; with commas, a text that has
+    one itself is put in quotes. Raises RerunError for a value that a rerun would
+    refuse, and for a name or a value that is given twice.
     """
     grid: dict[str, list[object]] = {}
     for argument in arguments:
@@ -136,25 +302,16 @@ def grid_of(
             raise RerunError(f"-p must be name=value,value,…, got {argument!r}.")
         if name in grid:
             raise RerunError(f"{name} is given twice; one -p takes all its values.")
-        is_text = name in parameters and "str" in parameters[name].kind
-        values = _listed(name, text, yaml.BaseLoader if is_text else yaml.SafeLoader)
-        grid[name] = [checked(parameters, {name: value})[name] for value in values]
-        if not values:
-            raise RerunError(f"{name} must have at least one value, got none.")
+        kind = _known(name, parameters).kind
+        one = "," not in text
+        contents = [_content(name, text, kind)] if one else _in_yaml(f"[{text}]")
+        if not isinstance(contents, list):
+            raise RerunError(f"{name} must be values such as a,'b, c', got {text!r}.")
+        grid[name] = [_of_text(content, kind, name=name) for content in contents]
         for index, value in enumerate(grid[name]):
             if value in grid[name][:index]:
                 raise RerunError(f"{name} has the value {text_of(value)} twice.")
     return grid
-
-
-def _listed(name: str, text: str, loader: type) -> list[object]:
-    try:
-        values = yaml.load(f"[{text}]", Loader=loader)
-    except (yaml.YAMLError, ValueError):  # the latter for an impossible date
-        values = None
-    if not isinstance(values, list):
-        raise RerunError(f"the values of {name} are not a YAML list: {text!r}.")
-    return values
 
 
 def points_of(

@@ -19,15 +19,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmkit._check import require
+from fmkit._check import Refused, require
+from fmkit._writing import write_whole, writing
 from fmkit.runs import machine
 from fmkit.runs.cells import RerunError
+from fmkit.runs.owner import owned
 from fmkit.runs.parameters import read_notebook
 
 # In a point's folder: the hash of the code that ran, and its process's output.
 SOURCE, LOG, RECORD = "source_hash.txt", "log.txt", "record.json"
 POLL_SECONDS = 0.1
-PARENT_SECONDS = 1.0  # how often a point's process looks for its parent
+PARENT_SECONDS = 0.2  # how often a point's process looks for its parent
 STOP_SECONDS = 10.0  # a rerun ends its kernel in about one
 
 _TAKEN: set[str] = set()  # GPUs of the points that this process runs
@@ -67,8 +69,9 @@ def start(
     """Start the process that runs a point; it ends by itself if this process dies.
 
     `variables` are added to its environment, or removed from it if None. If `source` is
-    given, it refuses to run other code. Raises RerunError if the folder cannot be
-    written.
+    given, it refuses to run other code. If a point of a sweep that was killed still
+    runs in the folder, its end is waited for. Raises RerunError if another run has the
+    folder, and Refused if a file cannot be written.
     """
     # -P: a file in the current folder is not imported in place of a module.
     command = [sys.executable, "-P", "-m", "fmkit.runs.point", str(path), str(folder)]
@@ -76,18 +79,20 @@ def start(
     added = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(cores))
     # A finding that does not hold must not cost a point.
     added = {**os.environ, **variables, **added, "FMKIT_FINDINGS": "report"}
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).unlink(missing_ok=True)
-        with open(folder / LOG, "wb") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={name: value for name, value in added.items() if value is not None},
-                start_new_session=True,  # a terminal's Ctrl-C comes once, from stop
-            )
+    with owned(folder, patience=STOP_SECONDS):
+        with writing(folder / RECORD):
+            (folder / RECORD).unlink(missing_ok=True)
+        with writing(folder / LOG):
+            log = open(folder / LOG, "wb")  # noqa: SIM115
+    with log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={name: value for name, value in added.items() if value is not None},
+            start_new_session=True,  # a terminal's Ctrl-C comes once, from stop
+        )
 
 
 def stop(processes: list[subprocess.Popen]) -> None:
@@ -137,7 +142,8 @@ def run(
                 time.sleep(POLL_SECONDS)
         finally:
             stop([process])
-        files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+        left = [p for p in folder.iterdir() if p.is_file() and p.name[0] != "."]
+        files = {path.name: path.read_bytes() for path in left}
         return Outcome(process.returncode, time.monotonic() - began, files)
 
 
@@ -158,23 +164,17 @@ def _gpus_taken(count: int) -> Iterator[list[str]]:
 
 
 def keep(files: Mapping[str, bytes], folder: Path, *, notebook: str) -> None:
-    """Write what a point left elsewhere; raises RerunError if that is not possible."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    """Write what a point left elsewhere.
+
+    Raises RerunError if another run has the folder, Refused if it cannot be written.
+    """
+    with owned(folder, patience=STOP_SECONDS):
         for old in (RECORD, notebook):
-            (folder / old).unlink(missing_ok=True)
+            with writing(folder / old):
+                (folder / old).unlink(missing_ok=True)
         # The record last: a point without a record has not finished.
         for name in sorted(files, key=lambda name: name == RECORD):
-            (folder / name).write_bytes(files[name])
-
-
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Refuse to go on, with one sentence, if `folder` cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise RerunError(f"{folder} cannot be written ({error.strerror}).") from error
+            write_whole(folder / name, files[name])
 
 
 def _end_with(parent: int) -> None:
@@ -205,12 +205,13 @@ def _main(path: str, folder: str, given: str, parent: str, source: str) -> None:
         if source not in ("", digest):
             differing = f"{digest[:8]} in place of {source[:8]}"
             raise RerunError(f"{platform.node()} has other code ({differing}).")
-        (Path(folder) / SOURCE).write_text(digest, encoding="utf-8")
+        write_whole(Path(folder) / SOURCE, digest)
         rerun(Path(path), Path(folder), given=json.loads(given))
-    except RerunError as error:
+    except Refused as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(1)  # at once, where Python would take torch apart first
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ from IPython.display import display
 
 from fmkit import ranks
 from fmkit._check import Refused, require
+from fmkit._writing import write_whole
 from fmkit.assets import hub
 from fmkit.runs.cells import (
+    as_kind,
     code_of,
     parameters_executed,
     results_named,
@@ -78,14 +80,19 @@ class Run:
     A finding that does not hold stops the run if the parameters are the chapter's own;
     otherwise the list of findings says that it does not hold. ``FMKIT_FINDINGS`` set to
     ``stop`` or ``report`` overrides this. Raises Refused if no parameter is called seed
-    or device.
+    or device, and if one has a value of another type.
     """
 
     def __init__(self, chapter: str, namespace: dict[str, object]) -> None:
         cells = namespace.get("In", [])
         # nbval keeps no history, and runs a chapter as its file holds it.
         cell = parameters_executed(cells) or parameters_executed(_tagged(chapter))
-        parameters = {name: namespace[name] for name in cell if name in namespace}
+        parameters = {
+            # papermill's own -p injects "[10]" and "false" as texts
+            name: as_kind(namespace[name], parameter.kind, name=name)
+            for name, parameter in cell.items()
+            if name in namespace
+        }
         for name in ("seed", "device"):
             require(name in parameters, "parameters", f"name {name}", [*parameters])
         defaults = {name: parameter.default for name, parameter in cell.items()}
@@ -235,15 +242,11 @@ def new_record(
 
 
 def write_record(path: Path, record: dict[str, object]) -> None:
-    """Write a record as JSON, completely or not at all."""
+    """Write a record as JSON, completely or not at all.
+
+    Raises Refused if it cannot be written.
+    """
     write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all, because a reader may have it open."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(text, encoding="utf-8")
-    os.replace(staging, path)
 
 
 def read_record(path: Path) -> dict[str, object]:

@@ -14,19 +14,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from fmkit._check import Refused
 from fmkit.runs.cells import RerunError
 from fmkit.runs.engines import Ended, Engine, Local
 from fmkit.runs.gallery import Result, count, read_result, write_page, write_table
+from fmkit.runs.owner import owned
 from fmkit.runs.parameters import (
     Point,
     checked,
     defaults_of,
+    located,
     parameters_of,
     points_of,
     read_notebook,
 )
-from fmkit.runs.point import LOG, POLL_SECONDS, SOURCE, writing
-from fmkit.runs.record import RecordError
+from fmkit.runs.point import LOG, POLL_SECONDS, SOURCE
 from fmkit.runs.stale import source_hash
 
 
@@ -44,15 +46,20 @@ def sweep(
     and values is not run again. ``table.csv`` and ``index.html`` are written again
     after each point, and progress is printed.
 
-    Raises RerunError if a point failed, after the others have finished, or if a folder
-    cannot be written; raises KeyboardInterrupt if a signal asks it to stop, after all
-    processes have ended. Raises what making the engine raises.
+    Raises RerunError if a point failed, after the others have finished, or if another
+    run writes into `out`; raises Refused if a file cannot be written, and
+    KeyboardInterrupt if a signal asks it to stop, after all processes have ended.
+    Raises what making the engine raises.
     """
-    points = points_of(grid, checked(parameters_of(read_notebook(path)), base), out)
-    results = results_before(points, path)
-    waiting = [p for p in points if results[p.folder].status != "finished"]
-    began = f"{path.stem}, {count([*results.values()])}"
-    with _signals_collected() as signals:
+    parameters = parameters_of(read_notebook(path))
+    points = [
+        replace(point, given=located(parameters, point.given))
+        for point in points_of(grid, checked(parameters, base), out)
+    ]
+    with owned(out), _signals_collected() as signals:
+        results = results_before(points, path)
+        waiting = [p for p in points if results[p.folder].status != "finished"]
+        began = f"{path.stem}, {count([*results.values()])}"
         if waiting:
             with contextlib.closing(engine(path, points)) as running:
                 _write(path, out, [*results.values()])
@@ -71,10 +78,8 @@ def sweep(
 
 
 def _write(path: Path, out: Path, results: list[Result]) -> None:
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_table(out / "table.csv", results)
-        write_page(out / "index.html", results, chapter=path)
+    write_table(out / "table.csv", results)
+    write_page(out / "index.html", results, chapter=path)
 
 
 def results_before(points: list[Point], path: Path) -> dict[Path, Result]:
@@ -83,7 +88,7 @@ def results_before(points: list[Point], path: Path) -> dict[Path, Result]:
     defaults, source, results = defaults_of(notebook), source_hash(notebook), {}
     for point in points:
         results[point.folder] = Result(point.folder.name, point.varied)
-        with contextlib.suppress(RecordError, RerunError, OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
             before = read_result(point.folder / path.name, varied=point.varied)
             hashed = (point.folder / SOURCE).read_text(encoding="utf-8")
             values = before.record["parameters"]
@@ -142,9 +147,8 @@ def result_after(ended: Ended, path: Path) -> Result:
     """Read what a point's process left; its last words are the error, if no record."""
     point, status = ended.point, ended.status
     try:
-        with writing(point.folder):  # of its figures
-            result = read_result(point.folder / path.name, varied=point.varied)
-    except (RecordError, RerunError) as error:
+        result = read_result(point.folder / path.name, varied=point.varied)
+    except Refused as error:  # there is no record, or a figure cannot be written
         result = Result(point.folder.name, point.varied, error=str(error))
     if status == 0 and result.status == "finished":
         return result

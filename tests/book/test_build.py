@@ -56,7 +56,7 @@ def test_no_book_here(folder, capsys, command):
     [
         ("other: {}", "must have the sections tiny, got other"),
         ("tiny: {}\nother: {}", "must have the sections tiny, got tiny, other"),
-        ("tiny: {steeps: 1}", "p.yaml, tiny: no parameter is named steeps"),
+        ("tiny: {steeps: 1}", "p.yaml, line 1: no parameter is named steeps"),
     ],
 )
 def test_a_profile_is_checked_before_anything_runs(folder, capsys, profile, message):

@@ -14,7 +14,12 @@ from support.notebooks import RUN, code, markdown, notebook, write
 
 from fmkit.book.contents import chapters_of, notebooks_of
 from fmkit.book.exercises import CHECKS
-from fmkit.runs.parameters import checked, parameters_of, read_notebook, read_profile
+from fmkit.runs.parameters import (
+    parameters_of,
+    read_notebook,
+    read_profile,
+    section_of,
+)
 from fmkit.runs.record import read_record
 from fmkit.runs.stale import source_hash
 
@@ -61,9 +66,9 @@ def test_notebook_is_small(path):
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_profiles_name_parameters_of_chapters(path):
-    for name, section in read_profile(path).items():
+    for name in read_profile(path):
         parameters = parameters_of(read_notebook(ROOT / "chapters" / f"{name}.ipynb"))
-        assert checked(parameters, section) == section
+        assert section_of(path, name, parameters).keys() <= parameters.keys()
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
@@ -158,6 +163,16 @@ def test_figure_beside_another_output(good):
 def test_drawing_without_an_image(good):
     good.cells[-1].outputs = []  # as MPLBACKEND=Agg leaves it
     assert guards.figures(good) == ["cell 4 draws, but shows 0 images"]
+
+
+def test_an_optional_figure_may_be_absent(good):
+    good.cells[-1].metadata["tags"] = ["optional-figure"]
+    assert guards.figures(good) == []
+    good.cells[-1].outputs = []
+    assert guards.figures(good) == []
+    del good.cells[-1].metadata["mystnb"]
+    wrong = ["alt text", "a caption"]
+    assert guards.figures(good) == [f"cell 4 shows an image without {x}" for x in wrong]
 
 
 def test_markdown_image_without_alt_text(good):

@@ -186,3 +186,37 @@ def test_the_command_is_installed(tmp_path):
     )
     message = "fmkit: no.ipynb cannot be read (No such file or directory).\n"
     assert (run.returncode, run.stdout, run.stderr) == (1, "", message)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such arguments")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fetch", b"caf\xe9"],
+        ["rerun", b"caf\xe9.ipynb", "-o", "out"],
+        ["rerun", "a.ipynb", "-o", b"caf\xe9"],
+        ["rerun", "a.ipynb", "-f", b"caf\xe9.yaml", "-o", "out"],
+        ["sweep", "a.ipynb", "-p", b"name=a,caf\xe9", "-o", "out"],
+    ],
+)
+def test_an_argument_that_is_no_text(tmp_path, arguments):
+    """As a name from an old disk: no record could hold it."""
+    command = ["-c", "from fmkit.cli import main; raise SystemExit(main())"]
+    run = subprocess.run([sys.executable, *command, *arguments], capture_output=True)
+    assert (run.returncode, run.stdout) == (1, b"")
+    assert run.stderr.startswith(b"fmkit: an argument must be text in utf-8, got '")
+    assert run.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_folder_whose_name_is_no_text(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    command = ["-c", "from fmkit.cli import main; raise SystemExit(main())"]
+    command += ["rerun", "a.ipynb", "-o", "out"]
+    run = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True)
+    assert (run.returncode, run.stdout) == (1, b"")
+    assert run.stderr.startswith(
+        b"fmkit: the current folder must be text in utf-8, got"
+    )
+    assert run.stderr.count(b"\n") == 1

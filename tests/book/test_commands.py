@@ -12,7 +12,6 @@ from fmkit._check import Refused
 from fmkit.cli import _parser
 from fmkit.runs.engines import engine_of
 from fmkit.runs.parameters import (
-    checked,
     from_arguments,
     grid_of,
     parameters_of,
@@ -61,13 +60,13 @@ def check(command, root):
             chapter = root / options.chapter
             parameters = parameters_of(read_notebook(chapter))
             if options.profile:
-                section_of(root / options.profile, chapter.stem)
+                section_of(root / options.profile, chapter.stem, parameters)
             if arguments[0] == "sweep":
                 grid_of(options.given, parameters)
                 flags = {n: getattr(options, n) for n in ("jobs", "cores", "gpus")}
                 engine_of(options.on, **flags)
             else:
-                checked(parameters, from_arguments(options.given, parameters))
+                from_arguments(options.given, parameters)
     elif name == "torchrun":
         options = get_args_parser().parse_args(arguments)
         assert options.module, "-m"

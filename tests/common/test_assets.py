@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from fmkit.assets import (
     Download,
     Member,
     Wheel,
+    cache_folder,
     fetch,
     load_array,
 )
@@ -504,3 +506,36 @@ def test_a_truncated_pickle_is_one_sentence(tmp_path, bytes_kept):
     with pytest.raises(AssetError) as raised:
         load_array(path)
     assert re.search("no whole (gzipped )?pickle", sentence(raised))
+
+
+# Where the folders are
+
+
+@pytest.mark.parametrize("variable", ["FMKIT_CACHE", "FMKIT_MIRROR"])
+def test_a_kernel_of_jupyterlab_needs_an_absolute_path(
+    toy, cache, tmp_path, monkeypatch, variable
+):
+    """It runs in the notebook's folder, not where the variable was typed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FMKIT_MIRROR", str(toy.parent))
+    monkeypatch.setenv("JPY_SESSION_NAME", "chapters/zero_shot.ipynb")
+    fetch("toy")
+    (cache / "toy" / "big.bin").unlink()
+    monkeypatch.setenv(variable, cache.name)
+    fails(cache, variable, "absolute path for a kernel of JupyterLab", repr(cache.name))
+    monkeypatch.delenv("JPY_SESSION_NAME")
+    monkeypatch.setenv("FMKIT_CACHE", cache.name)
+    monkeypatch.setenv("FMKIT_MIRROR", toy.parent.name)
+    assert fetch("toy") == {"big.bin": Path(cache.name, "toy", "big.bin")}
+
+
+@pytest.mark.parametrize("variable", ["FMKIT_CACHE", "FMKIT_MIRROR"])
+def test_the_folder_of_a_user_who_is_not_here(toy, cache, monkeypatch, variable):
+    monkeypatch.setenv("FMKIT_CACHE", str(cache))
+    monkeypatch.setenv("FMKIT_MIRROR", str(toy.parent))
+    monkeypatch.chdir(cache)
+    monkeypatch.setenv(variable, "~nobody-here/a")
+    if variable == "FMKIT_CACHE":
+        assert cache_folder() == Path("~nobody-here/a")
+    else:
+        fails(cache, "FMKIT_MIRROR must be a folder", "~nobody-here/a")

@@ -24,7 +24,7 @@ assert load_images(images)[0].classes == ("\\u72d7", "\\u732b")
 assert {train.text[0], test.text[0]} <= set("\\u732b\\u72d7\\u9c7c")
 assert {train.group[0], test.group[0]} <= set("\\u732b\\u72d7\\u9c7c")
 assert load_corpus(text)[0][0].text.startswith("\\u732b")
-assert read_profile(profile) == {"tiny": {"data": "\\u56fe\\u7247"}}
+assert read_profile(profile) ["tiny"]["data"] == ("\\u56fe\\u7247", 1)
 assert load_task(task).items[0] == ("\\u732b", "\\u72d7")
 made = new_record("x", {"data": "\\u56fe\\u7247", "seed": 0}, device="cpu")
 write_record(record, made)

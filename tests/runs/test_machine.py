@@ -26,7 +26,7 @@ NAMES = [
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch):
-    for name in NAMES:
+    for name in (*NAMES, *machine.FOLDERS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -75,19 +75,37 @@ def test_a_kernel_sees_them_and_this_process_is_as_before(monkeypatch, tmp_path)
     assert dict(os.environ) == before
 
 
-def test_the_module_prints_what_env_takes_and_does_not_wait_for_torch(monkeypatch):
+@pytest.mark.parametrize("name", machine.FOLDERS)
+def test_a_folder_is_that_where_its_variable_was_typed(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/reader")
+    typed = {
+        "my cache": str(tmp_path / "my cache"),
+        "~/a": "/reader/a",
+        "/b": "/b",
+    }
+    for text, folder in typed.items():
+        monkeypatch.setenv(name, text)
+        assert machine.variables()[name] == folder
+    monkeypatch.setenv(name, "")
+    assert name not in machine.variables()
+
+
+def test_a_command_runs_in_this_environment(monkeypatch, tmp_path):
+    """As ``make lab`` starts JupyterLab."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    command = "import runpy, sys; runpy.run_module('fmkit.runs.machine', "
-    command += "run_name='__main__'); assert 'torch' not in sys.modules"
+    monkeypatch.setenv("FMKIT_CACHE", "my cache")
+    shown = (*NAMES, "FMKIT_CACHE")
+    command = f"import os; print([os.environ[name] for name in {shown}])"
     run = subprocess.run(
-        [sys.executable, "-c", command],
+        [*(sys.executable, "-m", "fmkit.runs.machine"), sys.executable, "-c", command],
         capture_output=True,
         encoding="utf-8",
         check=True,
     )
-    lines = [f"{name}={value}" for name, value in machine.variables().items()]
-    assert run.stdout.splitlines() == lines
-    assert "OMP_NUM_THREADS" not in run.stdout
+    values = os.environ | machine.variables()
+    assert run.stdout == f"{[values[name] for name in shown]}\n"
 
 
 def test_versions():

@@ -99,6 +99,22 @@ def test_a_namespace_without_parameters(path):
 
 
 @pytest.mark.parametrize(
+    ("cell", "values", "message"),
+    [
+        ("tau: float = 0.5", {"tau": "0.1"}, "tau must be float, got '0.1'"),
+        ("head: bool = True", {"head": "false"}, "head must be bool, got 'false'"),
+        ("n: list[int] = [1]", {"n": "[2]"}, r"n must be list\[int\], got '\[2\]'"),
+        ("text: str = ''", {"text": 7}, "text must be str, got 7"),
+    ],
+)
+def test_a_parameter_of_another_type(path, cell, values, message):
+    """As papermill's own -p injects lists, false, and texts that look like numbers."""
+    with pytest.raises(ValueError, match=f"^{message}.$"):
+        Run("tiny", {**NAMESPACE, "In": ["", f"{CELL}\n{cell}"], **values})
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
     ("value", "rule"),
     [
         (math.nan, "be finite"),

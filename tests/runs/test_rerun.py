@@ -12,25 +12,13 @@ import pytest
 import torch
 from nbclient import NotebookClient
 from support.notebooks import PARAMETERS, RUN, book, code, notebook, write
+from support.processes import no_file_above
 
 from fmkit.book.execute import execute
 from fmkit.cli import main
-from fmkit.runs import rerun as rerunning
 from fmkit.runs.cells import RerunError
-from fmkit.runs.parameters import (
-    checked,
-    defaults_of,
-    from_arguments,
-    parameters_of,
-    read_notebook,
-    section_of,
-)
+from fmkit.runs.parameters import defaults_of, parameters_of, read_notebook
 from fmkit.runs.record import FIELDS, read_record, record_in
-
-
-@pytest.fixture
-def parameters():
-    return parameters_of(notebook())
 
 
 def run(tmp_path, *cells, given=(), derived=""):
@@ -40,8 +28,9 @@ def run(tmp_path, *cells, given=(), derived=""):
     return main(["rerun", str(path), *arguments, "-o", str(tmp_path / "out")])
 
 
-def test_parameters_are_those_that_papermill_sees(parameters, tmp_path):
+def test_parameters_are_those_that_papermill_sees(tmp_path):
     theirs = papermill.inspect_notebook(str(write(notebook(), tmp_path / "a.ipynb")))
+    parameters = parameters_of(notebook())
     ours = {name: (p.kind, repr(p.default)) for name, p in parameters.items()}
     assert {
         name: (p["inferred_type_name"], p["default"].replace('"', "'"))
@@ -57,42 +46,15 @@ def test_a_value_of_several_lines():
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("steps=7", 7),
-        ("tau=1e-3", 0.001),  # text to YAML 1.1
-        ("tau=2", 2.0),
-        ("name=7", "7"),  # text because the parameter is
-        ("name=no", "no"),
-        ("name='a b'", "a b"),
-        ("shuffle=false", False),
-        ("sizes=[3, 4]", [3, 4]),
-        ("sizes=[]", []),
-    ],
-)
-def test_an_argument(parameters, argument, value):
-    [got] = checked(parameters, from_arguments([argument], parameters)).values()
-    assert got == value
-    assert type(got) is type(value)
-
-
-@pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("steps", "-p must be name=value, got 'steps'"),
         ("steeps=7", "no parameter is named steeps (did you mean steps?); there are"),
         ("zzz=7", "no parameter is named zzz; there are steps, tau, name,"),
-        ("steps=7.5", "steps must be int, got 7.5"),
-        ("steps=seven", "steps must be int, got 'seven'"),
-        ("steps=true", "steps must be int, got True"),
-        ("steps=", "steps must be int, got None"),
-        ("tau=.nan", "tau must be float, got nan"),
-        ("tau=true", "tau must be float, got True"),
-        ("shuffle=1", "shuffle must be bool, got 1"),
-        ("sizes=3", "sizes must be list[int], got 3"),
-        ("sizes=[3, x]", "sizes's items must be int, got 'x'"),
-        ("seed=2001-99-99", "the value of seed is not YAML: '2001-99-99'"),
-        ("sizes=[3", "the value of sizes is not YAML: '[3'"),
+        ("steps=7.5", "steps must be int, got '7.5'"),
+        ("steps=", "steps must be int, got ''"),
+        ("sizes=[3", "sizes must be a list such as [a, 'b, c'], got '[3'"),
+        ("name=caf\udce9", "an argument must be text in utf-8, got 'name=caf\\udce9'"),
     ],
 )
 def test_a_wrong_argument(tmp_path, capsys, argument, message):
@@ -106,12 +68,15 @@ def test_a_wrong_argument(tmp_path, capsys, argument, message):
     [
         (None, "cannot be read (No such file or directory)"),
         ("tiny: [1", "is not YAML"),
-        ("tiny: 2001-99-99", "is not YAML"),
+        ("tiny: 2001-99-99", "must map chapters to their parameters"),
+        ("tiny: {seed: !!int 010}", "is not YAML"),
+        ("tiny:\n  seed: 1\n  seed: 2\n", "p.yaml, line 3: seed is given twice."),
         ("- tiny", "must map chapters to their parameters"),
         ("tiny: 3", "must map chapters to their parameters"),
         ("other: {}", "has no section tiny, only other"),
-        ("tiny: {steeps: 1}", "no parameter is named steeps"),
-        ("tiny: {name: 1}", "name must be str, got 1"),
+        ("tiny: {steeps: 1}", "p.yaml, line 1: no parameter is named steeps"),
+        ("tiny:\n  tau: 1\n  seed: 12:30\n", "p.yaml, line 3: seed must be int, got"),
+        ("tiny:\n  name:\n", "p.yaml, line 2: name must be str, got None."),
     ],
 )
 def test_a_wrong_profile(tmp_path, capsys, text, message):
@@ -120,11 +85,6 @@ def test_a_wrong_profile(tmp_path, capsys, text, message):
         profile.write_text(text, encoding="utf-8")
     assert main(["rerun", str(path), "-f", str(profile), "-o", str(tmp_path)]) == 1
     assert message in capsys.readouterr().err
-
-
-def test_a_section(tmp_path):
-    (tmp_path / "p.yaml").write_text("tiny: {tau: 1e-3}\nother: {}", encoding="utf-8")
-    assert section_of(tmp_path / "p.yaml", "tiny") == {"tau": "1e-3"}
 
 
 @pytest.mark.parametrize(
@@ -151,11 +111,14 @@ def test_a_notebook_without_a_parameters_cell(tmp_path):
         parameters_of(whole)
 
 
-@pytest.mark.parametrize("out", [".", "file", "file/out"])
+@pytest.mark.parametrize("out", [".", "file", "file/out", "sealed"])
 def test_a_folder_that_cannot_be_written(tmp_path, capsys, out):
     path = write(notebook(), tmp_path / "tiny.ipynb")
     before = path.read_text(encoding="utf-8")
     (tmp_path / "file").touch()
+    (tmp_path / "sealed").mkdir(mode=0o500)
+    if out == "sealed" and os.access(tmp_path / out, os.W_OK):
+        pytest.skip("this user may write everywhere")
     assert main(["rerun", str(path), "-o", str(tmp_path / out)]) == 1
     message = capsys.readouterr().err
     assert "cannot be written" in message or "must not be the chapter's own" in message
@@ -292,8 +255,8 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0"}
 
 @pytest.mark.parametrize(
     ("variables", "number"),
-    [({}, signal.SIGINT), (TORCHRUN, signal.SIGTERM)],
-    ids=["Ctrl-C", "another process of torchrun failed"],
+    [({}, signal.SIGINT), ({}, signal.SIGHUP), (TORCHRUN, signal.SIGTERM)],
+    ids=["Ctrl-C", "its terminal closed", "another process of torchrun failed"],
 )
 def test_interrupted(tmp_path, variables, number):
     started = tmp_path / "started"
@@ -316,6 +279,8 @@ def test_interrupted(tmp_path, variables, number):
     assert (process.returncode, message) == (130, "fmkit: interrupted.\n")
     record = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))
     assert (record["status"], record["error"]) == ("failed", "interrupted")
+    names = {"tiny.ipynb", "record.json"}  # none that a reader would wonder at
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 
 def test_a_bug_shows_its_traceback_and_is_named_in_the_record(
@@ -341,38 +306,59 @@ def test_a_bug_in_torch_is_not_the_readers(tmp_path, monkeypatch, capsys):
     assert "ValueError: expected 3" in capsys.readouterr().err
 
 
-def test_a_kernel_that_is_not_here(tmp_path, capsys):
-    whole = notebook(code("1"))
-    whole.metadata["kernelspec"]["name"] = "nope"
-    path = write(whole, tmp_path / "tiny.ipynb")
-    assert main(["rerun", str(path), "-o", str(tmp_path / "out")]) == 1
-    shown = capsys.readouterr().err
-    assert shown.endswith(
-        "No such kernel named nope; see {}.\n".format(tmp_path / "out" / "tiny.ipynb")
-    )
+# A full disk
 
 
-def test_a_notebook_without_a_kernel(tmp_path, capsys):
-    whole = notebook(code("1"))
-    del whole.metadata["kernelspec"]
-    path = write(whole, tmp_path / "tiny.ipynb")
-    assert main(["rerun", str(path), "-o", str(tmp_path / "out")]) == 1
-    assert "kernel" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+@pytest.fixture
+def grows(tmp_path, capsys):
+    """Results of a notebook that prints more the more steps there are."""
+    cells = [code("run.metric('a', steps)"), code("print('x' * 1000 * steps)")]
+    assert run(tmp_path, *cells, derived=RUN, given=["steps=1"]) == 0
+    capsys.readouterr()
+    return tmp_path / "tiny.ipynb", tmp_path / "out"
 
 
-def test_a_full_disk(tmp_path, monkeypatch, capsys):
-    """The notebook runs; then its record cannot be written."""
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(papermill, "execute_notebook", lambda *_, **__: None)
-    monkeypatch.setattr(rerunning, "write_record", full)
-    assert run(tmp_path, code("1")) == 1
-    shown = capsys.readouterr().err
-    assert "record.json cannot be written (No space left on device).\n" in shown
-    assert shown.count("\n") == 1
+def test_a_disk_that_is_full_before_a_run(grows, capsys):
+    """The results of the run before stay, also the record, which would have room."""
+    path, out = grows
+    before = contents(out)
+    size = 1000
+    assert len(before["record.json"]) < size < len(before["tiny.ipynb"])
+    with no_file_above(size):
+        assert main(["rerun", str(path), "-o", str(out)]) == 1
+    message = f"{out / 'tiny.ipynb'} cannot be written (File too large)."
+    assert capsys.readouterr().err == f"fmkit: {message}\n"
+    assert contents(out) == before
+
+
+def test_a_disk_that_fills_up(grows, capsys):
+    """What fits is whole: the notebook before its long output, and the record."""
+    path, out = grows
+    with no_file_above(50_000):
+        assert main(["rerun", str(path), "-p", "steps=60", "-o", str(out)]) == 1
+    message = f"{out / 'tiny.ipynb'} cannot be written (File too large)"
+    assert capsys.readouterr().err == f"fmkit: {message}.\n"
+    record = read_record(out / "record.json")
+    assert (record["status"], record["error"]) == ("failed", message)
+    assert record["metrics"] == {"a": 60.0}
+    cells = read_notebook(out / "tiny.ipynb").cells
+    assert any("steps = 60" in cell.source for cell in cells)
+    assert {path.name for path in out.iterdir()} == {"tiny.ipynb", "record.json"}
+
+
+def test_a_disk_that_is_full_for_the_record(tmp_path, capsys):
+    """The kernel writes it, and the cell that cannot names it."""
+    cell = code("run.metric('a' * 50_000, 1)")
+    with no_file_above(30_000):
+        assert run(tmp_path, cell, derived=RUN) == 1
+    said = f"{tmp_path / 'out' / 'record.json'} cannot be written (File too large)"
+    error = f"cell 3: Refused: {said}"
+    assert f"tiny.ipynb failed in {error}; see" in capsys.readouterr().err
+    assert read_record(tmp_path / "out" / "record.json")["error"] == error
 
 
 # Several processes

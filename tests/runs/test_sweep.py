@@ -15,13 +15,21 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_output
 from support.notebooks import PARAMETERS, code, notebook, write
-from support.processes import BEGUN, begun, is_alive, stopped
+from support.processes import (
+    BEGUN,
+    begun,
+    is_alive,
+    no_file_above,
+    started,
+    stopped,
+    wait_until,
+)
 
 from fmkit.cli import main
-from fmkit.runs import gallery
 from fmkit.runs.engines import Ended
 from fmkit.runs.gallery import Figure, Result, extract_figures, write_page, write_table
 from fmkit.runs.machine import usable_cores
+from fmkit.runs.owner import owned
 from fmkit.runs.parameters import (
     grid_of,
     name_of,
@@ -92,16 +100,17 @@ def test_the_last_name_varies_fastest(parameters, tmp_path):
         (["tau"], "-p must be name=value,value,…, got 'tau'."),
         (["taus=1,2"], "no parameter is named taus (did you mean tau?); there are"),
         (["seed=0,x"], "seed must be int, got 'x'."),
-        (["sizes=1,2"], "sizes must be list[int], got 1."),
-        (["tau=[0.1,0.2]"], "tau must be float, got [0.1, 0.2]."),
-        (["tau=0.1,,0.2"], "the values of tau are not a YAML list: '0.1,,0.2'."),
-        (["tau=1] : [2"], "the values of tau are not a YAML list: '1] : [2'."),
-        (["tau=2001-99-99"], "the values of tau are not a YAML list: '2001-99-99'."),
-        (["tau="], "tau must have at least one value, got none."),
+        (["sizes=1,2"], "sizes must be list[int], got '1'."),
+        (["tau=[0.1,0.2]"], "tau must be float, got ['0.1', '0.2']."),
+        (["tau=0.1,,0.2"], "tau must be values such as a,'b, c', got '0.1,,0.2'."),
+        (["tau=1,2] : [3"], "tau must be values such as a,'b, c', got '1,2] : [3'."),
+        (["name=&a,b"], "name must be values such as a,'b, c', got '&a,b'."),
+        (["name=a\nb,c"], "name must be values such as a,'b, c', got 'a\\nb,c'."),
+        (["tau="], "tau must be float, got ''."),
         (["tau=1", "seed=0", "tau=2"], "tau is given twice; one -p takes all its"),
         (["tau=0.1,1e-1"], "tau has the value 0.1 twice."),
         (["tau=1", "-j0"], "jobs must be at least 1, got 0."),
-        (["tau=1", "-fbase.yaml"], "steps must be int, got 'x'."),
+        (["tau=1", "-fbase.yaml"], "base.yaml, line 1: steps must be int, got 'x'."),
     ],
 )
 def test_a_wrong_grid(tmp_path, capsys, monkeypatch, given, printed):
@@ -210,24 +219,24 @@ def test_a_point_whose_folder_cannot_be_written(tmp_path, capsys):
     (out / "seed=1" / "log.txt").mkdir(parents=True)
     assert main(arguments(path, out, "seed=1")) == 1
     shown = capsys.readouterr().err
-    assert shown.endswith("seed=1 cannot be written (Is a directory).\n")
+    assert shown.endswith("seed=1/log.txt cannot be written (Is a directory).\n")
     assert shown.count("\n") == 1
 
 
-def test_figures_that_cannot_be_written(tmp_path, monkeypatch):
+def test_figures_that_cannot_be_written(tmp_path):
     """The disk is full when a point has ended; the sweep reports it as failed."""
     [point] = points_of({"seed": [1]}, {}, tmp_path)
     record = new_record("tiny", {"seed": 1}, device="cpu") | {"status": "finished"}
-    point.folder.mkdir()
+    cell = code("draw()")
+    cell["outputs"] = [new_output("display_data", {"image/png": PNG})]
+    write(notebook(cell), point.folder / "tiny.ipynb")
     write_record(point.folder / "record.json", record)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(gallery, "extract_figures", full)
-    after = result_after(Ended(point, 0, 1.0), Path("tiny.ipynb"))
-    printed = f"{point.folder} cannot be written (No space left on device)."
+    with no_file_above(20):
+        after = result_after(Ended(point, 0, 1.0), Path("tiny.ipynb"))
+    figure = point.folder / "figure-2-1.png"
+    printed = f"{figure} cannot be written (File too large)."
     assert (after.status, after.error) == ("failed", printed)
+    assert not figure.exists()
 
 
 def test_each_point_has_its_parameters_and_its_threads(mixed):
@@ -249,7 +258,7 @@ def test_gallery_of_a_sweep(mixed):
     assert html.escape("cell 5: ValueError: no <2>") in page
     assert "<h3>A &lt;wave&gt; &amp; more.</h3>" in page
     assert page.count("<h3>") == 1
-    assert page.count("<img ") == 2  # of the point that failed too
+    assert page.count("<img ") == 3  # of the points that failed too
     for file in re.findall('src="([^"]*)"', page):
         picture = folder / "out" / file.replace("%3D", "=").replace("%2C", ",")
         assert picture.read_bytes().startswith(base64.b64decode(PNG))
@@ -298,6 +307,43 @@ def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
     assert main(rest) == 0
     assert capsys.readouterr().out.startswith("tiny, 3 points: 3 finished\n")
     assert len(begun(tmp_path)) == 6
+
+
+STUBBORN = """\
+import os
+import time
+
+with open({folder!r} + "/log", "a") as log:
+    print(steps, os.getpid(), os.getppid(), file=log, flush=True)
+while not os.path.exists({folder!r} + "/go"):
+    try:
+        time.sleep(0.05)
+    except KeyboardInterrupt:
+        if steps == 3:
+            raise"""
+
+
+def test_a_killed_sweep_leaves_nothing_that_runs(tmp_path):
+    """Nobody stops its points, one of which does not let itself be interrupted."""
+    cell, out = code(STUBBORN.format(folder=str(tmp_path))), tmp_path / "out"
+    path = write(notebook(cell), tmp_path / "tiny.ipynb")
+    with started([FMKIT, *arguments(path, out, "steps=3,4"), "-j2"]) as process:
+        wait_until(lambda: len(begun(tmp_path)) == 2)
+        left = {steps: both for steps, *both in begun(tmp_path)}
+        process.kill()
+        process.wait()
+        # What starts now waits for its folder: seconds, or many on a busy machine.
+        for steps in (3, 4):
+            with owned(out), owned(out / f"steps={steps}", patience=60):
+                assert not is_alive(left[steps][0])
+        wait_until(lambda: not any(is_alive(rerun) for _, rerun in left.values()))
+    files = {path.name for path in out.rglob("*") if path.is_file()}
+    assert files - {"table.csv", "index.html"} == {
+        "tiny.ipynb",
+        "record.json",
+        "log.txt",
+        "source_hash.txt",
+    }
 
 
 def test_what_is_run_again(tmp_path, capsys):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fmkit import checkpoint
+from fmkit._check import Refused
 from fmkit.checkpoint import CheckpointError, load_checkpoint, resume, save_checkpoint
 from fmkit.models.transformer import Transformer, TransformerConfig
 from fmkit.train import minibatches, train, warmup_cosine
@@ -165,11 +166,22 @@ def test_an_interrupt_while_writing_leaves_the_last_one(kept, monkeypatch):
     before = path.read_bytes()
 
     def half(saved, file):
-        Path(file).write_bytes(before[:100])
+        file.write(before[:100])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, step=99, **run)
+    assert path.read_bytes() == before
+    assert [*path.parent.iterdir()] == [path]
+
+
+def test_a_full_disk_leaves_the_last_one(kept):
+    from support.processes import no_file_above  # which a program does not find
+
+    path, run = kept
+    before = path.read_bytes()
+    with no_file_above(1000), pytest.raises(Refused, match=r"run\.pt .*File too large"):
         save_checkpoint(path, step=99, **run)
     assert path.read_bytes() == before
     assert [*path.parent.iterdir()] == [path]

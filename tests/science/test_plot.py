@@ -114,6 +114,64 @@ def test_intervals_stand_in_their_rows():
     assert ends[0] == [[pytest.approx(0.4), 0], [pytest.approx(0.7), 0]]
 
 
+SIZES = {"big": 1_711_376_384, "$mall": 134_515_008, "tuned": 134_515_008}
+OF_TASK = {"tuned": (0.5, 0.4, 0.7), "big": (0.8, 0.7, 0.9), "$mall": (0.3, 0.3, 0.3)}
+
+
+def test_accuracy_is_drawn_against_the_size_of_a_model():
+    panels = {
+        f"k = {k}": {"a": OF_TASK, "b": {"big": (1.0, 1.0, 1.0)}} for k in (0, 1, 8)
+    }
+    names = {"titles": {"a": "Task $a$"}, "chance": {"a": 0.25}}
+    ax = plot.by_size(panels, SIZES, ylabel="accuracy", columns=2, **names)
+    axes = ax.figure.axes
+    assert [ax.get_title() for ax in axes] == ["k = 0", "k = 1", "k = 8", ""]
+    assert [ax.axison for ax in axes] == [True] * 3 + [False]
+    labels = (ax.get_xlabel(), ax.get_ylabel(), ax.get_xscale())
+    assert labels == ("parameters", "accuracy", "log")
+    first, second = ax.containers
+    x, y = first.lines[0].get_data()
+    assert y.tolist() == [0.3, 0.5, 0.8]  # in the order of sizes
+    ticks = ax.get_xticks()
+    assert ticks[0] == pytest.approx(SIZES["$mall"])
+    assert ticks[2] == pytest.approx(SIZES["big"])
+    assert ticks[1] > 1.1 * ticks[0]  # so that two letters can be read
+    assert x == pytest.approx(ticks, rel=0.05)
+    assert second.lines[0].get_xdata() == pytest.approx(ticks[2:], rel=0.05)
+    assert second.lines[0].get_xdata() > x[2]
+    ends = first.lines[2][0].get_segments()[1]
+    assert ends[:, 1] == pytest.approx([0.4, 0.7])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == [
+        "A\n135 M",
+        "B\n",
+        "C\n1.71 B",
+    ]
+    [dotted] = [line for line in ax.lines if line.get_linestyle() == ":"]
+    assert set(dotted.get_ydata()) == {0.25}
+    assert dotted.get_color() == first.lines[0].get_color()
+    drawn()
+    legend = [seen(text) for text in axes[1].get_legend().get_texts()]
+    assert legend == [
+        ("Task $a$", False),
+        ("b", False),
+        ("$mall, 135 M", False),
+        ("tuned, 135 M", False),
+        ("big, 1.71 B", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(999, "999"), (12_345, "12.3 k"), (999_600, "1 M"), (7_241_732_096, "7.24 B")],
+)
+def test_a_size_is_written_as_people_say_it(n, text):
+    ax = plot.by_size(
+        {"": {"a": {"x": (1.0, 1.0, 1.0)}}}, {"x": n}, ylabel="", columns=1
+    )
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == [f"A\n{text}"]
+    drawn()
+
+
 def test_moving_map_is_an_animation():
     places = torch.tensor([[0.0, 0], [1, 1], [0, 1]])
     frames = {"step 0": places, "step 5": places.flip(0), "step 9": places}

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.processes import no_file_above
 
 from fmkit.data.tokens import byte_pairs, consecutive
 from fmkit.evaluate import token_nats
@@ -48,6 +49,17 @@ def test_a_model_without_a_tokenizer_is_saved_too(tmp_path):
     save_trained(path, model)
     lm = load_trained(path)
     assert (lm.model.config, lm.tokenizer, lm.start) == (model.config, None, None)
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = Transformer(TransformerConfig(vocabulary=5, hidden=16, **SHAPE))
+    save_trained(path, model)
+    before = path.read_bytes()
+    with no_file_above(1000), pytest.raises(ValueError, match=r"model\.s.*too large"):
+        save_trained(path, model)
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_low_rank_updates_are_merged_before_saving(tmp_path):

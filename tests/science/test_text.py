@@ -39,6 +39,7 @@ from fmkit.data.tokens import (
     padded,
     pieces,
     read_tokenizer,
+    spaced,
     utf8_bytes,
     windows,
 )
@@ -335,6 +336,19 @@ def test_pieces_are_the_text_of_each_token(tokenizer):
     assert {*start} == {"⊥"}
     assert "".join(others) == "all women"
     assert others == [tokenizer.decode([i]) for i in ids]
+
+
+@each_tokenizer
+def test_a_word_after_a_space(tokenizer):
+    assert spaced(tokenizer, "women") == " women"
+
+
+def test_a_word_that_a_tokenizer_itself_puts_after_a_space():
+    tokenizer = byte_pairs(["all the men and women"], vocabulary=270)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    assert spaced(tokenizer, "women") == "women"
+    head, whole = (encode(tokenizer, text) for text in ("all", "all women"))
+    assert whole == head + encode(tokenizer, spaced(tokenizer, "women"))
 
 
 def test_characters_are_numbered_in_order():

@@ -52,7 +52,11 @@ def executed(notebook: NotebookNode) -> list[str]:
 
 
 def figures(notebook: NotebookNode) -> list[str]:
-    """Demand that a cell that draws shows one image, with alt text and a caption."""
+    """Demand that a cell that draws shows one image, with alt text and a caption.
+
+    A cell tagged ``optional-figure`` draws only with other parameters than the
+    chapter's own. It may show nothing, but must have both.
+    """
     wrong = []
     for cell in _code(notebook):
         shown = cell.metadata.get("mystnb", {})
@@ -60,11 +64,13 @@ def figures(notebook: NotebookNode) -> list[str]:
         images = [o for o in cell.outputs if _is_image(o)]
         draws = re.search(DRAWS, cell.source) or alt
         where = f"cell {cell.execution_count}"
-        if draws and len(images) != 1:
+        optional = "optional-figure" in tags_of(cell)
+        if draws and len(images) != 1 and not (optional and not cell.outputs):
             wrong.append(f"{where} draws, but shows {len(images)} images")
-        if images and (not alt or re.search(IMAGE_FILE, alt)):
+        if (images or optional) and (not alt or re.search(IMAGE_FILE, alt)):
             wrong.append(f"{where} shows an image without alt text")
-        if images and not shown.get("figure", {}).get("caption", "").strip():
+        caption = shown.get("figure", {}).get("caption", "").strip()
+        if (images or optional) and not caption:
             wrong.append(f"{where} shows an image without a caption")
         if images and len(cell.outputs) > 1:  # each output would get the caption
             wrong.append(f"{where} shows an image and something else")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -78,3 +79,17 @@ def stopped(
         os.killpg(process.pid, by)
         printed = process.communicate()
     return process.returncode, *printed
+
+
+@contextlib.contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """Let the system refuse to make a file larger than `size` bytes, as if it was full.
+
+    The processes that are started meanwhile cannot either.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -18,15 +18,18 @@ def smallest(name: str) -> dict[str, object]:
     return yaml.safe_load(text)[name]
 
 
-def execute(name: str, parameters: dict[str, object]) -> None:
+def execute(name: str, parameters: dict[str, object], *, before: str = "") -> None:
     """Execute every code cell, with `parameters` in place of its own.
 
-    The current folder must be that of the chapters, where its kernel would start. An
+    If `before` is the id of a cell, that one and those after it are left out. The
+    current folder must be that of the chapters, where its kernel would start. An
     error says in which cell it happened, and its traceback shows the cell's line.
     """
     path = ROOT / "chapters" / f"{name}.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     namespace = {"__name__": "__main__"}
+    ids = [cell.get("id") for cell in cells]
+    cells = cells[: ids.index(before)] if before else cells
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     for number, cell in enumerate(code, start=1):
         source, file = "".join(cell["source"]), f"<cell {number} of {name}>"

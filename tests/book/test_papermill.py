@@ -1,0 +1,61 @@
+"""A chapter with papermill itself, from any folder, on a reader's images."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fmkit.runs.parameters import read_notebook
+from fmkit.runs.record import record_in
+
+CHAPTER = (
+    Path(__file__).resolve().parents[2] / "chapters" / "contrastive_learning.ipynb"
+)
+SMALL = {
+    **{"steps": 2, "batch_size": 4, "widths": [4], "blocks": [1], "picture_size": 8},
+    **{"image_size": 0, "n_task": [2], "draws": 1, "data": "pics"},
+}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Noise in two classes, in the folder where the command is typed."""
+    draw = random.Random(0)
+    for split, number in {"train": 8, "test": 4}.items():
+        for name in ("one", "two"):
+            folder = tmp_path / "pics" / split / name
+            folder.mkdir(parents=True)
+            for i in range(number):
+                image = Image.frombytes("RGB", (8, 8), draw.randbytes(3 * 8 * 8))
+                image.save(folder / f"{i}.png")
+    return tmp_path
+
+
+def papermill(folder, *arguments):
+    """Run papermill in a folder, as a shell does."""
+    hidden = ("FMKIT_FINDINGS", "FMKIT_RECORD", "MPLBACKEND")
+    return subprocess.run(
+        [sys.executable, "-m", "papermill", str(CHAPTER), "out.ipynb", *arguments],
+        cwd=folder,
+        env={name: v for name, v in os.environ.items() if name not in hidden},
+        capture_output=True,
+        encoding="utf-8",
+    )
+
+
+def test_a_chapter_runs_from_any_folder(images):
+    run = papermill(images, "-y", json.dumps(SMALL))
+    assert run.returncode == 0, run.stderr[-2000:]
+    executed = read_notebook(images / "out.ipynb")
+    record = record_in(executed, CHAPTER.stem)
+    assert record["parameters"].items() >= SMALL.items()
+    assert any(name.startswith("In records, ") for name in record["findings"])
+    assert record["metrics"]["simclr/probe/2/test"] <= 1
+    outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 5
+    assert sorted(path.name for path in images.iterdir()) == ["out.ipynb", "pics"]
