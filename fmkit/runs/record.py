@@ -166,9 +166,15 @@ class Run:
 
     @property
     def settings(self) -> dict[str, object]:
-        """The parameters without ``device`` and ``keep``, which change no result."""
+        """What decides the results: for :func:`fmkit.checkpoint.resume`.
+
+        These are the parameters without ``device`` and ``keep``, and in a rerun the
+        code, as the hash in ``FMKIT_SOURCE``.
+        """
         parameters = self.record["parameters"]
-        return {n: v for n, v in parameters.items() if n not in ("device", "keep")}
+        code = os.environ.get("FMKIT_SOURCE", "")[:8]
+        kept = {n: v for n, v in parameters.items() if n not in ("device", "keep")}
+        return kept | ({"code": code} if code else {})
 
     def _save(self) -> None:
         self.record["processes"] = ranks.size()  # the chapter may have joined others

@@ -31,6 +31,7 @@ from fmkit.runs.cells import RerunError, code_of
 from fmkit.runs.owner import owned
 from fmkit.runs.parameters import checked, defaults_of, parameters_of, read_notebook
 from fmkit.runs.record import new_record, read_record, write_record
+from fmkit.runs.stale import source_hash
 
 PYTHON = "python"  # the language of a notebook, and of what papermill injects into it
 # Without a handler, Python also prints what papermill logs.
@@ -111,8 +112,10 @@ def _owning(path: Path, out: Path, values: dict[str, object]) -> dict[str, objec
             prefix="fmkit-kernel-", ignore_cleanup_errors=True
         ) as name:
             folder = Path(name)
-            variables = {"FMKIT_RECORD": str(record), **machine.variables()}
-            with environment(variables | kernel.settings(folder)):
+            variables = machine.variables() | kernel.settings(folder)
+            variables["FMKIT_RECORD"] = str(record)
+            variables["FMKIT_SOURCE"] = source_hash(source)
+            with environment(variables):
                 error = _execute(path, notebook, changed, folder)
     except Refused as refused:
         error = str(refused).rstrip(".")

@@ -425,3 +425,29 @@ def test_several_processes_need_a_chapter_that_joins_them(
     assert "must call ranks.processes" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert run(tmp_path, code("if steps < 0:\n    ranks.processes(on)")) == 0
+
+
+def test_a_checkpoint_of_other_code_is_refused(tmp_path, capsys):
+    """Sweeps run a point again if the code has changed, into the same folder."""
+    train = """
+from pathlib import Path
+import torch
+from fmkit.checkpoint import resume
+model = torch.nn.Linear(1, 1)
+descent = torch.optim.SGD(model.parameters(), lr=0.1)
+batches = [torch.ones(1, 1)] * steps
+of_run = {{"model": model, "generators": {{}}, "settings": run.settings}}
+path = Path("{folder}/model.pt")
+for _ in resume(
+    path, lambda x: model(x).square().mean() * {scale}, batches, descent,
+    steps=steps, **of_run
+):
+    pass
+"""
+    cells = {
+        scale: (code(RUN), code(train.format(folder=tmp_path.as_posix(), scale=scale)))
+        for scale in (1, 2)
+    }
+    assert run(tmp_path, *cells[1]) == run(tmp_path, *cells[1]) == 0
+    assert run(tmp_path, *cells[2]) == 1
+    assert "model.pt is of another run: its code is " in capsys.readouterr().err
