@@ -64,6 +64,7 @@ def linear(
 ) -> tuple[Float[Tensor, "k m"], Float[Tensor, " k"]]:
     """Turn coefficients into weight and bias for the original features."""
     weight = coefficients[:, :-1] @ basis.rotation.T / basis.size**0.5
+    weight = weight - weight.mean(dim=0)  # no probability depends on this mean
     bias = coefficients[:, -1] - weight @ basis.mean
     return weight, bias - bias.mean()
 

@@ -10,11 +10,12 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
 from fmkit import runtime
 from fmkit._check import require
+from fmkit._tensors import as_int64, require_below
 from fmkit.probe import Probe
 from fmkit.progress import progress
 from fmkit.train import Records, minibatches, train, warmup_cosine
@@ -89,15 +90,18 @@ def frozen_outputs(
 def frozen_outputs_at(
     model: nn.Module,
     examples: Shaped[Tensor, "n ..."],
-    rows: Int[Tensor, " k"],
+    rows: Integer[Tensor, " k"],
     *,
     bar: str = "frozen outputs",
 ) -> Float[Tensor, "n m"]:
     """Compute :func:`frozen_outputs` of some rows of `examples`; the others are NaN.
 
     For a network that is slow: only examples whose label is drawn need its output. A
-    probe refuses a row that is NaN.
+    probe refuses a row that is NaN. Raises ``ValueError`` if one of `rows` is not from
+    0 to n - 1.
     """
+    rows = as_int64("rows", rows, "k")
+    require_below("rows", rows, len(examples))
     outputs = frozen_outputs(model, examples[rows], bar=bar)
     unknown = outputs.new_full((len(examples), *outputs.shape[1:]), torch.nan)
     return unknown.index_copy(0, rows, outputs)
@@ -107,11 +111,12 @@ def random_head(m: int, k: int, *, generator: torch.Generator) -> nn.Linear:
     """Draw w of (14.3): k vectors of R^m with entries from N(0, 1/m), and a bias of 0.
 
     Unlike the notes it has a bias, and one vector for each class instead of a single
-    one. Raises ``ValueError`` if `m` is below 1.
+    one. Raises ``ValueError`` if `m` or `k` is below 1.
 
     In the notes: (14.3).
     """
     require(m >= 1, "m", "be at least 1", m)
+    require(k >= 1, "k", "be at least 1", k)
     head = nn.Linear(m, k)
     with torch.no_grad():
         head.weight.copy_(torch.randn(k, m, generator=generator) / m**0.5)
@@ -131,7 +136,7 @@ def probe_head(probe: Probe) -> nn.Linear:
 def finetuning(
     model: Predictor,
     examples: Shaped[Tensor, "n ..."],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     *,
     steps: int,
     batch_size: int,
@@ -153,11 +158,15 @@ def finetuning(
 
     The optimizer is AdamW with weight decay 0.01; the learning rate rises during a
     tenth of the steps and then falls as a cosine. Unlike the notes, it minimizes on
-    minibatches, for `steps` steps and not to the minimum. Raises the errors of
+    minibatches, for `steps` steps and not to the minimum. Raises ``ValueError`` if
+    there is not one label from 0 to k - 1 for each example, and the errors of
     :func:`fmkit.train.train`.
 
     In the notes: finetuning, (14.2), (14.4), finetuning a language model.
     """
+    # Checked before the first step, because a step must not wait for a GPU
+    labels = as_int64("labels", labels, len(examples))
+    require_below("labels", labels, model.head.out_features)
     trained = [p for p in model.parameters() if p.requires_grad]
     options = {"lr": learning_rate, "fused": runtime.fused(examples.device)}
     optimizer = torch.optim.AdamW(trained, **options)
@@ -177,7 +186,7 @@ def finetune(
     phi: nn.Module,
     head: nn.Linear,
     examples: Shaped[Tensor, "n ..."],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     *,
     steps: int,
     batch_size: int,

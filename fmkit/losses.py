@@ -6,13 +6,15 @@ tokens, V vocabulary.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from fmkit import runtime
 from fmkit._check import Refused, require
+from fmkit._tensors import as_int64, require_bools, require_shape
 
 NOT_COUNTED = -100  # in place of a token that a mean leaves out
+NO_TOKEN = -(2**31)  # as what cross_entropy leaves out, so that it leaves out nothing
 
 
 def reconstruction_loss(
@@ -30,7 +32,8 @@ def reconstruction_loss(
 
     In the notes: pretraining loss, self-supervised loss.
     """
-    _require_shape("x_rebuilt", x_rebuilt, tuple(x.shape))
+    require_shape("x", x, "B", "c", "H", "W")
+    require_shape("x_rebuilt", x_rebuilt, *x.shape)
     return (x_rebuilt.float() - x.float()).square().flatten(1).mean(dim=1)
 
 
@@ -78,7 +81,7 @@ def nt_xent_loss(
 
 
 def supcon_loss(
-    phi: Float[Tensor, "N m"], labels: Int[Tensor, " N"], *, tau: float
+    phi: Float[Tensor, "N m"], labels: Integer[Tensor, " N"], *, tau: float
 ) -> Float[Tensor, ""]:
     r"""Return the supervised contrastive loss; views of one label are positive pairs.
 
@@ -88,13 +91,15 @@ def supcon_loss(
     with z the normalized representations, P(i) the other views with the label of i,
     and A the views for which P(i) is not empty: all of them, if each example has two
     views. If each example has a label of its own, it is :func:`nt_xent_loss`. In nats;
-    log(N - 1) if all views are equal. Raises ``ValueError`` if `tau` is not above 0,
-    and if no two views share a label. On a GPU this check would make the host wait, so
-    the loss is NaN there. Source: Khosla et al. 2020, their L_out.
+    log(N - 1) if all views are equal. Raises ``ValueError`` if `tau` is not above 0, if
+    there is not one label for each view, and if no two views share a label. On a GPU
+    the last check would make the host wait, so the loss is NaN there. Source: Khosla et
+    al. 2020, their L_out.
 
     In the notes: supervised contrastive learning.
     """
     similarity = _similarity(phi, tau)  # (N, N)
+    labels = as_int64("labels", labels, len(phi))
     positive = labels[:, None] == labels[None, :]
     positive = positive.fill_diagonal_(False)
     count = positive.sum(dim=1)
@@ -108,7 +113,7 @@ def supcon_loss(
 
 
 def next_token_loss(
-    u: Float[Tensor, "B T V"], x: Int[Tensor, "B T"]
+    u: Float[Tensor, "B T V"], x: Integer[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
     r"""Return the negative log-likelihood of the next word (14.8), a mean.
 
@@ -121,12 +126,14 @@ def next_token_loss(
 
     In the notes: (14.6), (14.8), cross-entropy.
     """
-    _require_shape("x", x, tuple(u.shape[:2]))
-    return F.cross_entropy(_at_least_float32(u).flatten(0, 1), x.flatten())
+    require_shape("u", u, "B", "T", "V")
+    x = as_int64("x", x, *u.shape[:2])
+    u = _at_least_float32(u).flatten(0, 1)
+    return F.cross_entropy(u, x.flatten(), ignore_index=NO_TOKEN)
 
 
 def masked_token_loss(
-    u: Float[Tensor, "B T V"], x: Int[Tensor, "B T"], masked: Bool[Tensor, "B T"]
+    u: Float[Tensor, "B T V"], x: Integer[Tensor, "B T"], masked: Bool[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
     r"""Return the negative log-likelihood of the words that were masked, a mean.
 
@@ -135,11 +142,15 @@ def masked_token_loss(
     with M the masked positions of the whole batch and x the original words. Unlike
     :func:`next_token_loss` it is not the likelihood of a text, because words that are
     masked together are predicted independently. In nats per masked token; log V if all
-    logits are equal. Raises ``ValueError`` if nothing is masked; on a GPU, where this
-    check would make the host wait, the loss is NaN instead. Source: Devlin et al. 2019.
+    logits are equal. Raises ``ValueError`` if the shapes differ, and if nothing is
+    masked; on a GPU, where this check would make the host wait, the loss is NaN
+    instead. Source: Devlin et al. 2019.
 
     In the notes: masked language model.
     """
+    require_shape("u", u, "B", "T", "V")
+    x = as_int64("x", x, *u.shape[:2])
+    require_bools("masked", masked, *u.shape[:2])
     if runtime.on_host(masked):
         require(bool(masked.any()), "masked", "mask at least 1 token", 0)
         u, x = u[masked], x[masked]
@@ -150,6 +161,7 @@ def masked_token_loss(
 
 def _similarity(phi: Float[Tensor, "N m"], tau: float) -> Float[Tensor, "N N"]:
     """Return cosines divided by the temperature, and -inf for a view with itself."""
+    require_shape("phi", phi, "N", "m")
     require(tau > 0, "tau", "be above 0", tau)
     z = F.normalize(_at_least_float32(phi), dim=1)
     return (_products(z, z) / tau).fill_diagonal_(-torch.inf)
@@ -161,21 +173,19 @@ def _products(a: Float[Tensor, "N m"], b: Float[Tensor, "M m"]) -> Float[Tensor,
     Autocast would lower the precision whatever the inputs are, and divided by a small
     temperature the rounding becomes whole nats.
     """
+    precision = torch.promote_types(a.dtype, b.dtype)
+    precision = torch.promote_types(precision, torch.float32)
     with torch.autocast(a.device.type, enabled=False):
-        return _at_least_float32(a) @ _at_least_float32(b).T
+        return a.to(precision) @ b.to(precision).T
 
 
 def _pairs(phi_hat: Tensor, phi_tilde: Tensor) -> int:
     """Return the number of positive pairs. Raises ``ValueError`` if it is below 2."""
+    require_shape("phi_hat", phi_hat, "B", "m")
     B = len(phi_hat)
     require(B >= 2, "phi_hat", "have at least 2 rows (one has no negatives)", B)
-    _require_shape("phi_tilde", phi_tilde, tuple(phi_hat.shape))
+    require_shape("phi_tilde", phi_tilde, B, phi_hat.shape[1])
     return B
-
-
-def _require_shape(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise ``ValueError`` if `x` does not have the shape."""
-    require(x.shape == shape, name, f"have the shape {shape}", tuple(x.shape))
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
 from fmkit import _logistic as logistic
 from fmkit import runtime
 from fmkit._check import Refused, require
+from fmkit._tensors import as_int64, require_below, require_finite, require_shape
 
 # Candidates for lambda, in units of the mean squared feature. On Animal-MNIST, with raw
 # pixels or EfficientNet-Lite0 and 50 to 7,711 labels, a wider grid (1e-4 to 1e2) gained
 # at most 0.005 of test accuracy.
 LAMBDA_GRID = tuple(10 ** (i / 2) for i in range(-6, 3))
 FOLDS = 5  # of cross-validation
+REACH = 1e-150, 1e150  # sizes whose squares float64 can represent
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,17 @@ class Probe:
     accuracy: dict[float, float]  # of each lambda, in cross-validation
 
     def logits(self, features: Float[Tensor, "n m"]) -> Float[Tensor, "n k"]:
-        """Compute the logits u of every example, a column for each class."""
+        """Compute the logits u of every example, a column for each class.
+
+        Raises ``ValueError`` if the features have another width.
+        """
+        require_shape("features", features, "n", self.weight.shape[1])
         return features.to(self.weight.dtype) @ self.weight.T + self.bias
 
 
 def logistic_objective(
     features: Float[Tensor, "n m"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     weight: Float[Tensor, "k m"],
     bias: Float[Tensor, " k"],
     *,
@@ -62,17 +68,31 @@ def logistic_objective(
     Unlike the notes, w is a matrix with a row for each class, and there are a ridge
     and a bias, to which the ridge does not apply. If both are 0, it is log k; with the
     best bias and no weight, it is the entropy of the labels. It is computed in the
-    precision of its arguments.
+    precision of its arguments. Raises ``ValueError`` if their shapes or precisions do
+    not fit, without an example, if `lambda_` is negative, and if a label is not from 0
+    to k - 1; a GPU, which this would stop, is not asked for labels.
 
     In the notes: (14.1).
     """
+    require_shape("features", features, "n", "m")
+    n, m = features.shape
+    require(n >= 1, "features", "have at least 1 row", n)
+    labels = as_int64("labels", labels, n)
+    require_shape("weight", weight, "k", m)
+    require_shape("bias", bias, len(weight))
+    if runtime.on_host(labels):  # cross_entropy would leave out a label of -100
+        require_below("labels", labels, len(weight))
+    require(0 <= lambda_ < float("inf"), "lambda_", "be finite, at least 0", lambda_)
+    for name, x in {"weight": weight, "bias": bias}.items():
+        rule = f"have the precision of features ({features.dtype})"
+        require(x.dtype == features.dtype, name, rule, x.dtype)
     u = features @ weight.T + bias
     return F.cross_entropy(u, labels) + lambda_ / 2 * weight.square().sum()
 
 
 def logistic_path(
     features: Float[Tensor, "n m"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     *,
     classes: int,
     lambdas: Sequence[float],
@@ -83,8 +103,9 @@ def logistic_path(
     `tolerance` bounds the norm of the gradient with respect to (s W, b) for centred
     features, where s is their root mean square. This bound means the same if the
     features are shifted, rotated, or scaled together with lambda. The result is
-    float64, so for features on MPS it is on the CPU. Its biases sum to 0, because a
-    number added to all of them changes nothing.
+    float64, so for features on MPS it is on the CPU. Its biases sum to 0, and so do the
+    weights of each feature, because a number added to those of all classes changes no
+    probability and makes the ridge larger.
 
     Each lambda starts from the solution for the next larger one and takes L-BFGS steps
     (Liu and Nocedal 1989). They are preconditioned with the mean Hessian of the logits
@@ -95,7 +116,7 @@ def logistic_path(
 
     In the notes: linear probe.
     """
-    values = _checked(features, labels, classes, lambdas, tolerance)
+    labels, values = _checked(features, labels, classes, lambdas, tolerance)
     basis = logistic.eigenbasis(features)
     all_rows = torch.ones_like(basis.coordinates[:1])
     problem = logistic.problem_of(basis, labels, all_rows, classes=classes)
@@ -111,7 +132,7 @@ def logistic_path(
 
 def linear_probe(
     features: Float[Tensor, "n m"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     *,
     classes: int,
     generator: torch.Generator,
@@ -130,7 +151,7 @@ def linear_probe(
 
     In the notes: linear probe.
     """
-    grid = _checked(features, labels, classes, LAMBDA_GRID, tolerance)
+    labels, grid = _checked(features, labels, classes, LAMBDA_GRID, tolerance)
     basis = logistic.eigenbasis(features)
     held_out = _held_out(labels, FOLDS, generator).to(basis.coordinates.device)
     # The first problem trains on every label, each of the others without one fold
@@ -168,20 +189,26 @@ def least_squares_probe(
     descent from w = 0 reaches. Unlike the notes, it can have a bias (without `bias` it
     is 0), and a penalty of `ridge` times the squared norm of w, which does not apply to
     the bias. In squared units of the targets; w = 0 gives their mean square. The result
-    is float64, so for features on MPS it is on the CPU. Raises ``ValueError`` if an
-    argument has values that are not finite, if there are no features, and if `ridge` is
-    negative.
+    is float64, so for features on MPS it is on the CPU. Raises ``ValueError`` if there
+    is not one target for each row, if an argument has values that are not finite, if
+    there are no features, and if `ridge` is negative.
 
     In the notes: linear probe, (14.1), squared error.
     """
-    require(len(features) >= 1, "features", "have at least 1 row", len(features))
-    _require_finite("features", features)
-    _require_finite("targets", targets)
+    _check_features(features)
+    require_shape("targets", targets, len(features))
+    _check_sizes("targets", targets)
     require(0 <= ridge < float("inf"), "ridge", "be finite and at least 0", ridge)
     x = runtime.float64(features)
     y = runtime.float64(targets).to(x.device)
     x_mean, y_mean = (x.mean(dim=0), y.mean()) if bias else (x.new_zeros(()),) * 2
-    u, s, v = torch.linalg.svd(x - x_mean, full_matrices=False)
+    x = x - x_mean
+    if bias:
+        # The mean is rounded. What it leaves far from 0 is the same in every row, and
+        # would be a direction that the features do not have
+        rest = x.mean(dim=0)
+        x, x_mean = x - rest, x_mean + rest
+    u, s, v = torch.linalg.svd(x, full_matrices=False)
     # The features have a direction if its singular value exceeds float64 rounding
     present = s > s.max() * max(x.shape) * torch.finfo(s.dtype).eps
     shrunk = torch.where(present, s / (s.square() + len(x) * ridge), 0)
@@ -200,10 +227,22 @@ def _accuracy(
     return correct[held_out].double().mean().item()
 
 
-def _require_finite(name: str, values: Tensor) -> None:
-    """Raise ``ValueError`` with the number of values that are not finite."""
-    wrong = int((~values.isfinite()).sum())
-    require(wrong == 0, name, "hold neither NaN nor infinite values", wrong)
+def _check_features(features: Tensor) -> None:
+    """Raise ``ValueError`` if there is no row or column, or a size is beyond REACH."""
+    require_shape("features", features, "n", "m")
+    require(len(features) >= 1, "features", "have at least 1 row", len(features))
+    m = features.shape[1]
+    require(m >= 1, "features", "have at least 1 column", m)
+    _check_sizes("features", features)
+
+
+def _check_sizes(name: str, x: Tensor) -> None:
+    """Raise ``ValueError`` if a value is not finite, or the largest beyond REACH."""
+    require_finite(name, x)
+    least, most = (end.item() for end in x.aminmax())
+    largest, (low, high) = max(-least, most), REACH
+    rule = f"be 0 or have a largest size from {low} to {high}"
+    require(largest == 0 or low <= largest <= high, name, rule, largest)
 
 
 def _checked(
@@ -212,28 +251,26 @@ def _checked(
     classes: int,
     lambdas: Sequence[float],
     tolerance: float,
-) -> list[float]:
-    """Check all arguments; return lambdas from the largest to the smallest."""
+) -> tuple[Int64[Tensor, " n"], list[float]]:
+    """Check all arguments; return labels, and lambdas from the largest on."""
     require(classes >= 2, "classes", "be at least 2", classes)
-    rule = f"be one for each row ({len(features)})"
-    require(len(labels) == len(features), "labels", rule, len(labels))
-    for label in labels[(labels < 0) | (labels >= classes)][:1].tolist():
-        require(False, "labels", f"be from 0 to {classes - 1}", label)
+    _check_features(features)
+    labels = as_int64("labels", labels, len(features))
+    require_below("labels", labels, classes)
     for missing in sorted(set(range(classes)) - set(labels.tolist()))[:1]:
         raise Refused(
             f"labels: class {missing} has no example, so its bias has no optimum."
         )
-    _require_finite("features", features)
     values = sorted((float(value) for value in lambdas), reverse=True)
     require(len(values) >= 1, "lambdas", "be at least one", values)
     positive = all(0 < value < float("inf") for value in values)
     require(positive, "lambdas", "be finite and above 0", values)
-    require(tolerance > 0, "tolerance", "be above 0", tolerance)
-    return values
+    require(0 < tolerance <= 1, "tolerance", "be above 0 and at most 1", tolerance)
+    return labels, values
 
 
 def _held_out(
-    labels: Int[Tensor, " n"], folds: int, generator: torch.Generator
+    labels: Int64[Tensor, " n"], folds: int, generator: torch.Generator
 ) -> Bool[Tensor, "p n"]:
     """Draw the folds: a row for each, true at the labels that it holds out.
 

@@ -29,7 +29,7 @@ def ident(path):
     return "/".join(path.relative_to(ROOT / "fmkit").with_suffix("").parts)
 
 
-COMMON = {"_check", "_writing", "runtime", "ranks", "progress", "assets"}
+COMMON = {"_check", "_tensors", "_writing", "runtime", "ranks", "progress", "assets"}
 MAY_IMPORT = {  # the rooms of the house, and those whose code they may use
     "common": {"common"},
     "science": {"common", "science"},

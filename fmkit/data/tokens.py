@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 
 import torch
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Int, Int64, Integer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from fmkit import runtime
 from fmkit._check import require
+from fmkit._tensors import require_integers
 
 START = 0  # the id of x_0 in every tokenizer that is made here
 START_PIECE = "⊥"  # how x_0 is shown
@@ -166,11 +167,12 @@ def pack(documents: Iterable[Sequence[int]], *, start: int) -> Int64[Tensor, " n
     return sequence
 
 
-def check_ids(ids: Int[Tensor, "*shape"], *, vocabulary: int) -> None:
-    """Raise ``ValueError`` if an id is not between 0 and V - 1, V the `vocabulary`.
+def check_ids(ids: Integer[Tensor, "*shape"], *, vocabulary: int) -> None:
+    """Raise ``ValueError`` if an id is no integer from 0 to V - 1, V the `vocabulary`.
 
     Call it where ids enter, not in a step of training: it waits for their device.
     """
+    require_integers("ids", ids)
     if ids.numel():
         least, largest = (end.item() for end in ids.aminmax())
         rule = f"be from 0 to V - 1 ({vocabulary - 1})"

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 
 from fmkit._check import require
+from fmkit._tensors import as_int64, require_integers
 from fmkit.data.tokens import check_ids
 from fmkit.progress import progress
 
@@ -58,12 +59,13 @@ class NGram:
     def order(self) -> int:
         return len(self.levels)
 
-    def log_p(self, tokens: Int[Tensor, "*B T"]) -> Float64[Tensor, "*B T"]:
+    def log_p(self, tokens: Integer[Tensor, "*B T"]) -> Float64[Tensor, "*B T"]:
         """Compute log p(x_t | up to n - 1 previous tokens) of every token, in nats.
 
         The first token of a row has no context, not even ⊥. Raises ``ValueError`` if an
-        id is outside V.
+        id is outside V, and for a single id without a row.
         """
+        require(tokens.dim() >= 1, "tokens", "be rows", tuple(tokens.shape))
         check_ids(tokens, vocabulary=self.vocabulary)
         p = tokens.new_full(tokens.shape, 1 / self.vocabulary, dtype=torch.float64)
         number = torch.zeros_like(tokens, dtype=torch.int64)  # of the empty context
@@ -79,15 +81,17 @@ class NGram:
         return p.log()
 
 
-def fit_ngram(tokens: Int[Tensor, " T"], *, vocabulary: int, order: int) -> NGram:
+def fit_ngram(tokens: Integer[Tensor, " T"], *, vocabulary: int, order: int) -> NGram:
     """Count the runs of up to `order` tokens, whose ids are below `vocabulary`.
 
     A run is stored as a pair: the number of its first k - 1 tokens, and its last token.
-    Raises ``ValueError`` if the order is below 1 or an id is outside V.
+    Raises ``ValueError`` if the order or V is below 1, or an id is outside V.
 
     In the notes: language model, (14.5).
     """
     require(order >= 1, "order", "be at least 1", order)
+    require(vocabulary >= 1, "vocabulary", "be at least 1", vocabulary)
+    tokens = as_int64("tokens", tokens, "T")
     check_ids(tokens, vocabulary=vocabulary)
     number = torch.zeros(len(tokens) + 1, dtype=torch.int64, device=tokens.device)
     levels: list[tuple[Tensor, Tensor]] = []
@@ -123,6 +127,7 @@ def discounts(counts: Int64[Tensor, " g"]) -> Float64[Tensor, "4"]:
     and lets no discount fall below 0.05, because some n_j is 0 if runs are few or all
     very frequent. Source: Chen and Goodman 1998.
     """
+    require_integers("counts", counts)
     n = [1.0 + int((counts == j).sum()) for j in range(5)]
     y = n[1] / (n[1] + 2 * n[2])
     D = [j - (j + 1) * y * n[j + 1] / n[j] for j in (1, 2, 3)]
@@ -131,7 +136,7 @@ def discounts(counts: Int64[Tensor, " g"]) -> Float64[Tensor, "4"]:
 
 
 def choose_order(
-    tokens: Int[Tensor, " T"], *, vocabulary: int, orders: Sequence[int]
+    tokens: Integer[Tensor, " T"], *, vocabulary: int, orders: Sequence[int]
 ) -> tuple[int, dict[int, float]]:
     """Choose the best of `orders` inside `tokens`; return it and nats a token of each.
 
@@ -140,6 +145,7 @@ def choose_order(
     order, or there are fewer than 2 tokens.
     """
     require(len(orders) >= 1, "orders", "be at least 1", len(orders))
+    tokens = as_int64("tokens", tokens, "T")
     require(len(tokens) >= 2, "tokens", "be at least 2", len(tokens))
     end = int(len(tokens) * (1 - HELD_OUT))
     nats = {}

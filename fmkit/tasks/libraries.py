@@ -112,7 +112,11 @@ def without_names(text: str) -> str:
 
 
 def beginning(text: str, *, words: int) -> str:
-    """Return the first `words` words of `text`, with the white space between them."""
+    """Return the first `words` words of `text`, with the white space between them.
+
+    Raises ValueError if `words` is less than 1.
+    """
+    require(words >= 1, "words", "be at least 1", words)
     ends = [match.end() for match in re.finditer(r"\S+", text)]
     return text[: ends[min(words, len(ends)) - 1]] if ends else ""
 

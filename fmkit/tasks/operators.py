@@ -18,10 +18,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
+from fmkit import runtime
 from fmkit._check import require
+from fmkit._tensors import as_int64, require_below, require_shape
 
 OPERATORS: dict[str, Callable[[int, int], int]] = {
     "a + b": lambda a, b: a + b,
@@ -52,11 +54,26 @@ VOCABULARY = EQUALS + 1
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents drawn by :func:`draw_documents`, as numbers."""
+    """Documents drawn by :func:`draw_documents`, as numbers.
+
+    Raises ValueError if the lengths differ, and if there is no such symbol, operator or
+    operand.
+    """
 
     symbols: Int64[Tensor, " B"]  # positions in SYMBOLS
     operators: Int64[Tensor, " B"]  # positions in OPERATORS
     operands: Int64[Tensor, "B K 2"]
+
+    def __post_init__(self) -> None:
+        require_shape("operands", self.operands, "B", "K", 2)
+        B, K, _ = self.operands.shape
+        ends = {"symbols": len(SYMBOLS), "operators": len(OPERATORS), "operands": 20}
+        for name, end in ends.items():
+            shape = (B, K, 2) if name == "operands" else (B,)
+            numbers = as_int64(name, getattr(self, name), *shape)
+            if runtime.on_host(numbers):
+                require_below(name, numbers, end)
+            object.__setattr__(self, name, numbers)
 
     @property
     def answers(self) -> Int64[Tensor, "B K"]:
@@ -108,8 +125,13 @@ def draw_documents(
     """Draw `count` documents of `examples` examples, each with one pair of `symbols`.
 
     No two examples of a document have the same operands (a, b). Raises ValueError if
-    `examples` is less than 1 or more than there are pairs of operands.
+    `count` is less than 1, if there are no `symbols`, and if `examples` is less than 1
+    or more than there are pairs of operands.
     """
+    require(count >= 1, "count", "be at least 1", count)
+    require_shape("symbols", symbols, "p", 2)
+    require_shape("operands", operands, "q", 2)
+    require(len(symbols) >= 1, "symbols", "have at least 1 row", len(symbols))
     rule = f"be from 1 to the pairs of operands ({len(operands)})"
     require(1 <= examples <= len(operands), "examples", rule, examples)
     drawn = symbols[torch.randint(len(symbols), (count,), generator=generator)]
@@ -130,20 +152,27 @@ def to_tokens(documents: Documents) -> Int64[Tensor, "B T"]:
 
 
 def answer_scores(
-    u: Float[Tensor, "B T V"], x: Int64[Tensor, "B T"]
+    u: Float[Tensor, "B T V"], x: Integer[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
     """Return log p of each answer, in nats, and whether it is the most probable token.
 
     ``u[:, t]`` are the logits of the token *after* x_t, as a causal model returns them.
     The logits at each ``=`` therefore predict the answer. Entry k is given k correct
-    examples.
+    examples. Raises ValueError if the shapes differ, if T is not a multiple of 5, and
+    if an id is not below V; a GPU, which this would stop, is not asked for ids.
     """
+    require_shape("u", u, "B", "T", "V")
+    x = as_int64("x", x, *u.shape[:2])
+    T = x.shape[1]
+    require(T >= 5 and T % 5 == 0, "x", "have 5 tokens for each example", T)
+    if runtime.on_host(x):  # cross_entropy would leave out an id of -100
+        require_below("x", x, u.shape[2])
     at, y = u[:, 3::5], x[:, 4::5]
     return -F.cross_entropy(at.mT, y, reduction="none"), at.argmax(dim=2) == y
 
 
 def answer_loss(
-    u: Float[Tensor, "B T V"], x: Int64[Tensor, "B T"]
+    u: Float[Tensor, "B T V"], x: Integer[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
     """Compute the mean of (14.8) over answers, in nats; log V for equal logits.
 

@@ -96,8 +96,11 @@ def candidates(
 
     The others are answers of the task. Because the correct answer is first, a choice
     that takes the first of equal scores would be correct too often. Raises ValueError
-    if `count` is less than 2 or more than there are answers.
+    if there is no item `i`, and if `count` is less than 2 or more than there are
+    answers.
     """
+    n = len(task.items)
+    require(0 <= i < n, "i", f"be from 0 to {n - 1}, an item of {task.name}", i)
     correct = task.items[i][1]
     pool = task.answers or dict.fromkeys(y for _, y in task.items)
     others = [y for y in pool if y != correct]

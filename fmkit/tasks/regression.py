@@ -16,23 +16,35 @@ from torch import Tensor, nn
 
 from fmkit import runtime
 from fmkit._check import require
+from fmkit._tensors import require_finite, require_shape
 
 SINGULAR = 1e-10  # of the largest eigenvalue; below, no x has varied in that direction
 
 
 @dataclass(frozen=True)
 class Regressions:
-    """Sequences drawn by :func:`draw_regressions`; y is w^T x plus noise."""
+    """Sequences drawn by :func:`draw_regressions`; y is w^T x plus noise.
+
+    Raises ValueError if the shapes do not fit.
+    """
 
     x: Float[Tensor, "B n d"]
     y: Float[Tensor, "B n"]
     w: Float[Tensor, "B d"]
 
+    def __post_init__(self) -> None:
+        require_shape("x", self.x, "B", "n", "d")
+        B, n, d = self.x.shape
+        require_shape("y", self.y, B, n)
+        require_shape("w", self.w, B, d)
+
     def excess(self, y_hat: Float[Tensor, "B n"]) -> Float[Tensor, "B n"]:
         """Return (y_hat - w^T x)^2: the expected squared error in excess of sigma^2.
 
-        Entry k, counted from 0, is for the prediction after k examples.
+        Entry k, counted from 0, is for the prediction after k examples. Raises
+        ValueError if there is not one prediction for each y.
         """
+        require_shape("y_hat", y_hat, *self.y.shape)
         return (y_hat - _apply(self.x, self.w)).square()
 
 
@@ -47,11 +59,15 @@ def draw_regressions(
     """Draw w ~ N(0, I), x_j ~ N(0, scales_j^2), y ~ N(w^T x, sigma^2), independently.
 
     All `scales` are 1 in training. Unlike in the paper, the axes of other scales are
-    the coordinate axes. Raises ValueError if `examples` is less than 1 and if `sigma`
-    is negative.
+    the coordinate axes. Raises ValueError if `count` or `examples` is less than 1, if
+    there is no scale or one is not finite, and if `sigma` is negative or infinite.
     """
+    require(count >= 1, "count", "be at least 1", count)
+    require_shape("scales", scales, "d")
+    require(len(scales) >= 1, "scales", "be at least 1", len(scales))
+    require_finite("scales", scales)
     require(examples >= 1, "examples", "be at least 1", examples)
-    require(sigma >= 0, "sigma", "be at least 0", sigma)
+    require(0 <= sigma < float("inf"), "sigma", "be finite and at least 0", sigma)
     d = len(scales)
     w = torch.randn(count, d, generator=generator)
     x = torch.randn(count, examples, d, generator=generator) * scales
@@ -64,8 +80,10 @@ def skewed_scales(d: int) -> Float[Tensor, " d"]:
 
     The variances of N(0, I) sum to d too.
 
-    Source: the skewed covariance of Garg et al. 2022, section 4.
+    Raises ValueError if d is less than 1. Source: the skewed covariance of Garg et al.
+    2022, section 4.
     """
+    require(d >= 1, "d", "be at least 1", d)
     scales = 1 / torch.arange(1, d + 1)
     return scales * (d / scales.square().sum()).sqrt()
 
@@ -80,10 +98,15 @@ def ridge_predictions(
     The squares are summed, not averaged. With lambda = sigma^2 and w ~ N(0, I), w_k is
     therefore the mean of w given the pairs, and no predictor has a lower expected
     squared error. Lambda 0 is least squares, with the solution of least norm if there
-    are fewer than d pairs. Computed in float64. Raises ValueError if lambda is
-    negative.
+    are fewer than d pairs. Computed in float64. Raises ValueError if there is not one y
+    for each x, if a value is not finite, and if lambda is negative or infinite.
     """
-    require(lambda_ >= 0, "lambda_", "be at least 0", lambda_)
+    require_shape("x", x, "B", "n", "d")
+    require_shape("y", y, *x.shape[:2])
+    require_finite("x", x)
+    require_finite("y", y)
+    finite = "be finite and at least 0"
+    require(0 <= lambda_ < float("inf"), "lambda_", finite, lambda_)
     x, y = runtime.float64(x), runtime.float64(y)
     gram = _of_earlier(x[..., :, None] * x[..., None, :])  # (B, n, d, d)
     moment = _of_earlier(x * y[..., None])
@@ -101,8 +124,11 @@ def transformer_predictions(
     (x_k, y_k, x_{k+1}), with x_0 and y_0 zero, and one embedding e_v per coordinate.
     The logit of coordinate y is the prediction. Unlike in the paper, where an x and a y
     are separate tokens, the model need not learn which y belongs to which x. Raises
-    ValueError if the vocabulary of the model is not 2d + 1.
+    ValueError if the vocabulary of the model is not 2d + 1, and if there is not one y
+    for each x.
     """
+    require_shape("x", x, "B", "n", "d")
+    require_shape("y", y, *x.shape[:2])
     d = x.shape[2]
     rule = f"have a vocabulary of 2d + 1 ({2 * d + 1})"
     require(
@@ -114,7 +140,7 @@ def transformer_predictions(
     # Autocast would round the coordinates to bfloat16, and with them every sum that a
     # block adds its output to, which is float32 where an embedding is looked up
     with torch.autocast(z.device.type, enabled=False):
-        vectors = z @ model.embedding.weight
+        vectors = z.to(model.embedding.weight.dtype) @ model.embedding.weight
     return model.logits(model.contextualize(vectors))[..., d]
 
 

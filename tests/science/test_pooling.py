@@ -134,6 +134,12 @@ def test_a_step_never_waits_for_a_device(encoder, pool):
     phi(phi.prepare(tokens)).square().sum().backward()
 
 
+def test_a_token_after_padding_is_an_error(encoder):
+    tokens = torch.tensor([[4, PADDING, 3], [1, 2, PADDING]])
+    with pytest.raises(ValueError, match=r"^tokens .*padding only at the end.*1"):
+        Pooled(encoder, mean_of_tokens).prepare(tokens)
+
+
 def test_an_empty_text_is_an_error(encoder):
     tokens = torch.tensor([[4, 2], [PADDING, 3], [1, PADDING]])
     with pytest.raises(ValueError, match=r"^tokens .*token in every row.*1"):

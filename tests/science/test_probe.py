@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference import notes as reference
 from sklearn.linear_model import LogisticRegression
+from support.bounds import rounding
 from torch import Tensor
 
 from fmkit import _logistic
@@ -131,6 +132,16 @@ def test_a_path_equals_separate_solutions(rng):
         torch.testing.assert_close(
             together.weight[i], alone.weight[0], rtol=1e-6, atol=1e-8
         )
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-6])
+def test_weights_and_biases_sum_to_0_over_classes(rng, tolerance):
+    """Whatever the tolerance: a sum belongs to no class."""
+    x, labels = task(rng, n=30, m=50, k=4)
+    path = logistic_path(x, labels, classes=4, lambdas=[1e-3], tolerance=tolerance)
+    for w in (path.weight[0], path.bias[0]):
+        bound = 4 * rounding(4, w.abs().max().item(), dtype=torch.float64)
+        torch.testing.assert_close(w.sum(dim=0), 0 * w[0], rtol=0, atol=bound)
 
 
 def test_under_the_largest_lambda_only_the_frequencies_are_learnt(rng):
@@ -300,7 +311,7 @@ NAN = torch.tensor([[0.0, math.nan], [math.inf, 1.0], [1.0, 1.0]])
         ({"labels": torch.tensor([1, 1, 1])}, "labels: class 0 has no example, "),
         (
             {"features": torch.ones(0, 2), "labels": torch.ones(0).long()},
-            "labels: class 0 has no example, ",
+            "features must have at least 1 row, got 0.",
         ),
         ({"classes": 1}, "classes must be at least 2, got 1."),
         ({"lambdas": []}, "lambdas must be at least one, got []."),
@@ -310,7 +321,7 @@ NAN = torch.tensor([[0.0, math.nan], [math.inf, 1.0], [1.0, 1.0]])
         ),
         ({"lambdas": [-1.0]}, "lambdas must be finite and above 0, got [-1.0]."),
         ({"lambdas": [math.inf]}, "lambdas must be finite and above 0, got [inf]."),
-        ({"tolerance": 0.0}, "tolerance must be above 0, got 0.0."),
+        ({"tolerance": 0.0}, "tolerance must be above 0 and at most 1, got 0.0."),
     ],
 )
 def test_wrong_arguments(rng, change, message):
@@ -385,6 +396,35 @@ def test_a_feature_s_shift_changes_nothing_beside_a_bias(rng):
     shifted, c = least_squares_probe(x - 5, y + 1, bias=True)
     torch.testing.assert_close(shifted, w)
     torch.testing.assert_close(c, b + 1 + 5 * w.sum())
+
+
+@pytest.mark.parametrize("offset", [2.0**7, 2.0**20, 2.0**33])
+@pytest.mark.parametrize(
+    ("n", "m"), [(12, 60), (40, 60), (60, 60), (40, 5)], ids=["12", "40", "60", "tall"]
+)
+@pytest.mark.parametrize("equal", ["nothing", "rows", "columns", "one column"])
+def test_features_far_from_0_have_no_other_directions(rng, n, m, offset, equal):
+    """Features and shift are multiples of 1/64 below 2^34, so their sums are exact."""
+    x = torch.randint(-128, 128, (n, m), generator=rng).double() / 64
+    y = torch.randn(n, generator=rng, dtype=torch.float64)
+    if equal == "rows":
+        x[1], x[2] = x[0], x[3]
+    elif equal == "columns":
+        x[:, m // 2 :] = x[:, : m - m // 2]
+    elif equal == "one column":
+        x[:, 1] = 0
+    w, b = least_squares_probe(x, y, bias=True)
+    far, c = least_squares_probe(x + offset, y, bias=True)
+    centred = x - x.mean(dim=0)
+    s = torch.linalg.svdvals(centred)
+    condition = (s[0] / s[s > 1e-9 * s[0]][-1]).item()
+    # Each of the n + m additions of a product may round, and w by the condition more
+    size = condition**2 * w.abs().max().item()
+    bound = rounding(n + m, size, dtype=torch.float64)
+    torch.testing.assert_close(far, w, rtol=0, atol=bound)
+    # The bias is of the size of offset times w
+    bound *= offset * m
+    torch.testing.assert_close(c + offset * far.sum(), b, rtol=0, atol=bound)
 
 
 def test_least_squares_of_constant_features(rng):

@@ -74,7 +74,7 @@ def test_excess_is_over_sigma_squared(rng):
     ("options", "message"),
     [
         ({"examples": 0}, "examples must be at least 1, got 0."),
-        ({"sigma": -0.5}, "sigma must be at least 0, got -0.5."),
+        ({"sigma": -0.5}, "sigma must be finite and at least 0, got -0.5."),
     ],
 )
 def test_wrong_draws_are_refused(rng, options, message):
@@ -160,7 +160,9 @@ def test_ridge_at_sigma_squared_is_best(rng):
 
 def test_a_negative_lambda_is_refused(rng):
     of = regressions(rng)
-    with pytest.raises(ValueError, match="lambda_ must be at least 0, got -1"):
+    with pytest.raises(
+        ValueError, match="lambda_ must be finite and at least 0, got -1"
+    ):
         ridge_predictions(of.x, of.y, lambda_=-1.0)
 
 
