@@ -279,6 +279,18 @@ def test_texts_keep_their_order_in_batches(tiny):
     assert len({*found[0]}) > 3
 
 
+def test_answers_of_one_context_need_not_be_neighbours(tiny):
+    model = HarnessModel(tiny, device="cpu")
+    asked = [("a", "b"), ("c", "bb"), ("a", "d"), ("c", "b"), ("", "b")]
+    found = model.loglikelihood(requests("loglikelihood", *asked))
+    for pair, (log_p, greedy) in zip(asked, found, strict=True):
+        [alone] = model.loglikelihood(requests("loglikelihood", pair))
+        error = error_of(tiny, 2, -alone[0])
+        assert (log_p, greedy) == (pytest.approx(alone[0], abs=error), alone[1])
+    assert len({*found}) == len(asked)
+    assert model.loglikelihood([]) == []
+
+
 def test_a_line_says_what_is_cut(tiny, caplog):
     model = HarnessModel(tiny, device="cpu")
     asked = [("a" * n, "b") for n in (3, CONTEXT - 1, CONTEXT, CONTEXT + 1)]
