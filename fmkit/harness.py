@@ -86,7 +86,7 @@ class HarnessModel(LM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Return log p of each text, in windows of the context that do not overlap."""
+        """Return log p of each text, each token once, in windows of the context."""
         windows: list[Pair] = []
         owners = []
         for i, (text,) in enumerate(request.args for request in requests):
