@@ -2,14 +2,18 @@
 
 B rows, T tokens of a prompt, V vocabulary. ``stream`` yields the tokens of all rows at
 each step, and ``generate`` collects them. A function of its own chooses a token from
-the logits u: ``greedy``, or one made by ``sampler``. On a CPU decode with
-:func:`fmkit.models.packed.packed`, which reads the weights faster.
+the logits u: ``greedy``, or one made by ``sampler``. End symbols end a row, and so do
+``StopStrings``. On a CPU decode with :func:`fmkit.models.packed.packed`, which reads
+the weights faster.
 """
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from fmkit import runtime
@@ -17,6 +21,10 @@ from fmkit._check import require
 from fmkit.data.tokens import check_ids
 
 Choose = Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]]
+Stop = Callable[[list[int]], bool]  # whether a row ends with its last new token
+# Logits of V tokens are rounded by eps log(V) / 2 or less, and log V is below 13; the
+# other eps are those of the softmax. So far a sum of probabilities may be off.
+ROUNDING = 8  # eps
 
 
 def greedy(u: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
@@ -39,7 +47,8 @@ def sampler(
     on the generator, on the step, and on the row's place in a batch of this size. It
     depends neither on the other rows' tokens nor on when those rows end. The generator
     must be on the model's device. Raises ``ValueError`` if the temperature is below 0
-    or `top_p` is outside (0, 1].
+    or `top_p` is outside (0, 1]; on a CPU the function raises it if a row of logits
+    holds NaN or infinity, or nothing but minus infinity.
 
     In the notes: (14.6).
     """
@@ -55,7 +64,13 @@ def sampler(
         u = (u - u.amax(dim=-1, keepdim=True)) / temperature
         if top_p < 1:
             u = keep_top_p(u, top_p)
-        return torch.multinomial(u.softmax(-1), 1, generator=generator)[:, 0]
+        p = u.softmax(dim=-1)
+        finite = not runtime.on_host(p) or bool(p.isfinite().all())
+        require(finite, "u", "be finite for a token and never infinite", float("nan"))
+        # As torch.multinomial draws one token: whose exponential time is over first. It
+        # looks at p before, for which a GPU would be waited
+        times = torch.empty_like(p).exponential_(generator=generator)
+        return (p / times).argmax(dim=-1)
 
     return choose
 
@@ -65,13 +80,54 @@ def keep_top_p(u: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
 
     The nucleus is the smallest set of most probable tokens that together have
     probability p: a token belongs to it if the more probable ones have less than p.
+    Sums that reach p up to rounding have reached it.
     """
     values, order = u.sort(dim=-1, descending=True, stable=True)
-    probabilities = values.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
+    exact = values.to(torch.promote_types(u.dtype, torch.float32))
+    before = F.pad(exact.softmax(-1).cumsum(-1)[..., :-1], (1, 0))
+    enough = p - ROUNDING * torch.finfo(before.dtype).eps
+    # The most probable token belongs to it, however small p is
+    outside = (before >= enough) & (before > 0)
     return torch.empty_like(u).scatter(
-        -1, order, values.masked_fill(before >= p, float("-inf"))
+        -1, order, values.masked_fill(outside, float("-inf"))
     )
+
+
+@dataclass(frozen=True)
+class StopStrings:
+    """End a row when one of some strings is in its text: a `stop` of ``generate``.
+
+    The text is that of the new tokens alone, so a string in the prompt ends nothing. A
+    string may begin in one token and end in another. The row keeps all its tokens;
+    :meth:`text` is what comes before the string. Raises ``ValueError`` if a string is
+    empty, or if `strings` is one string.
+    """
+
+    tokenizer: Tokenizer
+    strings: Collection[str]
+
+    def __post_init__(self) -> None:
+        several = not isinstance(self.strings, str)
+        require(several, "strings", "be several, such as a list", self.strings)
+        for string in self.strings:
+            require(bool(string), "a stop string", "be a text", string)
+
+    def __call__(self, tokens: list[int]) -> bool:
+        """Tell whether one of the strings is in the text of new tokens.
+
+        Special tokens count as they are written, so their text may be such a string.
+        """
+        text = self.tokenizer.decode(tokens, skip_special_tokens=False)
+        return any(string in text for string in self.strings)
+
+    def text(self, tokens: list[int]) -> str:
+        """Return the text of tokens up to the first of the strings.
+
+        Special tokens are left out.
+        """
+        text = self.tokenizer.decode(tokens)
+        starts = [text.find(string) for string in self.strings if string in text]
+        return text[: min(starts, default=None)]
 
 
 def generate(
@@ -81,16 +137,17 @@ def generate(
     new_tokens: int,
     choose: Choose = greedy,
     eos: int | Collection[int] | None = None,
+    stop: Stop | None = None,
 ) -> list[list[int]]:
     """Collect the tokens of :func:`~fmkit.generate.stream`, a list for each row.
 
-    The lists contain neither the prompt nor the token that ended a row.
+    The lists contain neither the prompt nor the end symbol of a row.
 
     In the notes: answer of several words, in-context learning.
     """
     rows: list[list[int]] = [[] for _ in prompts]
-    steps = stream(model, prompts, new_tokens=new_tokens, choose=choose, eos=eos)
-    for step in steps:
+    how = {"new_tokens": new_tokens, "choose": choose, "eos": eos, "stop": stop}
+    for step in stream(model, prompts, **how):
         for row, token in zip(rows, step, strict=True):
             if token is not None:
                 row.append(token)
@@ -104,17 +161,19 @@ def stream(
     new_tokens: int,
     choose: Choose = greedy,
     eos: int | Collection[int] | None = None,
+    stop: Stop | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield the next token of every row, up to `new_tokens` times.
 
     Prompts may differ in length: shorter ones are padded on the left, and no token
     attends to padding. A row ends when `eos` is chosen, an id or one of several, which
-    is not yielded. From then on the row yields None, and when all rows have ended
-    nothing more is yielded. On CUDA the model is one step ahead of what is yielded, so
-    that it does not wait for a token to be read (drawing one waits all the same).
-    Precision and device are those of the weights. Raises ``ValueError``, before
-    anything is computed, if the model is not in eval mode, a prompt is empty, an id is
-    outside V, or the longest prompt and `new_tokens` exceed the context.
+    is not yielded, and after a token with which `stop` is true of its new tokens: see
+    :class:`~fmkit.generate.StopStrings`. From then on the row yields None, and when all
+    rows have ended nothing more is yielded. On CUDA the model is one step ahead of what
+    is yielded, so that it does not wait for a token to be read. Precision and device
+    are those of the weights. Raises ``ValueError``, before anything is computed, if the
+    model is not in eval mode, a prompt is empty, an id is outside V, or the longest
+    prompt and `new_tokens` exceed the context.
     """
     require(not model.training, "model.training", "be False: call model.eval()", True)
     require(len(prompts) >= 1, "prompts", "be at least one", prompts)
@@ -132,23 +191,28 @@ def stream(
     require(longest + new_tokens <= context, "the longest prompt", rule, longest)
     padded = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
     padding = [longest - len(prompt) for prompt in prompts]
-    return _stream(model, padded, padding, new_tokens, choose, {*ends})
+    steps = _steps(model, padded, padding, new_tokens, choose)
+    return _ended(steps, len(padded), {*ends}, stop)
 
 
-def _stream(
-    model: nn.Module,
-    padded: list[list[int]],
-    padding: list[int],
-    new_tokens: int,
-    choose: Choose,
-    eos: set[int],
+def _ended(
+    steps: Iterator[Int[Tensor, " B"]], B: int, eos: set[int], stop: Stop | None
 ) -> Iterator[list[int | None]]:
-    ended = [False] * len(padded)
-    for row in runtime.read_late(_steps(model, padded, padding, new_tokens, choose)):
-        ended = [end or token in eos for end, token in zip(ended, row, strict=True)]
+    """Yield the tokens of rows that have not ended; stop when all have."""
+    rows: list[list[int]] = [[] for _ in range(B)]
+    ended = [False] * B
+    for step in runtime.read_late(steps):
+        ended = [end or token in eos for end, token in zip(ended, step, strict=True)]
         if all(ended):
             return
-        yield [None if end else t for end, t in zip(ended, row, strict=True)]
+        yield [None if end else t for end, t in zip(ended, step, strict=True)]
+        if stop is not None:
+            for i, token in enumerate(step):
+                if not ended[i]:
+                    rows[i].append(token)
+                    ended[i] = stop(rows[i])
+            if all(ended):  # before another step is computed
+                return
 
 
 @torch.inference_mode()  # as a decorator it is left at every yield

@@ -2,7 +2,8 @@
 
 A ``Format`` writes pairs (x, y) as text, ``draw_examples`` draws the pairs that precede
 a query, and ``score_answers`` computes the likelihood that a model gives to each
-answer. q queries, a answers to each, B rows, T tokens, V vocabulary.
+answer, or ``score_tokens`` if you encode the texts yourself. q queries, at most a
+answers to each, n answers in all, B rows, T tokens, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -97,7 +98,11 @@ def draw_examples(
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of each answer to each query, on the CPU."""
+    """The scores of each answer to each query, on the CPU.
+
+    If queries differ in their number of answers, shorter rows are filled up: log p with
+    minus infinity, tokens and bytes with 0, and greedy with False.
+    """
 
     log_p: Float[Tensor, "q a"]  # log p(answer | prompt), nats, in float64
     tokens: Int[Tensor, "q a"]  # of the answer
@@ -111,14 +116,12 @@ def choice_accuracy(scores: Float[Tensor, "q a"]) -> Float[Tensor, " q"]:
     The answer with the highest score is chosen, and one is drawn if k answers share it,
     so a tie that includes the correct answer gives 1/k. ``argmax(dim=1) == 0`` gives 1,
     because argmax takes the first of a tie. Equal scores everywhere give 1/a, which is
-    chance.
+    chance. Scores of minus infinity fill up the rows of queries with fewer answers.
     """
     best = runtime.float64(scores == scores.max(dim=1, keepdim=True).values)
     return best[:, 0] / best.sum(dim=1)
 
 
-@torch.inference_mode()
-@runtime.exact()
 def score_answers(
     lm: LanguageModel,
     prompts: Sequence[str],
@@ -133,26 +136,57 @@ def score_answers(
     The start symbol of `lm` precedes every prompt. If it has none, an empty prompt
     follows an end symbol, as one document follows another in pretraining. Prompt and
     answer are encoded as one text, so an answer begins with the white space that
-    separates them. Unlike scoring each whole text, the common beginning of all prompts
-    is computed once, and each prompt once for all its answers. Nothing is cut off.
-    Device and precision are the model's, also inside autocast. `bar` names the
-    progress bar.
+    separates them. Queries may differ in their number of answers. Nothing is cut off.
+    Speed, device and precision are those of :func:`fmkit.prompt.score_tokens`. `bar`
+    names the progress bar.
 
-    Raises ``ValueError``, before anything is computed, if the model is not in eval
-    mode; if queries differ in their number of answers; if an answer has no token; if
-    prompt and answer exceed the context; if a token has no vector in the model; or if
-    the tokens of a prompt are not the first tokens of prompt and answer.
+    Raises ``ValueError``, before anything is computed, if a prompt has no answer; if an
+    answer has no token; if the tokens of a prompt are not the first tokens of prompt
+    and answer; and as ``score_tokens`` does.
 
     In the notes: zero-shot adaptation, (14.5).
     """
-    model = lm.model
-    require(not model.training, "model.training", "be False: call model.eval()", True)
     heads, tails = _tokens(lm, prompts, answers)
+    log_p, greedy = score_tokens(lm.model, heads, tails, bar=bar)
+    return Scored(
+        log_p,
+        _table([[len(tail) for tail in row] for row in tails]),
+        _table([[len(answer.encode()) for answer in row] for row in answers]),
+        greedy,
+    )
+
+
+@torch.inference_mode()
+@runtime.exact()
+def score_tokens(
+    model: Transformer,
+    heads: Sequence[list[int]],
+    tails: Sequence[Sequence[list[int]]],
+    *,
+    bar: str = "scoring answers",
+) -> tuple[Float[Tensor, "q a"], Bool[Tensor, "q a"]]:
+    """Compute log p of tokens after others, and whether each is the most probable one.
+
+    ``tails[i]`` are the answers to the prompt ``heads[i]``, which begins with the start
+    symbol if the model has one. The results are those of
+    :class:`~fmkit.prompt.Scored`. Unlike scoring each whole text, the common beginning
+    of all prompts is computed once, and each prompt once for all its answers. Device
+    and precision are the model's, also inside autocast.
+
+    Raises ``ValueError``, before anything is computed, if the model is not in eval
+    mode; if there is no prompt, or one without an answer; if a prompt or an answer has
+    no token; if prompt and answer exceed the context by more than the last token, which
+    is not read; or if a token has no vector in the model.
+    """
+    require(not model.training, "model.training", "be False: call model.eval()", True)
+    require(len(heads) >= 1, "prompts", "be at least one", heads)
     context = model.config.context
     for head, row in zip(heads, tails, strict=True):
+        require(len(row) >= 1, "answers", "be at least one for each prompt", row)
+        require(all([head, *row]), "a prompt and an answer", "have a token", [])
         length = len(head) + max(map(len, row))
-        rule = f"be at most the context ({context})"
-        require(length <= context, "the tokens of prompt and answer", rule, length)
+        rule = f"be at most one more than the context ({context})"
+        require(length <= context + 1, "the tokens of prompt and answer", rule, length)
         ids = torch.tensor([*head, *(i for tail in row for i in tail)])
         check_ids(ids, vocabulary=model.config.vocabulary)
     # At least the last token of each prompt is left out, because the logits after it
@@ -162,32 +196,37 @@ def score_answers(
     prefix = model.cache(padding=[0], room=max(shared, 1))
     if shared:
         _read(model, [heads[0][:shared]], prefix)
-    log_p = torch.zeros(len(heads), len(tails[0]), dtype=torch.float64)
-    greedy = torch.ones_like(log_p, dtype=torch.bool)
+    log_p = torch.full(_size(tails), -torch.inf, dtype=torch.float64)
+    greedy = torch.zeros(log_p.shape, dtype=torch.bool)
     batches = [*_batches(model, heads, tails)]
     for rows in progress(batches, bar=bar):
         cache = prefix.fork([0] * len(rows), room=len(heads[rows[0]]))
         last = _read(model, [heads[i][shared:] for i in rows], cache)[:, -1]
         some = [tails[i] for i in rows]
-        log_p[rows], greedy[rows] = _score(model, last, cache, some)
-    return Scored(
-        log_p,
-        torch.tensor([[len(tail) for tail in row] for row in tails]),
-        torch.tensor([[len(answer.encode()) for answer in row] for row in answers]),
-        greedy,
-    )
+        places = (
+            [i for i in rows for _ in tails[i]],
+            [j for row in some for j in range(len(row))],
+        )
+        log_p[places], greedy[places] = _score(model, last, cache, some)
+    return log_p, greedy
+
+
+def _size(rows: Sequence[Sequence[object]]) -> tuple[int, int]:
+    return len(rows), max(map(len, rows))
+
+
+def _table(rows: Sequence[Sequence[int]]) -> Int[Tensor, "q a"]:
+    """Return counts of the answers as a table, 0 where a query has none."""
+    _, a = _size(rows)
+    return torch.tensor([[*row, *[0] * (a - len(row))] for row in rows])
 
 
 def _tokens(
     lm: LanguageModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]
 ) -> tuple[list[list[int]], list[list[list[int]]]]:
     """Return the ids of every prompt, after the start symbol, and of its answers."""
-    require(len(prompts) >= 1, "prompts", "be at least one", prompts)
     same = len(answers) == len(prompts)
     require(same, "answers", f"be given for each prompt ({len(prompts)})", len(answers))
-    counts = sorted({len(row) for row in answers})
-    rule = "be equally many for each prompt, at least one"
-    require(len(counts) == 1 and counts[0] >= 1, "answers", rule, counts)
 
     def encoded(texts: Sequence[str]) -> list[list[int]]:
         encodings = lm.tokenizer.encode_batch([*texts], add_special_tokens=False)
@@ -211,7 +250,7 @@ def _tokens(
 
 
 def _batches(
-    model: Transformer, heads: list[list[int]], tails: list[list[list[int]]]
+    model: Transformer, heads: Sequence[list[int]], tails: Sequence[Sequence[list[int]]]
 ) -> Iterator[list[int]]:
     """Yield queries with equally many tokens, as many at a time as memory allows."""
     shape, weight = model.config, model.embedding.weight
@@ -224,7 +263,7 @@ def _batches(
     for length, rows in sorted(groups.items()):
         # A row for each answer, and one for the prompt; logits are copied once
         a_row = (length + longest) * a_token + 2 * longest * shape.vocabulary * size
-        together = max(1, memory // (a_row * (len(tails[0]) + 1)))
+        together = max(1, memory // (a_row * (_size(tails)[1] + 1)))
         for first in range(0, len(rows), together):
             yield rows[first : first + together]
 
@@ -241,8 +280,8 @@ def _score(
     model: Transformer,
     last: Float[Tensor, "B d"],
     cache: Cache,
-    tails: list[list[list[int]]],
-) -> tuple[Float[Tensor, "B a"], Bool[Tensor, "B a"]]:
+    tails: Sequence[Sequence[list[int]]],
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """Compute log p of the answers to each row of a cache; tell which are greedy.
 
     `last` is c of the last token of each prompt, whose logits predict the first token
@@ -266,8 +305,7 @@ def _score(
         owners = torch.tensor(longer).repeat_interleave(lengths)
         log_p.index_add_(0, owners, log_p_later)
         best[owners[~best_later]] = False
-    shape = len(tails), len(tails[0])
-    return log_p.view(shape), best.view(shape)
+    return log_p, best
 
 
 def _of_tokens(

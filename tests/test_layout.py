@@ -22,7 +22,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "fmkit").rglob("*.py"))
-EXTRAS = ("runs", "dask", "book", "lab", "test", "bench")
+EXTRAS = ("runs", "dask", "book", "lab", "harness", "test", "bench")
+OWN_EXTRA = {"on_dask": "dask", "harness": "harness"}  # modules that need one
 
 
 def ident(path):
@@ -44,6 +45,7 @@ INSIDE_SCIENCE = {  # these use no other science than what is named
     "tasks": {"data"},
     "generate": {"data", "models"},
     "prompt": {"data", "models"},
+    "harness": {"models", "generate", "prompt"},
     "probe": {"_logistic"},
     "adapt": {"probe", "train"},
     "checkpoint": {"train"},
@@ -267,12 +269,14 @@ def module_of(path):
 
 def test_science_needs_none_of_the_notebook_s_libraries():
     """Every module of science and of common; only yaml is there, which gguf brings."""
-    blocked = {*OF_NOTEBOOKS, "ipykernel", "jupyter_client", *OF_PAGES} - {"yaml"}
+    blocked = {*OF_NOTEBOOKS, "ipykernel", "jupyter_client", *OF_PAGES, "lm_eval"}
+    blocked -= {"yaml"}
     modules = [
         module_of(path)
         for path in MODULES
         if room_of(path.relative_to(ROOT / "fmkit").with_suffix("").parts[0])
         in ("common", "science")
+        and path.stem not in OWN_EXTRA
     ]
     assert {"fmkit.losses", "fmkit.models.transformer", "fmkit.assets"} < set(modules)
     lines = [f"import {module}" for module in modules]
@@ -309,6 +313,7 @@ def undeclared(files, extras, project):
     ("rooms", "extras"),
     [
         (("common", "science"), ()),
+        (("common", "science"), ("harness",)),
         (("runs",), ("runs",)),
         (("runs",), ("runs", "dask")),
         (("book", "cli"), ("runs", "book")),
@@ -319,7 +324,7 @@ def test_what_fmkit_imports_is_declared(project, rooms, extras):
         path
         for path in MODULES
         if room_of(path.relative_to(ROOT / "fmkit").with_suffix("").parts[0]) in rooms
-        and (path.stem != "on_dask" or "dask" in extras)
+        and OWN_EXTRA.get(path.stem) in (None, *extras)
     ]
     assert undeclared(files, extras, project) == set()
 
@@ -334,10 +339,7 @@ def test_what_fmkit_imports_is_declared(project, rooms, extras):
 )
 def test_what_others_import_is_declared(project, folder, extras):
     files = sorted((ROOT / folder).rglob("*.py"))
-    assert undeclared(files, extras, project) - OPTIONAL == set()
-
-
-OPTIONAL = {"lm_eval"}  # its tool says how to install it
+    assert undeclared(files, extras, project) == set()
 
 
 def test_what_is_not_declared_is_seen(project, tmp_path):

@@ -1,12 +1,12 @@
 """Compare our log-likelihoods with those of lm-evaluation-harness, on the same weights.
 
 ``python -m tools.lm_eval_record results/zero_shot/harness.json`` writes the record. It
-needs ``pip install lm-eval==0.4.13`` and is not part of ``make bench``, because lm-eval
-brings some thirty packages (pyarrow, datasets, pandas, nltk and more) that nothing else
-here uses. Both sides get the weights of SmolLM2 (the harness in the Llama of
-transformers), the same tokenizer, and prompts and answers as text; each tokenizes and
-scores them by itself. The task is capitals with 4 examples in the bare format and 4
-answers for each query.
+needs the extra ``harness`` and is not part of ``make bench``, because lm-eval brings
+some thirty packages (pyarrow, datasets, pandas, nltk and more) that no benchmark uses.
+Both sides get the weights of SmolLM2 (the harness in the Llama of transformers), the
+same tokenizer, and prompts and answers as text; each tokenizes and scores them by
+itself. The task is capitals with 4 examples in the bare format and 4 answers for each
+query.
 """
 
 import sys

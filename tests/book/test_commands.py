@@ -1,7 +1,9 @@
 """Commands that pages show: each is parsed, and its names and values are checked."""
 
+import inspect
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -71,11 +73,25 @@ def check(command, root):
         options = get_args_parser().parse_args(arguments)
         assert options.module, "-m"
         check([options.training_script, *options.training_script_args], root)
+    elif name == "python" and arguments[1] == "fmkit.harness":
+        check_of_harness(arguments[2:])
     elif name == "bash":
         assert arguments[0] == "bench/gpu.sh", arguments[0]
         gpu_parser().parse_args(arguments[1:])
     else:
         assert name in OTHERS, name
+
+
+def check_of_harness(arguments):
+    if find_spec("lm_eval") is None:  # of the extra "harness"
+        return
+    from lm_eval._cli.harness import HarnessCLI
+
+    from fmkit.harness import HarnessModel
+
+    options = HarnessCLI()._parser.parse_args(["run", *arguments])
+    assert options.model == "fmkit"
+    inspect.signature(HarnessModel).bind(**options.model_args)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -20,6 +20,7 @@ SHOWN = [
 ]
 OTHER_ROOMS = ("runs", "book", "cli")
 NO_NEED = ("assets",)  # the package alone says what others use
+OF_AN_EXTRA = ("harness",)  # pages are built without it; the how-to page shows it
 
 
 def offered():
@@ -28,7 +29,8 @@ def offered():
         parts = path.relative_to(ROOT / "fmkit").with_suffix("").parts
         inside = len(parts) > 1 and parts[0] in NO_NEED and parts[1] != "__init__"
         private = any(re.match("_[a-z]", part) for part in parts)
-        if parts[0] not in OTHER_ROOMS and not inside and not private:
+        elsewhere = parts[0] in (*OTHER_ROOMS, *OF_AN_EXTRA)
+        if not elsewhere and not inside and not private:
             yield ".".join(["fmkit", *(p for p in parts if p != "__init__")])
 
 

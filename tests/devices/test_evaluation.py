@@ -10,7 +10,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from fmkit import evaluate, runtime
 from fmkit.adapt import frozen_outputs
-from fmkit.generate import generate, stream
+from fmkit.generate import generate, greedy, sampler, stream
 from fmkit.models.language_model import LanguageModel
 from fmkit.models.resnet import ResNet, ResNetConfig
 from fmkit.models.transformer import TransformerConfig
@@ -155,9 +155,12 @@ def test_a_gpu_is_asked_for_the_next_token_before_one_is_read(gpu, monkeypatch):
     assert counts == [2, 3, 4, 4]
 
 
-def test_a_step_of_decoding_waits_for_the_step_before_alone(gpu):
-    model = drawn(TINY).to("cuda")
-    steps = stream(model, PROMPTS[:2], new_tokens=6)
+@pytest.mark.parametrize("draws", [False, True], ids=["greedy", "sampler"])
+def test_a_step_of_decoding_waits_for_the_step_before_alone(gpu, draws):
+    model, choose = drawn(TINY).to("cuda"), greedy
+    if draws:
+        choose = sampler(generator=torch.Generator("cuda").manual_seed(0), top_p=0.9)
+    steps = stream(model, PROMPTS[:2], new_tokens=6, choose=choose)
     next(steps), next(steps)
     gpu.clear()
     assert len([*steps]) == 4

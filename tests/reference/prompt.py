@@ -13,7 +13,7 @@ def score(model, tokenizer, prompt, answer, start):
     head = [start, *tokenizer.encode(prompt, add_special_tokens=False).ids]
     whole = [start, *tokenizer.encode(prompt + answer, add_special_tokens=False).ids]
     with torch.no_grad():
-        logits = model(torch.tensor([whole]))[0].tolist()
+        logits = model(torch.tensor([whole[:-1]]))[0].tolist()
     log_p, greedy = 0.0, True
     for t in range(len(head), len(whole)):
         u = logits[t - 1]  # of token t, made from those before it

@@ -2,13 +2,16 @@
 
 import random
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
 from reference import generate as reference_generate
 from support.models import drawn
+from support.refusals import refused
+from tokenizers import Tokenizer, decoders, models
 
-from fmkit.generate import generate, greedy, keep_top_p, sampler, stream
+from fmkit.generate import StopStrings, generate, greedy, keep_top_p, sampler, stream
 from fmkit.models.packed import packed
 from fmkit.models.transformer import TransformerConfig
 
@@ -174,6 +177,95 @@ def test_tokens_come_when_they_are_known(tiny):
     assert not torch.is_inference_mode_enabled()
 
 
+# Where a string ends a row
+
+
+PIECES = ["<s>", "a", "b", "\n", "\n\n", "Q", ":", " c\nQ", "ab", "<end>"]
+
+
+@pytest.fixture(scope="module")
+def writing():
+    """A tokenizer whose tokens are PIECES, which no text could be cut into."""
+    vocabulary = {piece: i for i, piece in enumerate(PIECES)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<s>", "<end>"])
+    return tokenizer
+
+
+def written(model, tokenizer, rows, strings, *, prompts=None, eos=None):
+    """The texts, and how many tokens each has, if these pieces are chosen in turn."""
+    ids = [[PIECES.index(piece) for piece in row] for row in rows]
+    steps = iter(zip(*ids, strict=True))
+    stop = StopStrings(tokenizer, strings)
+    found = generate(
+        model,
+        prompts or [[1]] * len(rows),
+        new_tokens=len(ids[0]),
+        choose=lambda u: torch.tensor(next(steps)),
+        eos=eos,
+        stop=stop,
+    )
+    return [stop.text(row) for row in found], [*map(len, found)]
+
+
+def test_a_string_ends_a_row_and_the_others_go_on(tiny, writing):
+    rows = [["a", "\n", "b", "a"], ["b", "a", "\n", "b"], ["a", "a", "b", "<s>"]]
+    found = written(tiny, writing, rows, ["\n"], eos=0)
+    assert found == (["a", "ba", "aab"], [2, 3, 3])
+    # A row that has ended stays so, though a string has ended the others since
+    rows = [["<s>", "\n", "a"], ["b", "\n", "a"]]
+    assert written(tiny, writing, rows, ["\n"], eos=0) == (["", "b"], [0, 2])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "strings", "text", "count"),
+    [
+        (["a", "\n", "Q", ":", "b"], ["\nQ:"], "a", 4),  # of three tokens
+        (["a", "\n", "\n", "b", "b"], ["\n\n"], "a", 3),
+        (["a", "\n\n", "b", "b", "b"], ["\n"], "a", 2),  # a part of a token
+        (["a", " c\nQ", ":", "b", "b"], ["\nQ:", ":b"], "a c", 3),
+        (["a", "b", "Q", ":", "b"], [":", "Q:"], "ab", 4),  # the one that begins first
+        (["ab", "b", "ab", "ab", "b"], ["ba", "\n"], "ab", 3),
+        (["ab", "ab", "b", "b", "b"], ["Q"], "ababbbb", 5),
+        (["ab", "ab", "b", "b", "b"], [], "ababbbb", 5),
+        (["a", "<end>", "b", "b", "b"], ["<end>"], "a", 2),  # not of the text
+        (["a", "<end>", "b", "b", "b"], ["Q"], "abbb", 5),
+        (["\n", "b", "b", "b", "b"], ["\n"], "", 1),
+    ],
+)
+def test_what_comes_before_the_first_string(
+    tiny, writing, pieces, strings, text, count
+):
+    assert written(tiny, writing, [pieces], strings) == ([text], [count])
+
+
+def test_a_string_in_the_prompt_ends_nothing(tiny, writing):
+    for prompt in ([1, 3], [3, 3, 3]):
+        found = written(tiny, writing, [["b", "b"]], ["\n", "\nb"], prompts=[prompt])
+        assert found == (["bb"], [2])
+
+
+def test_after_the_last_string_nothing_is_computed(tiny, writing):
+    calls = []
+
+    def choose(u):
+        calls.append(len(u))
+        return torch.tensor([3, 1] if len(calls) == 1 else [1, 3])
+
+    stop = StopStrings(writing, ["\n"])
+    steps = stream(tiny, [[1], [2]], new_tokens=9, choose=choose, stop=stop)
+    assert [*steps] == [[3, 1], [None, 3]]
+    assert calls == [2, 2]
+
+
+def test_strings_that_are_none(writing):
+    found = refused(StopStrings, writing, ["\n", ""])
+    assert found == "a stop string must be a text, got ''."
+    found = refused(StopStrings, writing, "\n\n")
+    assert found == r"strings must be several, such as a list, got '\n\n'."
+
+
 # Draws
 
 
@@ -209,6 +301,51 @@ def test_the_nucleus_is_the_fewest_that_have_p():
         assert kept.tolist() == [[size > 3, size > 0, size > 2, size > 1]]
     half = torch.tensor([[0.5, 0.25, 0.25]]).log()
     assert keep_top_p(half, 0.5).isfinite().tolist() == [[True, False, False]]
+    # Of transformers' tests: 0.5 + 0.3 is more than 0.8 in float32
+    tied = torch.tensor([[0.3, 0.1, 0.1, 0.5]]).log()
+    assert keep_top_p(tied, 0.8).isfinite().tolist() == [[True, False, False, True]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_nucleus_that_is_reached_is_enough(dtype, rng):
+    """However its sum is rounded: p is, as a fraction, what some of the tokens have."""
+    weights = [[1] * V for V in (2, 10, 1000, 50_000)]
+    weights += [torch.randint(1, 20, (V,), generator=rng).tolist() for V in [6] * 300]
+    for row in weights:
+        row.sort(reverse=True)
+        n = int(torch.randint(1, len(row), (), generator=rng))
+        p = Fraction(sum(row[:n]), sum(row))
+        u = (torch.tensor([row], dtype=dtype) / sum(row)).log()
+        assert keep_top_p(u, float(p)).isfinite().sum() == n
+        step = float(Fraction(row[n], 2 * sum(row)))  # half of the next token
+        assert keep_top_p(u, float(p) + step).isfinite().sum() == n + 1
+        assert keep_top_p(u, float(p) - step).isfinite().sum() == n
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_draws_are_those_of_multinomial(dtype, top_p, rng):
+    """To the bit: the chapters' texts were drawn by it."""
+    u = 3 * torch.randn(64, 500, generator=rng, dtype=dtype)
+    ours, theirs = (torch.Generator().manual_seed(5) for _ in range(2))
+    choose = sampler(generator=ours, top_p=top_p)
+    p = (keep_top_p(u, top_p) if top_p < 1 else u).softmax(dim=-1)
+    for _ in range(5):
+        expected = torch.multinomial(p, 1, generator=theirs)[:, 0]
+        assert torch.equal(choose(u), expected)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_logits_that_are_no_numbers(rng, top_p):
+    choose = sampler(generator=rng, top_p=top_p)
+    for wrong in (float("nan"), float("inf")):
+        u = torch.zeros(2, 5)
+        u[1, 2] = wrong
+        assert "got nan." in refused(choose, u)
+    assert "got nan." in refused(choose, torch.full((1, 5), -torch.inf))
+    u = torch.full((1, 5), -torch.inf)
+    u[0, 3] = -1e30
+    assert choose(u).tolist() == [3]
 
 
 def test_what_is_kept_keeps_its_logit(u):
@@ -224,7 +361,9 @@ def test_a_temperature_near_0_is_greedy(u, rng):
         choose = sampler(generator=rng, temperature=temperature)
         # 1e3 / 1e-37 would be infinite, were the largest not taken away before
         assert torch.equal(choose(1e3 * u.float()), greedy(u))
-    assert torch.equal(sampler(generator=rng, top_p=1e-9)(u), greedy(u))
+    for logits in (u, u.float()):  # 1e-9 is less than their rounding
+        choose = sampler(generator=rng, top_p=1e-9)
+        assert torch.equal(choose(logits), greedy(u))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -19,6 +19,7 @@ from fmkit.prompt import (
     choice_accuracy,
     draw_examples,
     score_answers,
+    score_tokens,
 )
 
 CAPITALS = [("France", "Paris"), ("Chad", "N'Djamena"), ("Peru", "Lima")]
@@ -272,6 +273,48 @@ def test_each_query_has_its_own_answers_in_its_own_order(tiny, cutter):
     torch.testing.assert_close(backwards.log_p.flip(0), found.log_p)
 
 
+def test_queries_may_differ_in_their_number_of_answers(tiny, cutter, monkeypatch):
+    prompts, answers = queries(BARE, False)
+    counts = (2, 1, 4, 1, 3)
+    ragged = [of[:n] for of, n in zip(answers, counts, strict=True)]
+    for at_once in (1, 2**28):
+        monkeypatch.setattr(runtime, "bytes_at_once", lambda device, n=at_once: n)
+        found = scored(tiny, cutter, prompts, ragged)
+        compare(found, tiny, cutter, prompts, ragged, error=1e-10)
+        for i, of in enumerate(ragged):
+            rest = slice(len(of), None)
+            assert (found.log_p[i, rest] == -torch.inf).all()
+            assert not (found.tokens + found.bytes + found.greedy)[i, rest].any()
+            # No answer is chosen in place of one that is there, however it is scored
+            alone = scored(tiny, cutter, prompts[i : i + 1], [of])
+            for table, row in (
+                (found.log_p, alone.log_p),
+                (found.log_p / found.tokens, alone.log_p / alone.tokens),
+                (found.log_p.exp(), alone.log_p.exp()),
+            ):
+                choice = choice_accuracy(table)[i]
+                torch.testing.assert_close(choice, choice_accuracy(row)[0])
+    assert found.log_p.shape == (5, 4)
+
+
+def test_tokens_may_be_given(tiny, cutter):
+    """As a prompt and an answer whose common text has other tokens, or a cut prompt."""
+    heads, tails = [[5, 9], [7]], [[[1, 2], [3]], [[4, 4, 4]]]
+    log_p, greedy = score_tokens(tiny, heads, tails)
+    for i, (head, row) in enumerate(zip(heads, tails, strict=True)):
+        for j, tail in enumerate(row):
+            with torch.no_grad():
+                u = tiny(torch.tensor([head + tail]))[0, len(head) - 1 : -1]
+            own = u.log_softmax(dim=-1)[range(len(tail)), tail].sum()
+            torch.testing.assert_close(log_p[i, j], own)
+            assert greedy[i, j] == (u.argmax(dim=-1) == torch.tensor(tail)).all()
+    assert log_p[1, 1] == -torch.inf
+    assert not greedy[1, 1]
+    message = "a prompt and an answer must have a token, got []."
+    assert refused(score_tokens, tiny, [[]], [[[1]]]) == message
+    assert refused(score_tokens, tiny, [[1]], [[[1], []]]) == message
+
+
 def test_a_tokenizer_s_own_start_symbol_is_left_out(tiny, cutter):
     prompts, answers = queries(BARE, True)
     adding = Tokenizer.from_str(cutter.to_str())
@@ -356,7 +399,8 @@ def test_tokens_that_the_model_lacks(tiny, cutter):
 def test_nothing_is_dropped_in_silence(cutter):
     text = BARE.prompt(CAPITALS, "Peru")
     tokens = 1 + len(cutter.encode(text + " Lima").ids)
-    fits = tiny_of(torch.float64, context=tokens)
+    # The last one is scored and not read
+    fits = tiny_of(torch.float64, context=tokens - 1)
     answers = [[" x", " Lima"]]
     compare(
         scored(fits, cutter, [text], answers),
@@ -366,10 +410,10 @@ def test_nothing_is_dropped_in_silence(cutter):
         answers,
         error=1e-10,
     )
-    short = tiny_of(torch.float64, context=tokens - 1)
+    short = tiny_of(torch.float64, context=tokens - 2)
     assert refused(scored, short, cutter, [text], answers) == (
-        "the tokens of prompt and answer must be at most the context "
-        f"({tokens - 1}), got {tokens}."
+        "the tokens of prompt and answer must be at most one more than the context "
+        f"({tokens - 2}), got {tokens}."
     )
 
 
@@ -397,13 +441,8 @@ def test_a_model_that_trains(cutter):
         (["a"], [["b"], ["c"]], "answers must be given for each prompt (1), got 2."),
         (
             ["a", "b"],
-            [["c"], ["d", "e"]],
-            "answers must be equally many for each prompt, at least one, got [1, 2].",
-        ),
-        (
-            ["a"],
-            [[]],
-            "answers must be equally many for each prompt, at least one, got [0].",
+            [["c"], []],
+            "answers must be at least one for each prompt, got [].",
         ),
     ],
 )
