@@ -239,7 +239,7 @@ def located(
             return [place(name, item) for item in value]
         default = parameters[name].default
         known = default if isinstance(default, list) else [default]
-        if not isinstance(value, str) or value in (*ASSETS, *known):
+        if not isinstance(value, str) or value in ("", *ASSETS, *known):
             return value
         path = os.path.expanduser(value)
         places = [str(Path(folder, path).absolute()) for folder in folders]

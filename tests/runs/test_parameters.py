@@ -176,7 +176,7 @@ def test_a_profile_without_an_end(tmp_path, parameters, text):
 PLACES = """\
 data: str = "animals"  # or a folder
 tasks: list[str] = ["capitals"]  # or files
-pretrained: str | list[str] = ""  # a folder, or the id of a model
+pretrained: str | list[str] = "smollm2"  # or a folder, or an id; "": none
 keep: str = ""  # a folder
 name: str = "red"  # of a colour
 seed: int = 0  # of everything
