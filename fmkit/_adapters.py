@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fmkit._check import Refused, one_line, require
+from fmkit._writing import write_tensors, write_whole, writing
 
 ALL = "all-linear"  # every linear layer but the one of the logits
 LAST = "lm_head"
@@ -108,10 +109,11 @@ def write_adapter(
         for matrix, update in updates.items()
         for name, tensor in zip(_tensors(matrix), (update.A, update.B), strict=True)
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / WEIGHTS, tensors, about={"format": "pt"})
     text = json.dumps(about, indent=2, ensure_ascii=False)
-    (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
+    write_whole(folder / CONFIG, f"{text}\n")
 
 
 def read_adapter(

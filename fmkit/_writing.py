@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fmkit._check import Refused
+from fmkit._check import Refused, one_line
 
 
 @contextlib.contextmanager
@@ -35,6 +35,24 @@ def write_whole(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     with whole(path) as staging:
         staging.write_bytes(data)
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, object], *, about: dict[str, str]
+) -> None:
+    """Write tensors and texts about them as safetensors, completely or not at all.
+
+    Raises Refused if the file cannot be written.
+    """
+    # Imported here, because torch takes a second that a sweep's process need not wait
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with whole(path) as staging:
+        try:
+            save_file(tensors, staging, metadata=about)
+        except SafetensorError as error:
+            raise Refused(f"{path} cannot be written ({one_line(error)}).") from error
 
 
 @contextlib.contextmanager

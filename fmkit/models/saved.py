@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from fmkit._check import Refused, one_line
-from fmkit._writing import whole
+from fmkit._writing import write_tensors
 from fmkit.data.tokens import START, read_tokenizer
 from fmkit.models.language_model import LanguageModel
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
@@ -40,11 +39,7 @@ def save_trained(
     about = {"config": json.dumps(asdict(model.config))}
     if tokenizer is not None:
         about["tokenizer"] = tokenizer.to_str()
-    with whole(Path(path)) as staging:
-        try:
-            save_file(weights, staging, metadata=about)
-        except SafetensorError as error:
-            raise Refused(f"{path} cannot be written ({one_line(error)}).") from error
+    write_tensors(Path(path), weights, about=about)
 
 
 def load_trained(path: str | Path) -> LanguageModel:
