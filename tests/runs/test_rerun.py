@@ -269,8 +269,8 @@ def test_interrupted(tmp_path, variables, number):
         stderr=subprocess.PIPE,
         encoding="utf-8",
         env=os.environ | variables,
-        # Started in a shell's background, the tests ignore Ctrl-C, and so would a child
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # Tests in the background of a shell, or under nohup, ignore these signals
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as process:
         while not started.exists() and process.poll() is None:
             time.sleep(0.05)

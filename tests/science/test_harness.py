@@ -357,5 +357,5 @@ def test_the_command_of_the_how_to_page(tmp_path, monkeypatch, capsys):
 
 def test_a_refusal_of_the_command_is_one_sentence(tiny, monkeypatch):
     monkeypatch.setattr(harness, "cli_evaluate", lambda: HarnessModel("nowhere"))
-    with pytest.raises(SystemExit, match=r"^fmkit: nowhere.* cannot be read"):
+    with pytest.raises(SystemExit, match=r"^fmkit: name must be .* got .nowhere"):
         harness.main()
