@@ -128,7 +128,7 @@ class HarnessModel(LM):
 
     def _generate(self, contexts: Sequence[str], given: dict) -> list[str]:
         options = normalize_gen_kwargs(given, NEW_TOKENS)
-        until = options.pop("until")
+        until = [string for string in options.pop("until") if string]
         new_tokens = options.pop("max_gen_toks")
         unknown = [name for name in options if name not in OPTIONS]
         rule = f"be until, max_gen_toks, {', '.join(OPTIONS)}"

@@ -41,7 +41,7 @@ class LowRank(nn.Module):
     def __init__(self, linear: nn.Linear, *, rank: int, alpha: float):
         limit = min(linear.weight.shape)
         rule = f"be a whole number from 1 to {limit}"
-        fits = isinstance(rank, int) and 1 <= rank <= limit
+        fits = type(rank) is int and 1 <= rank <= limit
         require(fits, "rank", rule, rank)
         like = linear.weight.detach()
         A = like.new_empty(rank, linear.in_features)
@@ -68,6 +68,7 @@ class LowRank(nn.Module):
         require(positive, "alpha", "be positive and finite", alpha)
         super().__init__()
         self.linear = linear
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.alpha = alpha
         self.scale = alpha / len(A)
         self.A, self.B = nn.Parameter(A), nn.Parameter(B)
@@ -286,7 +287,7 @@ def _outputs(layer: nn.Module) -> int:
     """Return e of a linear layer with or without updates."""
     if isinstance(layer, LowRankParts):
         return sum(_outputs(part) for part in layer.values())
-    return len(layer.B) if isinstance(layer, LowRank) else layer.out_features
+    return layer.out_features
 
 
 def _updates(layer: nn.Module, rows: Mapping[str, int]) -> Iterator[tuple[str, Update]]:

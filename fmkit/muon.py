@@ -75,6 +75,11 @@ class Muon(Optimizer):
             self.param_groups.pop()
             raise
 
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)
+        for i, group in enumerate(self.param_groups):
+            group.setdefault("muon", i == 0)  # of earlier states, which do not say it
+
     @classmethod
     def of(cls, model: nn.Module, *, lr: float, weight_decay: float = 0.1) -> "Muon":
         """Make the optimizer of a Transformer.

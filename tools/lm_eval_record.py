@@ -82,9 +82,10 @@ def main() -> None:
         "fmkit/accuracy/4/test": accuracy[0],
     }
     gap = record["metrics"]["harness/largest-difference/4/test"]
-    record["claims"] = {
-        "nats, ours and the harness's": {
-            "value": gap,
+    record["findings"] = {
+        "Our log-likelihoods are those of the harness, up to": {
+            "values": [gap],
+            "unit": "nats",
             "at_least": None,
             "at_most": TOLERANCE,
             "holds": gap <= TOLERANCE,

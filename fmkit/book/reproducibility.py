@@ -101,7 +101,7 @@ def _slower_times(results: Path) -> dict[str, str]:
 
 def _finding(sentence: str, found: dict[str, object]) -> list[str]:
     """Write a finding: number, bounds, the distance from the nearest bound, holds."""
-    numbers = [*found["values"], *(found["interval"] or ())]
+    numbers = found["values"]
     low, high = found["at_least"], found["at_most"]
     inside = [number - low for number in numbers] if low is not None else []
     inside += [high - number for number in numbers] if high is not None else []

@@ -4,6 +4,7 @@ Axes: n images, c channels, H by W pixels.
 """
 
 import io
+import os
 import re
 import unicodedata
 import warnings
@@ -98,7 +99,7 @@ def _opened(
     path: str | Path, size: int | None
 ) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
     """Open a folder or a zip; yield the names inside and a function that reads one."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     require(size is None or size >= 1, "size", "be at least 1 pixel", size)
     if path.is_dir():
         inside = {

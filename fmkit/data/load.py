@@ -1,6 +1,7 @@
 """Load the images that a chapter's parameter `data` names: a known set, or a path."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def load_images(
     if data in SETS:
         train, test = (_scaled(part, size) for part in SETS[data]())
     else:
-        path = Path(data).expanduser()
+        path = Path(os.path.expanduser(data))
         rule = f"be one of {', '.join(SETS)}, or a folder or a zip that exists"
         require(path.exists(), "data", rule, str(data))
         splits = read_folder(path, size=size, skip_unreadable=skip_unreadable)

@@ -4,6 +4,7 @@ Axes: n words of all documents, s shingles of a document.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -43,7 +44,7 @@ def load_corpus(text: str | Path) -> tuple[list[Document], list[Document]]:
         return split_by_group(without_near_duplicates(load_docstrings()))
     if text == "tinyshakespeare":
         return _cut(_read(fetch(text)["tinyshakespeare.txt"]), text)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     rule = f"be one of {', '.join(NAMES)}, or a file or a folder that exists"
     require(path.exists(), "text", rule, str(text))
     if path.is_file():

@@ -43,7 +43,7 @@ def _ending(own: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
 
 def _resolved(model: str) -> str | Path:
     """Return the same for two ways to write one path; an id is what it is."""
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     return path.resolve() if path.exists() else model
 
 
@@ -51,7 +51,7 @@ def _parts(model: str) -> tuple[str, ...]:
     """Return the parts of a model's path or id, of which the last ones name it."""
     if model in ASSETS_IN_WORDS:
         return (ASSETS_IN_WORDS[model],)
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.exists():  # its own name if it is ".", and not that of what it links to
         model = Path(os.path.abspath(path)).as_posix()
     cached = re.match(CACHED, model)

@@ -61,7 +61,7 @@ def load_pretrained(
     models = [asset for asset, about in ASSETS.items() if _ggufs(about.members)]
     known = f"be an asset ({', '.join(models)}), a folder, a GGUF file or an id on the "
     known += "hub (owner/name)"
-    path, parts = Path(name).expanduser(), hub.parsed(name)
+    path, parts = Path(os.path.expanduser(name)), hub.parsed(name)
     if name in ASSETS:
         require(name in models, "name", known, name)
         files = fetch(name)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from nbformat import NotebookNode
 
-from fmkit._writing import write_whole
+from fmkit._writing import write_whole, writing
 from fmkit.runs.cells import tags_of
 from fmkit.runs.parameters import read_notebook, text_of
 from fmkit.runs.record import bounds_of, number_of, read_record
@@ -89,7 +89,8 @@ def extract_figures(path: Path) -> tuple[Figure, ...]:
     """
     notebook = read_notebook(path)
     for old in path.parent.glob("figure-*.png"):
-        old.unlink()
+        with writing(old):
+            old.unlink(missing_ok=True)
     # Only a point whose parameters differ from the defaults has an injected cell.
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     code = [cell for cell in code if "injected-parameters" not in tags_of(cell)]

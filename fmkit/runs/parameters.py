@@ -308,8 +308,9 @@ def grid_of(
         if not isinstance(contents, list):
             raise RerunError(f"{name} must be values such as a,'b, c', got {text!r}.")
         grid[name] = [_of_text(content, kind, name=name) for content in contents]
+        same = [v if isinstance(v, list) else [v] for v in grid[name]]  # a and [a]
         for index, value in enumerate(grid[name]):
-            if value in grid[name][:index]:
+            if same[index] in same[:index]:
                 raise RerunError(f"{name} has the value {text_of(value)} twice.")
     return grid
 

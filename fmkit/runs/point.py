@@ -205,7 +205,8 @@ def _main(path: str, folder: str, given: str, parent: str, source: str) -> None:
         if source not in ("", digest):
             differing = f"{digest[:8]} in place of {source[:8]}"
             raise RerunError(f"{platform.node()} has other code ({differing}).")
-        write_whole(Path(folder) / SOURCE, digest)
+        with owned(Path(folder)):
+            write_whole(Path(folder) / SOURCE, digest)
         rerun(Path(path), Path(folder), given=json.loads(given))
     except Refused as error:
         sys.exit(str(error))

@@ -14,7 +14,7 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from IPython.display import display
 
 from fmkit import ranks
 from fmkit._check import Refused, require
-from fmkit._writing import write_whole
+from fmkit._writing import write_whole, writing
 from fmkit.assets import hub
 from fmkit.runs.cells import (
     as_kind,
@@ -55,6 +55,7 @@ FIELDS = {  # in the order of a record, each with its type in JSON
     "seed": int,
     "date": str,
 }
+FINDING = {"values", "unit", "at_least", "at_most", "holds"}  # of each finding
 PACKAGE = Path(__file__).parents[1]
 NO_MATHS = "mathjax_ignore tex2jax_ignore"  # classes in which a dollar is a dollar
 METADATA = "fmkit"  # the key of what fmkit keeps in notebooks and in their outputs
@@ -115,7 +116,6 @@ class Run:
         sentence: str,
         value: float | list[float],
         *,
-        interval: Sequence[float] | None = None,
         unit: str = "",
         at_least: float | None = None,
         at_most: float | None = None,
@@ -123,32 +123,32 @@ class Run:
         """Record a conclusion of the chapter, the number it rests on, and its bounds.
 
         `sentence` ends without a full stop, because the number follows it. `value` is
-        one number, or a list of those of several seeds or draws; an empty one, of what
-        these parameters did not measure, records nothing. The finding holds if all of
-        them are within the bounds, and both ends of `interval` too, if given. `unit` is
+        one number, or a list of those of several seeds or draws, and the finding holds
+        if all of them are within the bounds. An empty list means that these parameters
+        did not measure it: nothing is recorded. `unit` is
         "points" for a difference of two shares, "%" for a share, or any other text; the
         value and the bounds of the first two are shares, from -1 to 1.
 
-        Raises FindingError if the finding does not hold and the parameters are the
-        chapter's own: the text is written for these, and others may break it.
+        At the chapter's own parameters, for which the text is written, raises
+        FindingError if the finding does not hold, and Refused if nothing was measured.
         """
         findings, bounded = self.record["findings"], (at_least, at_most) != (None, None)
         require(sentence not in findings, "sentence", "be new", sentence)
         require(bounded, "at_least or at_most", "be given", None)
         values = [*value] if isinstance(value, list | tuple) else [value]
         values = [_finite(sentence, v) for v in values]
-        ends = [_finite("interval", end) for end in interval or ()]
         low = -math.inf if at_least is None else _finite("at_least", at_least)
         high = math.inf if at_most is None else _finite("at_most", at_most)
         if not values:
+            rule = "have a value at the chapter's own parameters"
+            require(not self._stops, sentence, rule, value)
             return
         found = findings[sentence] = {
             "values": values,
-            "interval": ends or None,
             "unit": unit,
             "at_least": None if at_least is None else low,
             "at_most": None if at_most is None else high,
-            "holds": all(low <= number <= high for number in (*values, *ends)),
+            "holds": all(low <= number <= high for number in values),
         }
         self._save()
         if self._stops and not found["holds"]:
@@ -191,8 +191,9 @@ class Run:
         if not keep or ranks.rank() > 0:
             return None
         folder = Path(os.environ.get("FMKIT_RECORD", "")).parent
-        folder = (folder / Path(keep).expanduser()).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = (folder / os.path.expanduser(keep)).resolve()
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder / name
 
     @property
@@ -291,6 +292,9 @@ def _checked(record: object, place: str) -> dict[str, object]:
     for field, kind in FIELDS.items():
         if not isinstance(record[field], kind):
             raise RecordError(f"{place} has a wrong {field}: {record[field]!r}.")
+    for name, found in record["findings"].items():
+        if not isinstance(found, dict) or set(found) != FINDING:
+            raise RecordError(f"{place}: finding {name} is damaged, got {found!r}.")
     for name, value in record["metrics"].items():
         if type(value) is not float or not math.isfinite(value):
             raise RecordError(f"{place}: metric {name} is not a number, got {value}.")
@@ -299,8 +303,10 @@ def _checked(record: object, place: str) -> dict[str, object]:
 
 def _of_claim(claim: dict[str, object]) -> dict[str, object]:
     """Read a finding of an older record, which had one number and no unit."""
-    rest = {key: claim[key] for key in ("at_least", "at_most", "holds")}
-    return {"values": [claim["value"]], "interval": None, "unit": "", **rest}
+    if not isinstance(claim, dict) or "value" not in claim:
+        return claim
+    rest = {key: of for key, of in claim.items() if key != "value"}
+    return {"values": [claim["value"]], "unit": "", **rest}
 
 
 def results(chapter: str, *, package: Path | None = None) -> Path:
@@ -454,14 +460,10 @@ def _finite(name: str, value: float) -> float:
 
 
 def number_of(finding: dict[str, object]) -> str:
-    """Write the number of a finding: "+2.1, +3.8 points", "74 % (70 to 78)"."""
+    """Write the number of a finding, or its numbers: "+2.1, +3.8 points", "74.0 %"."""
     values, unit = finding["values"], finding["unit"]
     text = ", ".join(in_unit(value, unit) for value in values)
-    text += f" {unit}" if unit else ""
-    if finding["interval"] is None:
-        return text
-    low, high = (in_unit(end, unit) for end in finding["interval"])
-    return f"{text} ({low} to {high})"
+    return f"{text} {unit}" if unit else text
 
 
 def bounds_of(finding: dict[str, object]) -> str:

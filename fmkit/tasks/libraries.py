@@ -5,6 +5,7 @@ docstrings in ``LIBRARIES``.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -77,7 +78,7 @@ def load_labelled(
     if it is not of this form, if a text or a label is empty, and if there are fewer
     than 2 classes or 2 different texts of a class.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     known = path.is_file() and path.suffix.lower() in SUFFIXES
     rule = f"be docstrings, or a file that exists, in {', '.join(SUFFIXES)}"
     require(known, "data", rule, str(path))

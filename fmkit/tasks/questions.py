@@ -3,6 +3,7 @@
 Each file of ``TASKS`` was written for this book: no item is copied from a benchmark.
 """
 
+import os
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def load_task(task: str | Path) -> Task:
     a name nor a file, if the file cannot be read or has an unknown field, and if
     :class:`Task` refuses what it holds.
     """
-    path = FOLDER / f"{task}.toml" if task in TASKS else Path(task).expanduser()
+    path = FOLDER / f"{task}.toml" if task in TASKS else Path(os.path.expanduser(task))
     if not path.is_file():
         known = ", ".join(TASKS)
         raise TaskError(f"task must be one of {known}, or a file, got {str(task)!r}.")

@@ -47,6 +47,11 @@ def parameters():
     return parameters_of(notebook(parameters=PARAMETERS + LISTS))
 
 
+def test_a_text_and_a_list_of_it_are_one_point(parameters):
+    with pytest.raises(RerunError, match=r'models has the value \["a"\] twice'):
+        grid_of(["models=a,[a]"], parameters)
+
+
 def everywhere(parameters, argument, folder):
     """The value of an argument for a rerun, a sweep and in a profile, all the same."""
     name, _, text = argument.partition("=")

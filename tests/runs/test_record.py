@@ -48,7 +48,7 @@ def test_every_change_is_kept_at_once_and_nothing_is_printed(path, capsys):
     run.metric("pixels/probe/50/test", torch.tensor(0.5))
     assert read_record(path)["metrics"] == {"pixels/probe/50/test": 0.5}
     run.finding("half", np.float32(0.5), at_least=0.4)
-    rest = {"interval": None, "unit": "", "at_least": 0.4, "at_most": None}
+    rest = {"unit": "", "at_least": 0.4, "at_most": None}
     found = {"half": {"values": [0.5], **rest, "holds": True}}
     assert read_record(path)["findings"] == found
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
@@ -240,7 +240,7 @@ def test_bounds_are_within_a_finding(path):
             {"unit": "points"},
             "+2.1, +3.8 points (check: at least +0.0)",
         ),
-        (0.5, {"interval": (0.1, 1), "unit": "%"}, "50.0 % (10.0 to 100.0) (check: "),
+        (0.5, {"unit": "%"}, "50.0 % (check: at least 0.0)"),
     ],
 )
 def test_the_number_of_a_finding(path, monkeypatch, value, options, text):
@@ -255,28 +255,24 @@ def test_the_number_of_a_finding(path, monkeypatch, value, options, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "interval", "bounds"),
-    [
-        ([0.2, -0.1], None, {"at_least": 0}),
-        ([0.2, 0.1], None, {"at_most": 0.15}),
-        (0.2, (-0.1, 0.5), {"at_least": 0}),
-        (0.2, (0.1, 0.5), {"at_most": 0.4}),
-    ],
+    ("value", "bounds"),
+    [([0.2, -0.1], {"at_least": 0}), ([0.2, 0.1], {"at_most": 0.15})],
 )
-def test_every_seed_and_both_ends_are_within(
-    path, monkeypatch, value, interval, bounds
-):
+def test_every_seed_is_within(path, monkeypatch, value, bounds):
     shown = []
     monkeypatch.setattr(records, "display", lambda data, *, raw: shown.append(data))
     monkeypatch.setenv("FMKIT_FINDINGS", "report")
     run = Run("tiny", NAMESPACE)
-    run.finding("A is larger", value, interval=interval, **bounds)
+    run.finding("A is larger", value, **bounds)
     run.what_we_found()
     assert "A is larger. Here this does not hold: " in shown[0]["text/plain"]
     assert "A is larger. Here this does not hold: " in shown[0]["text/html"]
 
 
-def test_nothing_measured_is_no_finding(path):
+def test_nothing_measured_is_no_finding(path, monkeypatch):
+    with pytest.raises(ValueError, match=r"^half must .* own parameters, got \[\]"):
+        Run("tiny", NAMESPACE).finding("half", [], at_least=0)
+    monkeypatch.setenv("FMKIT_FINDINGS", "report")
     Run("tiny", NAMESPACE).finding("half", [], at_least=0)
     assert read_record(path)["findings"] == {}
 
@@ -296,6 +292,10 @@ def test_findings_of_an_older_record(path):
     older["claims"] = {"half": {"value": 0.5, **bounds}}
     path.write_text(json.dumps(older), encoding="utf-8")
     assert read_record(path) == expected
+    older["claims"]["half"].pop("holds")
+    path.write_text(json.dumps(older), encoding="utf-8")
+    with pytest.raises(RecordError, match="finding half is damaged"):
+        read_record(path)
 
 
 @pytest.mark.parametrize("bounds", [{}, {"at_least": math.nan}])

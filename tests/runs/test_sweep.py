@@ -394,7 +394,7 @@ def test_what_is_run_again(tmp_path, capsys):
 def result(folder, tau, *, metrics, holds=True, seconds=1.0):
     """A finished point that never ran."""
     record = new_record("tiny", {"tau": tau, "seed": 0}, device="cpu")
-    bounds = {"values": [1.0], "interval": None, "unit": ""}
+    bounds = {"values": [1.0], "unit": ""}
     bounds |= {"at_least": None, "at_most": 1.0}
     findings = {
         "a <finding>": {**bounds, "holds": holds},
