@@ -17,6 +17,7 @@ CHAPTERS = {
     "language_models": ["pretrained="],
 }
 CLOSE = 1e-3  # float32 after four steps; a gradient of own rows only is off by 1e-1
+SMALL = 0.1  # alignment and uniformity of vectors nearly in one place are rounding
 COUNTED = ("probe", "knn", "finetune", "partner-found")
 CHOICES = 0.07  # of what is counted: some images are near a boundary, 1 of 16 at most
 
@@ -45,7 +46,7 @@ def test_two_processes_execute_a_chapter(chapter, tmp_path):
     far = {}
     for name, value in one["metrics"].items():
         kind = name.split("/")[1]
-        near = CHOICES if kind in COUNTED else CLOSE * abs(value)
+        near = CHOICES if kind in COUNTED else CLOSE * max(abs(value), SMALL)
         if kind != "seconds" and abs(two["metrics"][name] - value) > near:
             far[name] = value, two["metrics"][name]
     assert far == {}
