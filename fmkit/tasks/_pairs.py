@@ -84,8 +84,9 @@ def _of_jsonl(path: Path, text: str) -> list[tuple[str, str]]:
         if line.strip():
             try:
                 item = json.loads(line)
-            except json.JSONDecodeError as error:
-                reason = f"line {number}: {error.msg}"
+            except (ValueError, RecursionError) as error:  # also a number too long
+                said = getattr(error, "msg", one_line(error))
+                reason = f"line {number}: {said}"
                 raise Refused(f"{path} cannot be read ({reason}).") from error
             pair = item if isinstance(item, list) else None
             if isinstance(item, dict) and (columns := _columns([*item])):

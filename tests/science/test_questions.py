@@ -234,6 +234,7 @@ WRONG = [
     ),
     ("null.jsonl", '["a", null]\n', r"two texts in line 1.*null"),
     ("half.jsonl", '["a", "\\ud800"]\n', r"cannot be read \(.*surrogates"),
+    ("long.jsonl", f'["a", {"1" * 5000}]', r"cannot be read \(line 1: Exceeds"),
 ]
 
 
