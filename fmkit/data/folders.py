@@ -107,8 +107,8 @@ def _opened(
         }
         yield [*inside], lambda name: inside[name].read_bytes()
         return
-    rule = "be a folder or a zip that exists"
-    require(path.is_file() and zipfile.is_zipfile(path), "path", rule, str(path))
+    require(path.is_file(), "path", "be a folder or a zip that exists", str(path))
+    require(zipfile.is_zipfile(path), "path", "be a whole zip or a folder", str(path))
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -246,6 +246,13 @@ def _tree(parts: Parts) -> Tree:
 def _around(images: Collection[tuple[str, ...]]) -> tuple[str, ...]:
     """Return the folders around the splits, or around all images without splits."""
     places = [part[:-1] for part in images]
+    deepest = max(map(len, places))
+    deep = [place for place in places if len(place) == deepest]  # without covers
+    shared = _shared(deep)
+    for i in range(len(shared), -1, -1):  # one of these may be called train, too
+        below = {place[i] for place in deep if len(place) > i}
+        if below and below <= {*SPLITS}:
+            return shared[:i]
     above = [
         part[: part.index(split)]
         for part in places
@@ -254,6 +261,11 @@ def _around(images: Collection[tuple[str, ...]]) -> tuple[str, ...]:
     ]
     if above:
         return min(above, key=len)
+    return _shared(places)
+
+
+def _shared(places: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the first parts that all places have in common."""
     ends = zip(min(places), max(places), strict=False)  # all others lie between these
     return tuple(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], ends))
 

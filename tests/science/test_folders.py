@@ -155,7 +155,7 @@ def test_images_may_lack_suffixes_if_all_do(tmp_path):
 AROUND = ["", "pics/", "download/pics/", "a/b/c/"]
 
 
-@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("around", [*AROUND, "test/", "a/train/"])
 @pytest.mark.parametrize("slash", ["/", "\\"])
 def test_zips_of_any_tool(tmp_path, around, slash):
     files = {(around + name).replace("/", slash): raw for name, raw in FILES.items()}

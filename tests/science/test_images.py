@@ -404,7 +404,7 @@ def test_a_path_must_be_a_folder_or_zip(tmp_path):
     with pytest.raises(ValueError, match=r"a zip that exists, got '.*gone'"):
         read_folder(tmp_path / "gone")
     (tmp_path / "text.zip").write_text("no zip", encoding="utf-8")
-    with pytest.raises(ValueError, match="a folder or a zip that exists"):
+    with pytest.raises(ValueError, match="a whole zip or a folder, got"):
         read_folder(tmp_path / "text.zip")
     with pytest.raises(ValueError, match="size must be at least 1 pixel, got 0"):
         read_folder(tmp_path, size=0)
