@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.bounds import additions_of, rounding
+from support.llamas import peer_of
 from support.models import redrawn, snapshot, unchanged
 from support.refusals import refused
 from tokenizers import Tokenizer
@@ -49,32 +50,14 @@ FAMILIES = {
 @pytest.fixture(scope="module")
 def families(tmp_path_factory):
     """Folders of random models of transformers, and the same models of ours."""
-    import transformers
-
     made = {}
 
     def family(name):
         if name not in made:
             kind, changes = FAMILIES[name]
-            config = getattr(transformers, f"{kind}Config")(
-                vocab_size=V,
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=LAYERS,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=32,
-                initializer_range=0.15,
-                bos_token_id=None,
-                eos_token_id=None,
-                **changes,
-            )
-            torch.manual_seed(0)
-            model = getattr(transformers, f"{kind}ForCausalLM")(config)
-            with torch.no_grad():  # scales of 1 and biases of 0 hide mistakes
-                for weight in model.parameters():
-                    if weight.dim() == 1:
-                        weight.add_(torch.randn_like(weight) / 4)
+            shape = {"vocab_size": V, "num_hidden_layers": LAYERS, **changes}
+            symbols = {"bos_token_id": None, "eos_token_id": None}
+            model = peer_of(kind, max_position_embeddings=32, **shape, **symbols)
             folder = tmp_path_factory.mktemp(name)
             model.save_pretrained(folder)
             only = Tokenizer(tokenizer_models.WordLevel({"a": 0}, unk_token="a"))

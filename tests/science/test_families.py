@@ -16,6 +16,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file
 from support.bounds import additions_of, rounding
+from support.llamas import peer_of
 from support.refusals import refused
 from tokenizers import (
     AddedToken,
@@ -129,8 +130,6 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def families(tmp_path_factory, tokenizer):
     """Random models of transformers by name, and the folders where it saved them."""
-    import transformers
-
     made = {}
 
     def family(name):
@@ -138,25 +137,9 @@ def families(tmp_path_factory, tokenizer):
             return made[name]
         kind, changes = FAMILIES[name]
         start, end = (tokenizer.token_to_id(t) for t in ("<|bos|>", "<|end|>"))
-        shape = {
-            "vocab_size": V,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": CONTEXT,
-            "initializer_range": 0.15,
-            "bos_token_id": start,
-            "eos_token_id": [end, start],
-        }
-        config = getattr(transformers, f"{kind}Config")(**(shape | changes))
-        torch.manual_seed(0)
-        model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
-        with torch.no_grad():  # scales of 1 and biases of 0 hide mistakes
-            for weight in model.parameters():
-                if weight.dim() == 1:
-                    weight.add_(torch.randn_like(weight) / 4)
+        symbols = {"bos_token_id": start, "eos_token_id": [end, start]}
+        shape = {"vocab_size": V, "max_position_embeddings": CONTEXT} | symbols
+        model = peer_of(kind, **(shape | changes))
         folder = tmp_path_factory.mktemp(name)
         model.save_pretrained(folder)
         tokenizer.save(str(folder / "tokenizer.json"))

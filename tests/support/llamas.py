@@ -172,3 +172,20 @@ def write_folder(folder, model, *, shards=1):
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": places}), "utf-8")
     return folder
+
+
+def peer_of(kind, **shape):
+    """A small random model of transformers, in eval mode; `shape` is its config's."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = sizes | heads | {"initializer_range": 0.15} | shape
+    config = getattr(transformers, f"{kind}Config")(**shape)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    with torch.no_grad():  # scales of 1 and biases of 0 hide mistakes
+        for weight in model.parameters():
+            if weight.dim() == 1:
+                weight.add_(torch.randn_like(weight) / 4)
+    return model
