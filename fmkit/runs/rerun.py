@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +36,7 @@ from fmkit.runs.parameters import (
     read_notebook,
 )
 from fmkit.runs.record import new_record, read_record, write_record
+from fmkit.runs.signals import handled
 from fmkit.runs.stale import source_hash
 
 PYTHON = "python"  # the language of a notebook, and of what papermill injects into it
@@ -67,7 +67,7 @@ def rerun(path: Path, out: Path, *, given: dict[str, object]) -> dict[str, objec
     them (:func:`fmkit.ranks.processes`). Only the first writes into `out`; a temporary
     folder takes what the others write, and stays there if they fail.
     """
-    with _interrupted_by("SIGTERM", "SIGHUP"):
+    with handled("SIGTERM", "SIGHUP", by=signal.default_int_handler):  # as Ctrl-C
         if ranks.rank() == 0:
             return _rerun(path, out, given=given)
         folder = Path(tempfile.mkdtemp(prefix=f"fmkit-{ranks.rank()}-"))
@@ -189,22 +189,6 @@ def _finish(path: Path, *, error: str | None) -> dict[str, object]:
     record |= {"status": "failed" if error else "finished", "error": error}
     write_record(path, record)
     return record
-
-
-@contextlib.contextmanager
-def _interrupted_by(*names: str) -> Iterator[None]:
-    """Let signals interrupt this process as Ctrl-C does, unless it ignores them."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():  # which has the handlers
-        for name in names:
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ up to an engine, see :mod:`fmkit.runs.engines`.
 """
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,6 +28,7 @@ from fmkit.runs.parameters import (
     read_notebook,
 )
 from fmkit.runs.point import LOG, POLL_SECONDS, SOURCE
+from fmkit.runs.signals import handled
 from fmkit.runs.stale import source_hash
 
 
@@ -56,7 +56,10 @@ def sweep(
         replace(point, given=located(parameters, point.given))
         for point in points_of(grid, checked(parameters, base), out)
     ]
-    with owned(out), _signals_collected() as signals:
+    signals: list[int] = []  # collected, because each would interrupt a write
+    stopping = "SIGINT", "SIGTERM", "SIGHUP"
+    collected = handled(*stopping, by=lambda number, _: signals.append(number))
+    with owned(out), collected:
         results = results_before(points, path)
         waiting = [p for p in points if results[p.folder].status != "finished"]
         began = f"{path.stem}, {count([*results.values()])}"
@@ -122,25 +125,6 @@ def _run(
                 yield ended
             bar.refresh()  # for its clock
             time.sleep(POLL_SECONDS)
-
-
-@contextlib.contextmanager
-def _signals_collected() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGHUP, which would otherwise interrupt a write.
-
-    Yields the list of those received.
-    """
-    signals: list[int] = []
-    before = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, lambda got, _: signals.append(got))
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def result_after(ended: Ended, path: Path) -> Result:
