@@ -110,7 +110,8 @@ class HarnessModel(LM):
         ``top_p``. Draws come from torch's global generator, which the harness seeds.
         Raises ``ValueError`` for any other option, such as several beams.
         """
-        contexts, given = zip(*(request.args for request in requests), strict=True)
+        contexts = [request.args[0] for request in requests]
+        given = [request.args[1] for request in requests]
         alike: dict[str, list[int]] = {}
         for i in sorted(range(len(contexts)), key=lambda i: len(contexts[i])):
             alike.setdefault(repr(given[i]), []).append(i)
@@ -154,7 +155,7 @@ class HarnessModel(LM):
         return [postprocess_generated_text(text, until, None) for text in texts]
 
     def _encode(self, text: str) -> list[int]:
-        """Return the tokens of a context: of none, the symbol that precedes a text."""
+        """Return the tokens of a context; an empty one is a start or end symbol."""
         return (self._lm if text else self._after_nothing).encode(text)
 
     def _pair(self, context: str, continuation: str) -> Pair:

@@ -266,6 +266,19 @@ def test_draws_are_those_of_the_harness_s_seed(tiny):
     assert greedy != texts(1, **sampled)
 
 
+def test_no_text_and_an_empty_stop_string(tiny):
+    """The harness itself ignores an empty one."""
+    model = HarnessModel(tiny, device="cpu")
+    assert model.generate_until([]) == []
+    plain, empty = (
+        model.generate_until(
+            requests("generate_until", ("a", {"max_gen_toks": 8, "until": until}))
+        )
+        for until in (["no such"], ["no such", ""])
+    )
+    assert plain == empty
+
+
 def test_texts_keep_their_order_in_batches(tiny):
     asked = [(text, {"max_gen_toks": 4 + i % 2}) for i, text in enumerate("dabcefg")]
     asked[3] = ("c" * 60, asked[3][1])
