@@ -857,7 +857,7 @@ def test_folders_with_damaged_files(folder):
             {"num_key_value_heads": 3},
             "/config.json: num_key_value_heads must divide the heads (4), got 3.",
         ),
-        ({"vocab_size": "many"}, "/config.json: vocab_size must be one int, got 'many'."),
+        ({"vocab_size": "many"}, "/config.json: vocab_size must be one int, got 'many"),
         (
             {"rms_norm_eps": "1e-5"},
             "/config.json: rms_norm_eps must be one number, got '1e-5'.",
