@@ -107,7 +107,13 @@ def _characters(path: str) -> frozenset[str]:
 
 
 def _script(character: str) -> str:
-    """Return the script of a letter by its name in Unicode, or ``SYMBOL``."""
+    """Return the script of a letter by its name in Unicode, or ``SYMBOL``.
+
+    The punctuation of Chinese and Japanese, and letters as wide as theirs, are in fonts
+    for these.
+    """
+    if "\u3000" <= character <= "\u303f" or "\uff00" <= character <= "\uffef":
+        return "CJK"
     if unicodedata.category(character)[0] not in "LM":
         return "SYMBOL"
     first = unicodedata.name(character, "SYMBOL").split()[0]

@@ -20,8 +20,10 @@ def walk(folder: Path) -> Iterator[Path]:
     """Yield the files and folders below `folder`, in the order of the parts of names.
 
     Links are followed, except to a folder that they lie in. Litter is left out, and so
-    is everything that is neither a file nor a folder. Raises ValueError if a link leads
-    nowhere or a folder cannot be read.
+    is everything that is neither a file nor a folder. A link that leads nowhere is a
+    file that cannot be read, if its name has a suffix. Raises ValueError if it has
+    none, because it may be a folder of which all would be missed, and if a folder
+    cannot be read.
     """
     yield from _walk(folder, (os.path.realpath(folder),))
 
@@ -37,7 +39,7 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
     except OSError as error:
         raise Refused(f"{folder} cannot be read ({error.strerror}).") from error
     for path, (is_file, is_folder) in kinds.items():
-        if is_file or is_folder:
+        if is_file or is_folder or (path.is_symlink() and path.suffix):
             yield path
         elif path.is_symlink():  # otherwise a socket or the like
             rule = "lead to a file or a folder that exists"

@@ -163,7 +163,9 @@ def _check_kinds(
         right = isinstance(value, kind) and isinstance(value, bool) is (kind is bool)
         if not right and not (name in real and isinstance(value, float)):
             words = "one number" if name in real else f"one {kind.__name__}"
-            raise Refused(f"{where}: {named(name)} must be {words}, got {value}.")
+            raise Refused(f"{where}: {named(name)} must be {words}, got {value!r}.")
+        if name in real and not math.isfinite(value):
+            raise Refused(f"{where}: {named(name)} must be finite, got {value!r}.")
 
 
 def _made(
@@ -184,7 +186,7 @@ def _number(about: Mapping[str, object], name: str, where: object) -> float:
     value = about.get(name)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value < math.inf:
-        raise Refused(f"{where}: {name} must be a number above 0, got {value}.")
+        raise Refused(f"{where}: {name} must be a number above 0, got {value!r}.")
     return float(value)
 
 

@@ -38,7 +38,11 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 def _of_csv(path: Path, text: str) -> list[tuple[str, str]]:
     """Read pairs from a CSV, with the separator that gives equal and known columns."""
     named, others, wrong = [], [], []
-    for separator in "\t" if path.suffix.lower() == ".tsv" else ",;\t":
+    separators = "\t" if path.suffix.lower() == ".tsv" else ",;\t"
+    if text[:4].casefold() == "sep=":  # Excel's own first line
+        first, _, text = text.partition("\n")
+        separators = first[4:5] or separators
+    for separator in separators:
         try:
             head, *rest = _rows(text, separator)
         except csv.Error as error:  # its quotes fit no such separator
@@ -64,7 +68,11 @@ def _rows(text: str, separator: str) -> list[list[str]]:
     """Read the rows of a CSV that are not empty, or one without a cell."""
     lines = io.StringIO(text, newline="")  # a cell in quotes keeps its line breaks
     options = {"delimiter": separator, "skipinitialspace": True, "strict": True}
-    rows = ([cell.strip() for cell in row] for row in csv.reader(lines, **options))
+    usual = csv.field_size_limit(max(len(text), 1))  # a cell may be a whole article
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, **options)]
+    finally:
+        csv.field_size_limit(usual)
     return [row for row in rows if any(row)] or [[]]
 
 

@@ -112,6 +112,17 @@ def test_a_link_to_nothing_is_named(tmp_path):
         read_folder(data)
 
 
+def test_a_link_to_no_file_is_a_file_that_cannot_be_read(tmp_path):
+    data = write(tmp_path / "data", FILES)
+    (data / "train" / "cat" / "notes.txt").symlink_to("gone")
+    assert is_whole(read_folder(data))
+    (data / "train" / "cat" / "9.png").symlink_to("gone")
+    with pytest.raises(ValueError, match=r"9.png.*No such file"):
+        read_folder(data)
+    with pytest.warns(UserWarning, match=r"9.png"):
+        assert is_whole(read_folder(data, skip_unreadable=True))
+
+
 def test_linked_texts_are_read(tmp_path):
     texts = {f"{i}.txt": f"text {i} and no other".encode() for i in range(4)}
     store = write(tmp_path / "store", texts)

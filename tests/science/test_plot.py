@@ -362,7 +362,7 @@ def test_without_a_font_one_warning_says_which(no_fonts):
         drawn()
 
     with pytest.warns(UserWarning, match="'猫'.*Noto Sans CJK") as said:
-        show("猫", "狗", "한", "カ")
+        show("猫", "狗", "한", "カ", "。", "\N{FULLWIDTH COLON}")
     assert len(said) == 1
     with pytest.warns(UserWarning, match="'ก'.*Noto Sans Thai") as said:
         show("猫", "ก")

@@ -1,6 +1,7 @@
 """Pretrained weights: read as others read them, or refused whole in one sentence."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -850,15 +851,16 @@ def test_folders_with_damaged_files(folder):
             "/config.json: rope_theta must be",
         ),
         ({"rms_norm_eps": -1.0}, "/config.json: rms_norm_eps must be at least 0, got"),
+        ({"rms_norm_eps": math.inf}, "/config.json: rms_norm_eps must be finite, got"),
         ({"hidden_size": None}, "/config.json must have hidden_size."),
         (
             {"num_key_value_heads": 3},
             "/config.json: num_key_value_heads must divide the heads (4), got 3.",
         ),
-        ({"vocab_size": "many"}, "/config.json: vocab_size must be one int, got many."),
+        ({"vocab_size": "many"}, "/config.json: vocab_size must be one int, got 'many"),
         (
             {"rms_norm_eps": "1e-5"},
-            "/config.json: rms_norm_eps must be one number, got 1e-5.",
+            "/config.json: rms_norm_eps must be one number, got '1e-5'.",
         ),
         (
             {"intermediate_size": [48, 48]},

@@ -183,6 +183,7 @@ PAIRS = (("one", "1"), ("two, or a pair", "2"), ("猫", "3"))
 FILES = {
     "plain.csv": 'one,1\n"two, or a pair",2\n猫,3\n',
     "head.csv": 'x,y\none,1\n"two, or a pair",2\n猫,3\n',
+    "excel.csv": "sep=;\none;1\ntwo, or a pair;2\n猫;3\n",
     "excel.CSV": "\ufeffone;1\r\ntwo, or a pair;2\r\n\r\n猫;3\r\n",
     "spaces.csv": 'one , 1\n"two, or a pair",  2\n 猫,3\n ,\n',
     "columns.csv": 'id,Answer,Question\n7,1,one\n8,2,"two, or a pair"\n9,3,猫\n',
@@ -236,6 +237,12 @@ WRONG = [
     ("half.jsonl", '["a", "\\ud800"]\n', r"cannot be read \(.*surrogates"),
     ("long.jsonl", f'["a", {"1" * 5000}]', r"cannot be read \(line 1: Exceeds"),
 ]
+
+
+def test_an_answer_may_be_an_article(tmp_path):
+    article = "word " * 40_000
+    (tmp_path / "long.csv").write_text(f"one,1\ntwo,{article}\n", encoding="utf-8")
+    assert load_task(tmp_path / "long.csv").items[1] == ("two", article.strip())
 
 
 @pytest.mark.parametrize(("name", "text", "wrong"), WRONG, ids=[w[0] for w in WRONG])
