@@ -40,8 +40,9 @@ def two_stages() -> Axes:
         arrow((9.6, y), (11.65, y))
     arrow((12.6, 4.05), (9.3, 2.3))  # theta_hat enters the adaptation
     ax.text(11.2, 2.75, "$\\hat\\theta$", fontsize=11)
-    ax.text(0.1, 6.1, "once, on much data", fontsize=9, style="italic")
-    ax.text(0.1, 2.5, "for each task, on little", fontsize=9, style="italic")
+    above = {6.1: "once, on a large unlabelled data set"}
+    for y, text in (above | {2.5: "for each task, from few labelled examples"}).items():
+        ax.text(0.1, y, text, fontsize=9, style="italic")
     return ax
 
 

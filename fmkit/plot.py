@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from fmkit._check import require
+from fmkit._tensors import require_shape
 
 FREE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vP*X"
@@ -420,3 +421,28 @@ def moving_map(
         optimize=True,
     )
     return file.getvalue()
+
+
+def similarities(
+    panels: Mapping[str, Float[Tensor, "n n"]], groups: Sequence[str]
+) -> Axes:
+    """Draw a heat map of the cosines of n examples for each panel, all on one scale.
+
+    The scale goes from 0 to 1; smaller cosines look like 0. `groups` names the group of
+    each example, and examples of a group follow one another. Raises ``ValueError`` if a
+    panel has another number of examples than `groups`.
+    """
+    for title, cosines in panels.items():
+        require_shape(title, cosines, len(groups), len(groups))
+    size = (2.7 * len(panels) + 1.6, 3.2)
+    _, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    for ax, (title, cosines) in zip(axes[0], panels.items(), strict=True):
+        shown = ax.imshow(cosines.float().cpu().numpy(), vmin=0, vmax=1, cmap="viridis")
+        ax.set(title=title, xticks=[], yticks=[])
+        ax.grid(False)
+    names = list(dict.fromkeys(groups))
+    rows = [[i for i, group in enumerate(groups) if group == name] for name in names]
+    middles = [sum(i) / len(i) for i in rows]
+    axes[0, 0].set_yticks(middles, [plain(name) for name in names])
+    axes[0, 0].figure.colorbar(shown, ax=axes, label="cosine")
+    return axes[0, 0]

@@ -373,3 +373,16 @@ def test_without_a_font_one_warning_says_which(no_fonts):
 def test_a_lone_surrogate_can_be_drawn():
     plot.images({"caf\udce9": torch.zeros(1, 1, 4, 4, dtype=torch.uint8)})
     drawn()
+
+
+def test_similarities_share_one_scale_and_name_groups_once():
+    cosines = torch.tensor([[1.0, 0.9, 0.2], [0.9, 1.0, 0.3], [0.2, 0.3, 1.0]])
+    panels = {"before": 0.5 * cosines, "after": cosines}
+    ax = plot.similarities(panels, ["cat", "cat", "dog"])
+    maps = [axes.images[0] for axes in ax.figure.axes[:2]]
+    assert [shown.get_clim() for shown in maps] == [(0, 1), (0, 1)]
+    assert torch.equal(torch.tensor(maps[0].get_array()), 0.5 * cosines)
+    ticks = zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
+    assert [(y, text.get_text()) for y, text in ticks] == [(0.5, "cat"), (2, "dog")]
+    with pytest.raises(ValueError, match=r"after.*\(3, 3\)"):
+        plot.similarities({"after": cosines}, ["cat", "dog"])
