@@ -1,4 +1,4 @@
-"""Draw diagrams of the notes: the two stages of 14.1, a Transformer from outside."""
+"""Draw diagrams of the notes: two stages, a Transformer, a last layer replaced."""
 
 from collections.abc import Sequence
 
@@ -77,4 +77,44 @@ def transformer(words: Sequence[str]) -> Axes:
         ax.text(t, 5.55, f"$p(x_{{{t + 1}}} \\mid \\cdot)$", fontsize=10, **middle)
         after = shown[t + 1] if t < T else "?"
         ax.text(t, 6.1, after, fontsize=10, style="italic", **middle)
+    return ax
+
+
+def last_layer() -> Axes:
+    """Draw a network U phi(x) and what becomes of it: U is replaced by a new w.
+
+    For a convolutional network, with shapes: phi(x) is the mean of the last feature map
+    over its places. The old U is crossed out.
+
+    In the notes: supervised pretraining, last layer.
+    """
+    ax = plt.subplots(figsize=(8, 3.4))[1]
+    ax.set(xlim=(-0.2, 16.3), ylim=(0, 6.8))
+    ax.set_axis_off()
+    data, model, task = "#dceaf5", "#d5efe5", "#fbe6d0"
+    middle = {"ha": "center", "va": "center", "fontsize": 9}
+    boxes = [
+        (0.1, 2.6, "image $x$\n$c \\times H \\times W$", data),
+        (3.1, 2.6, "convolutions\nof all stages", model),
+        (6.1, 2.6, "feature map\n$m \\times H' \\times W'$", model),
+        (9.1, 2.6, "$\\phi_{\\hat\\theta}(x)$\n$m$ features", model),
+        (12.9, 4.7, "$U$: a row of $m$ for\neach old class", data),
+        (12.9, 0.5, "$w$: a row of $m$ for\neach new class", task),
+    ]
+    for x, y, text, colour in boxes:
+        width = 3.0 if x > 12 else 2.3
+        box = FancyBboxPatch(
+            (x, y), width, 1.5, boxstyle="round,pad=0.1", fc=colour, ec="black"
+        )
+        ax.add_patch(box)
+        ax.text(x + width / 2, y + 0.75, text, **middle)
+    ends = [((x, 3.35), (x + 0.5, 3.35)) for x in (2.5, 5.5, 8.5)]
+    ends += [((11.5, 3.7), (12.75, 5.3)), ((11.5, 3.0), (12.75, 1.4))]
+    for start, end in ends:
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "black"})
+    for rise in ([4.5, 6.4], [6.4, 4.5]):
+        ax.plot([12.7, 16.1], rise, color="#d55e00", linewidth=2.5)
+    ax.text(8.75, 4.7, "mean over\nplaces", **middle)
+    ax.text(11.0, 5.9, "pretraining,\nthen thrown away", style="italic", **middle)
+    ax.text(11.0, 0.8, "adaptation", style="italic", **middle)
     return ax

@@ -96,6 +96,20 @@ def test_the_two_stages_name_what_the_notes_name():
         assert word in said
 
 
+def test_the_last_layer_is_crossed_out_and_replaced():
+    """In the notes: supervised pretraining, last layer."""
+    ax = diagrams.last_layer()
+    said = " ".join(text.get_text() for text in ax.texts)
+    for word in ("$U$", "$w$", "\\phi_{\\hat\\theta}(x)", "mean over\nplaces"):
+        assert word in said
+    [old] = [t for t in ax.texts if t.get_text().startswith("$U$")]
+    x, y = old.get_position()
+    for line in ax.lines:  # both strokes of the cross go through the box of U
+        assert min(line.get_xdata()) < x < max(line.get_xdata())
+        assert min(line.get_ydata()) < y < max(line.get_ydata())
+    assert len(ax.lines) == 2
+
+
 def test_the_style_keeps_files_small():
     plot.use_style()
     assert matplotlib.rcParams["savefig.dpi"] <= 100
