@@ -286,7 +286,9 @@ def wilson(correct: Sequence[float | int]) -> Interval:
     middle = p + z * z / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return p, max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    # At 0 and at 1 the share is itself an end, which rounding would miss
+    low, high = (middle - half) / scale, (middle + half) / scale
+    return p, max(0.0, min(p, low)), min(1.0, max(p, high))
 
 
 def crossed_interval(
