@@ -4,6 +4,7 @@ n examples, q queries, m representation, k classes, r draws; T tokens.
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -262,6 +263,32 @@ def mean_interval(values: list[float], *, generator: torch.Generator) -> Interva
     resampled = torch.randint(len(x), (RESAMPLES, len(x)), generator=generator)
     low, high = _ends(x[resampled].mean(dim=1))
     return x.mean().item(), low, high
+
+
+def wilson(correct: Sequence[float | int]) -> Interval:
+    r"""Return a share and its 95 % interval, which has a width at 0 and at 1 too.
+
+    `correct` are 0 or 1 for each of n items. With the share p and z = 1.96 the ends are
+
+    .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4n^2}}{1 + z^2 / n}
+
+    A bootstrap of n values that are all 1 has an interval of width zero, although the
+    next item may well be a 0. A value between 0 and 1 counts as that part of an item: a
+    tie of k answers gives 1/k. Raises ``ValueError`` without an item, and if a value is
+    not from 0 to 1. Source: Wilson 1927.
+    """
+    n = len(correct)
+    require(n >= 1, "correct", "hold at least 1 number", [*correct])
+    for value in correct:
+        require(0 <= value <= 1, "correct", "be from 0 to 1", value)
+    z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
+    p = sum(correct) / n
+    middle = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # At 0 and at 1 the share is itself an end, which rounding would miss
+    low, high = (middle - half) / scale, (middle + half) / scale
+    return p, max(0.0, min(p, low)), min(1.0, max(p, high))
 
 
 def crossed_interval(

@@ -446,3 +446,89 @@ def similarities(
     axes[0, 0].set_yticks(middles, [plain(name) for name in names])
     axes[0, 0].figure.colorbar(shown, ax=axes, label="cosine")
     return axes[0, 0]
+
+
+def grouped_intervals(
+    rows: Mapping[str, Mapping[str, Interval]],
+    *,
+    xlabel: str,
+    marks: Mapping[str, Mapping[str, float]] | None = None,
+    title: str = "",
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the intervals of several series in each row, the first row on top.
+
+    ``rows[row][series]`` is a mean with the ends of its interval. A series has one
+    colour and marker in all rows, and its place within a row; it may be absent from
+    some. ``marks[name][row]`` are values without an interval, such as chance: a short
+    line across the row, in black, of one style for each name. The legend is to the
+    right.
+    """
+    ax = ax or plt.subplots(figsize=(8, 0.6 * len(rows) + 1))[1]
+    series = [*dict.fromkeys(name for of_row in rows.values() for name in of_row)]
+    step = 0.8 / max(len(series), 1)
+    for j, name in enumerate(series):
+        at = [i for i, of_row in enumerate(rows.values()) if name in of_row]
+        mean, low, high = np.array([[*rows.values()][i][name] for i in at]).T
+        ax.errorbar(
+            mean,
+            [i + step * (j - (len(series) - 1) / 2) for i in at],
+            xerr=np.maximum([mean - low, high - mean], 0),
+            label=plain(name),
+            color=f"C{j}",
+            fmt=MARKERS[j % len(MARKERS)],
+            capsize=2,
+        )
+    styles = itertools.cycle([":", "-"])
+    for (name, values), style in zip((marks or {}).items(), styles, strict=False):
+        for i, row in enumerate(rows):
+            if row in values:
+                text = plain(name) if row == next(iter(values)) else None
+                ends = i - 0.45, i + 0.45
+                ax.vlines(values[row], *ends, "black", style, linewidth=1, label=text)
+    ax.set_yticks(range(len(rows)), [plain(name) for name in rows])
+    ax.set(xlabel=xlabel, title=plain(title), ylim=(len(rows) - 0.5, -0.5))
+    if legend:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def heat_maps(
+    panels: Mapping[str, Mapping[str, Mapping[str, float]]],
+    *,
+    label: str,
+    limits: tuple[float, float] = (0, 1),
+) -> Axes:
+    """Draw a table of values as colours and digits in each panel, side by side.
+
+    ``panels[panel][row][column]`` is a value from 0 to 1, written as .73. Panels have
+    the same rows and columns; the names of rows are beside the first one. `label` is
+    that of the colour bar, whose ends are `limits`.
+    """
+    first = next(iter(panels.values()))
+    columns = [*next(iter(first.values()))]
+    width = 0.42 * len(columns) * len(panels) + 2.6
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        sharey=True,
+        squeeze=False,
+        figsize=(width, 0.36 * len(first) + 1.6),
+        layout="constrained",
+    )
+    for ax, (panel, rows) in zip(axes[0], panels.items(), strict=True):
+        values = np.array([[row[name] for name in columns] for row in rows.values()])
+        span = {"vmin": limits[0], "vmax": limits[1]}
+        drawn = ax.imshow(values, cmap="cividis", aspect="auto", **span)
+        for (i, j), value in np.ndenumerate(values):
+            dark = value < sum(limits) / 2
+            text = f"{value:.2f}".removeprefix("0")
+            look = {"ha": "center", "va": "center", "fontsize": 8}
+            ax.text(j, i, text, color="white" if dark else "black", **look)
+        ax.set_xticks(range(len(columns)), [plain(c) for c in columns], rotation=90)
+        ax.set_yticks(range(len(rows)), [plain(name) for name in rows])
+        ax.set_title(plain(panel), fontsize=10)
+        ax.grid(visible=False)
+    figure.colorbar(drawn, ax=axes[0, -1], label=plain(label))
+    return axes[0, 0]

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from fmkit._check import require
+from fmkit._check import Refused, one_line, require
 from fmkit.data.tokens import check_ids, padded
 from fmkit.models.packed import packed
 
@@ -27,6 +28,7 @@ class LanguageModel:
     tokenizer: Tokenizer | None
     start: int | None  # the id of x_0, written ⊥; None if the model has none
     ends: tuple[int, ...] = ()  # the ids after which a text or a turn is over
+    template: str | None = None  # of a chat, in Jinja; None if the files have none
 
     def __post_init__(self) -> None:
         if self.tokenizer is None:
@@ -62,6 +64,36 @@ class LanguageModel:
         # As a batch of one, because only batches can leave the offsets uncounted
         [encoding] = self.tokenizer.encode_batch_fast([text])
         return self.begun(encoding.ids)
+
+    def chat(self, text: str) -> str:
+        """Return the prompt in which a user says `text` and the model is to answer.
+
+        It is the chat template of the model's own files, with the system message that
+        the template adds, and with every special token that it wants. So encode the
+        prompt without a start symbol: ``replace(lm, start=None).encode(prompt)``.
+        Raises ``ValueError`` if the files have no template, and if it cannot be
+        rendered. Templates run in Jinja's sandbox, because they come from files.
+        """
+        rule = "have a chat template; this model was not tuned on chats, or lacks it"
+        require(bool(self.template), "lm.template", rule, self.template)
+        sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        symbols = [None, None]
+        if self.tokenizer is not None:
+            first_end = self.ends[0] if self.ends else None
+            symbols = [
+                None if i is None else self.tokenizer.id_to_token(i)
+                for i in (self.start, first_end)
+            ]
+        try:
+            return sandbox.from_string(self.template).render(
+                messages=[{"role": "user", "content": text}],
+                add_generation_prompt=True,
+                bos_token=symbols[0] or "",
+                eos_token=symbols[1] or "",
+            )
+        except Exception as error:  # whatever the code in a template may raise
+            about = f"{type(error).__name__}: {one_line(error)}"
+            raise Refused(f"The chat template cannot be rendered ({about}).") from error
 
     def begun(self, ids: list[int]) -> list[int]:
         """Return `ids` after the start symbol, once: none is added before another."""

@@ -40,6 +40,8 @@ FLOATS = {"F64", "F32", "F16", "BF16"}  # numbers that are weights without a sca
 FREQUENCIES = "rotary_emb.inv_freq"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 GENERATION = "generation_config.json"
+TOKENIZER_CONFIG, CHAT = "tokenizer_config.json", "chat_template.jinja"
+CHAT_OF_GGUF = "tokenizer.chat_template"
 LONG_LOADING = 2.0  # seconds after which a bar shows how many weights are read
 
 
@@ -81,7 +83,8 @@ def _from_hub(id: str, revision: str | None, file: str | None) -> Path:
     if file:
         return hub.obtain(repository, [file]) / file
     small = ["config.json", "tokenizer.json"]
-    more = [GENERATION] if WHOLE in repository.files else [GENERATION, INDEX]
+    more = [GENERATION, TOKENIZER_CONFIG, CHAT]
+    more += [] if WHOLE in repository.files else [INDEX]
     small += [file for file in more if file in repository.files]
     folder = hub.obtain(repository, small)
     _described(folder)  # so that what is not supported is refused before gigabytes come
@@ -138,7 +141,9 @@ def load_gguf(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Langua
         renamed[_llama_name(name)] = tensor if whole else _halves(tensor, turned)
     tokenizer = _gguf_tokenizer(path, about)
     symbols = _symbols(path, tokenizer, "tokenizer.ggml.", about)
-    return LanguageModel(_build(config, renamed, path, dtype), tokenizer, *symbols)
+    model, template = _build(config, renamed, path, dtype), about.get(CHAT_OF_GGUF)
+    template = template if isinstance(template, str) else None
+    return LanguageModel(model, tokenizer, *symbols, template)
 
 
 def load_llama(
@@ -177,7 +182,20 @@ def load_llama(
             where = folder / "config.json"
             raise Refused(f"{where}: {rule} to {names[1]}, got true.")
         del stored["lm_head.weight"]
-    return LanguageModel(_build(config, stored, folder, dtype), tokenizer, start, ends)
+    model, template = _build(config, stored, folder, dtype), _chat_template(folder)
+    return LanguageModel(model, tokenizer, start, ends, template)
+
+
+def _chat_template(folder: Path) -> str | None:
+    """Return the chat template of a folder, from where transformers may write it."""
+    alone, about = folder / CHAT, folder / TOKENIZER_CONFIG
+    if alone.is_file():
+        return alone.read_text(encoding="utf-8")
+    found = _json(about).get("chat_template") if about.is_file() else None
+    if isinstance(found, list):  # several by name
+        named = [t for t in found if isinstance(t, dict) and t.get("name") == "default"]
+        found = named[0].get("template") if named else None
+    return found if isinstance(found, str) else None
 
 
 def _described(

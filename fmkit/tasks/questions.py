@@ -6,8 +6,8 @@ Each file of ``TASKS`` was written for this book: no item is copied from a bench
 import os
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -31,7 +31,8 @@ class Task:
     Only the pairs are needed: ``Task([("one", "1"), ("two", "2")])``. Raises
     ``TaskError`` if there are fewer than 2 items, if an item is not two texts, if an x
     or y is empty or begins or ends with white space, if an x occurs twice, if a y is
-    not one of `answers`, and if the cloze does not have one {x} and then one {y}.
+    not one of `answers`, if the cloze does not have one {x} and then one {y}, and if
+    the distractors of an x are not different wrong answers, equally many for each x.
     """
 
     items: Sequence[Sequence]  # pairs (x, y) of texts
@@ -42,6 +43,8 @@ class Task:
     licence: str = "licence not stated"
     instruction: str = ""  # one sentence: what to do with x
     cloze: str = "{x} {y}"  # or "The capital of {x} is {y}."
+    # Wrong answers that are hard to exclude, of some of the x; the same number of each
+    distractors: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.title:
@@ -129,6 +132,13 @@ def _check_types(content: dict) -> None:
             texts = isinstance(value, list) and all(isinstance(y, str) for y in value)
             if not (texts or (name == "items" and isinstance(value, list))):
                 raise TaskError(f"{name} must be {what}, got {value!r}.")
+        elif name == "distractors":
+            several = isinstance(value, dict) and all(
+                isinstance(wrong, list) and all(isinstance(y, str) for y in wrong)
+                for wrong in value.values()
+            )
+            if not several:
+                raise TaskError(f"distractors must be lists of texts, got {value!r}.")
         elif not isinstance(value, str) or not value.strip():
             raise TaskError(f"{name} must be text that is not empty, got {value!r}.")
 
@@ -161,8 +171,24 @@ def _check_items(task: Task) -> None:
             if times > 1:
                 rule = f"an {what} must occur once"
                 raise TaskError(f"{rule}, got {text!r} {times} times.")
+    _check_distractors(task, dict(task.items))
     if task.answers:
         for x, y in task.items:
             if y not in task.answers:
                 rule = f"the answer of {x!r} must be one of answers"
                 raise TaskError(f"{rule}, got {y!r}.")
+
+
+def _check_distractors(task: Task, correct: Mapping[str, str]) -> None:
+    """Raise ``TaskError`` if distractors are not equally many wrong answers."""
+    sizes = {len(wrong) for wrong in task.distractors.values()}
+    if len(sizes) > 1 or 0 in sizes:
+        rule = "distractors must be equally many for each x, at least one"
+        raise TaskError(f"{rule}, got {sorted(sizes)}.")
+    for x, wrong in task.distractors.items():
+        if x not in correct:
+            raise TaskError(f"distractors must belong to an x, got {x!r}.")
+        bad = len({*wrong}) < len(wrong) or correct[x] in wrong
+        if bad or any(not y or y != y.strip() for y in wrong):
+            rule = f"the distractors of {x!r} must be different wrong answers"
+            raise TaskError(f"{rule}, got {[*wrong]}.")

@@ -24,7 +24,7 @@ TEXT = [
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
 # The smallest that has each cell, in which both models are asked more than one thing
 GIVEN = {
-    "zero_shot": {"tasks": ["capitals", "sentiment"], "libraries": ["gguf"]},
+    "zero_shot": {"tasks": ["capitals", "sentiment"]},
     "in_context_learning": {"tasks": ["capitals", "sentiment"], "driven": []},
 }
 AFTER = {"zero_shot": "zs-40", "in_context_learning": "icl-b00"}  # the last figure

@@ -23,6 +23,7 @@ from fmkit.evaluate import (
     reliability,
     token_nats,
     uniformity,
+    wilson,
 )
 
 
@@ -353,3 +354,25 @@ def test_votes_are_not_rounded_to_bfloat16(phi):
     expected = knn_votes(phi, labels, phi, **options)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(knn_votes(phi, labels, phi, **options), expected)
+
+
+def test_wilson_solves_its_equation():
+    """The ends are the shares q of which p is z deviations away (Wilson 1927)."""
+    for correct in ([1, 0, 0, 1, 1], [1] * 40, [0] * 7, [0.25, 1, 0.5]):
+        p, low, high = wilson(correct)
+        assert p == pytest.approx(sum(correct) / len(correct))
+        assert 0 <= low <= p <= high <= 1
+        for q in (low, high):
+            deviations = abs(p - q) / math.sqrt(q * (1 - q) / len(correct) or 1)
+            assert deviations == pytest.approx(1.959964, abs=1e-5) or q in (0, 1)
+
+
+def test_wilson_has_a_width_where_all_are_right():
+    assert wilson([1] * 40) == (1, pytest.approx(0.9124, abs=1e-4), 1)
+    assert wilson([0] * 40) == (0, 0, pytest.approx(0.0876, abs=1e-4))
+
+
+@pytest.mark.parametrize("wrong", [[], [1.5], [-1, 1], [float("nan")]])
+def test_wilson_of_what_is_no_share(wrong):
+    with pytest.raises(ValueError, match="correct"):
+        wilson(wrong)

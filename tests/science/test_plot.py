@@ -400,3 +400,38 @@ def test_similarities_share_one_scale_and_name_groups_once():
     assert [(y, text.get_text()) for y, text in ticks] == [(0.5, "cat"), (2, "dog")]
     with pytest.raises(ValueError, match=r"after.*\(3, 3\)"):
         plot.similarities({"after": cosines}, ["cat", "dog"])
+
+
+def test_series_stand_side_by_side_in_their_rows():
+    rows = {
+        "first": {"a": (0.5, 0.4, 0.7), "$b": (0.2, 0.1, 0.3)},
+        "second": {"$b": (1, 0.9, 1)},
+    }
+    marks = {"chance": {"first": 0.25, "second": 0.5}, "other": {"second": 0.6}}
+    ax = plot.grouped_intervals(rows, xlabel="accuracy", marks=marks, title="t")
+    one, two = ax.containers
+    assert one.lines[0].get_xdata().tolist() == [0.5]
+    assert two.lines[0].get_xdata().tolist() == [0.2, 1]
+    [y], (below, far) = one.lines[0].get_ydata(), two.lines[0].get_ydata()
+    assert (y, below, far) == (pytest.approx(-0.2), pytest.approx(0.2), 1.2)
+    [first, _] = two.lines[2][0].get_segments()
+    assert first[:, 0].tolist() == [pytest.approx(0.1), pytest.approx(0.3)]
+    assert one.lines[0].get_color() != two.lines[0].get_color()
+    assert ax.get_ylim() == (1.5, -0.5)
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert sorted(names) == sorted([r"a", r"\$b", "chance", "other"])
+    lines = [c.get_segments()[0][0, 0] for c in ax.collections[2:]]
+    assert sorted(lines) == [0.25, 0.5, 0.6]
+    assert plot.grouped_intervals(rows, xlabel="x", legend=False).get_legend() is None
+
+
+def test_heat_maps_have_the_value_of_each_row_and_column():
+    one = {"r": {"a": 0.1, "b": 1.0}, "$s": {"a": 0.456, "b": 0.0}}
+    ax = plot.heat_maps({"p": one, "q": one}, label="share")
+    assert ax.images[0].get_array().tolist() == [[0.1, 1.0], [0.456, 0.0]]
+    assert [text.get_text() for text in ax.texts] == [".10", "1.00", ".46", ".00"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["r", r"\$s"]
+    titles = [other.get_title() for other in ax.figure.axes]
+    assert titles[:2] == ["p", "q"]
+    assert ax.figure.axes[-1].get_ylabel() == "share"

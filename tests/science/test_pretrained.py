@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import unicodedata
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -921,3 +922,64 @@ def test_a_whole_file_beside_parts_is_read(saved, tmp_path):
     found, expected = load_llama(folder), load_llama(saved["untied"][1])
     weight = expected.model.embedding.weight
     assert torch.equal(found.model.embedding.weight, weight)
+
+
+# Chat templates
+
+TEMPLATE = "{{ bos_token }}[{{ messages[0]['content'] }}]{{ eos_token }}"
+
+
+def test_smollm2_s_chat_is_that_of_transformers(smollm2):
+    from transformers import PreTrainedTokenizerFast
+
+    peer = PreTrainedTokenizerFast(tokenizer_object=smollm2.tokenizer)
+    for text in ("Is it?", "{{ a }} {% raw %}\n<|im_end|>"):
+        turn = [{"role": "user", "content": text}]
+        how = {"tokenize": False, "add_generation_prompt": True}
+        how["chat_template"] = smollm2.template
+        assert smollm2.chat(text) == peer.apply_chat_template(turn, **how)
+    prompt = smollm2.chat("Is it?")
+    assert prompt.startswith("<|im_start|>system\nYou are a helpful AI assistant")
+    assert prompt.endswith("user\nIs it?<|im_end|>\n<|im_start|>assistant\n")
+    ids = replace(smollm2, start=None).encode(prompt)
+    names = [smollm2.tokenizer.id_to_token(i) for i in ids]
+    assert names.count("<|im_start|>") == 3
+    assert names[0] == "<|im_start|>"
+    assert smollm2.packed().template == smollm2.template
+
+
+def test_a_gguf_file_may_have_a_chat_template(tmp_path, tensors, file):
+    lm = load_gguf(
+        write(tmp_path / "x.gguf", tensors, tokenizer__chat_template="a{{1}}")
+    )
+    assert lm.chat("b") == "a1"
+    lm = load_gguf(file)
+    assert lm.template is None
+    assert "lm.template" in refused(lm.chat, "b")
+
+
+def test_where_a_folder_has_its_chat_template(folder):
+    assert load_llama(folder).template is None
+    about = folder / "tokenizer_config.json"
+    several = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    for said, template in ((TEMPLATE, TEMPLATE), (several, "d"), ([], None)):
+        about.write_text(json.dumps({"chat_template": said}), encoding="utf-8")
+        assert load_llama(folder).template == template
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    lm = load_llama(folder)
+    start, end = map(lm.tokenizer.id_to_token, (lm.start, lm.ends[0]))
+    assert lm.chat("hi") == f"{start}[hi]{end}"
+    assert replace(lm, start=None, ends=()).chat("hi") == "[hi]"
+
+
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
+    ],
+)
+def test_a_chat_template_that_fails_or_reaches_out(folder, template, error):
+    lm = replace(load_llama(folder), template=template)
+    assert error in refused(lm.chat, "hi")

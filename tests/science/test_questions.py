@@ -319,3 +319,42 @@ def test_titles_differ():
         for p in FOLDER.glob("*.toml")
     ]
     assert len(set(titles)) == len(titles) == len(TASKS)
+
+
+@pytest.mark.parametrize("name", ["capitals", "past_tense"])
+def test_hard_distractors_of_the_book(name):
+    task = load_task(name)
+    correct = dict(task.items)
+    assert len(task.distractors) >= 20
+    for x, wrong in task.distractors.items():
+        assert len({*wrong, correct[x]}) == 4
+    if name == "past_tense":
+        assert [*task.distractors] == [x for x, _ in task.items]
+        assert task.distractors["carry"] == ["carry", "carries", "carrying"]
+
+
+WRONG_DISTRACTORS = [
+    ("one = ['2']\ntwo = ['1', '3']", r"equally many .* \[1, 2\]"),
+    ("one = []", r"at least one, got \[0\]"),
+    ("four = ['2']", "an x, got 'four'"),
+    ("one = ['1']", "'one' must be different wrong answers"),
+    ("one = ['2', '2']", "'one' must be different wrong answers"),
+    ("one = [' 2']", "'one' must be different wrong answers"),
+    ("one = '2'", "lists of texts, got {'one': '2'}"),
+    ("one = [2]", "lists of texts, got"),
+]
+
+
+@pytest.mark.parametrize(("table", "wrong"), WRONG_DISTRACTORS)
+def test_distractors_that_are_refused(tmp_path, table, wrong):
+    path = tmp_path / "numbers.toml"
+    path.write_text(f"{GOOD}\n[distractors]\n{table}\n", encoding="utf-8")
+    with pytest.raises(TaskError, match=wrong):
+        load_task(path)
+
+
+def test_distractors_of_a_file(tmp_path):
+    path = tmp_path / "numbers.toml"
+    path.write_text(f"{GOOD}\n[distractors]\ntwo = ['1', '3']\n", encoding="utf-8")
+    assert load_task(path).distractors == {"two": ["1", "3"]}
+    assert Task([("one", "1"), ("two", "2")]).distractors == {}
