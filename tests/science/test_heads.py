@@ -63,16 +63,16 @@ def test_weights_are_shares_of_what_a_token_may_see(parts, tokens):
 
 
 def test_a_weight_by_hand(small, tokens):
-    """Of the first layer: head 3 has the second of two keys."""
+    """Of the first layer: head 2 has the second of two keys."""
     layer, w = small.blocks[0].attention, 4
     with torch.no_grad():
         x = small.blocks[0].norm_1(small.embed(tokens))
         q, k, _ = layer.qkv(x).unflatten(2, (-1, w)).split([4, 2, 2], dim=2)
         cos, sin = (table[:8].view(1, 8, 1, -1) for table in (small.cos, small.sin))
-        q, k = rotate(q, cos, sin)[1, :, 3], rotate(k, cos, sin)[1, :, 1]
+        q, k = rotate(q, cos, sin)[1, :, 2], rotate(k, cos, sin)[1, :, 1]
     powers = [math.exp((q[5] @ k[s]).item() / math.sqrt(w)) for s in range(6)]
     expected = torch.tensor([power / sum(powers) for power in powers]).double()
-    found = attention_weights(small, tokens)[0, 1, 3, 5, :6]
+    found = attention_weights(small, tokens)[0, 1, 2, 5, :6]
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -84,7 +84,7 @@ def test_outputs_are_weighted_sums_of_values(parts, tokens):
     weights, outputs = attention_weights(model, tokens), head_outputs(model, tokens)
     config, x = model.config, model.embed(tokens)
     k, w = config.kv_heads, config.head_width
-    table = [table[:8].view(1, 8, 1, -1) for table in (model.cos, model.sin)]
+    table = tuple(table[:8].view(1, 8, 1, -1) for table in (model.cos, model.sin))
     for layer, block in enumerate(model.blocks):
         values = block.attention.qkv(block.norm_1(x)).unflatten(2, (-1, w))[:, :, -k:]
         values = values.repeat_interleave(config.heads // k, dim=2)
@@ -118,6 +118,14 @@ def of_layer(model, tokens, layer):
         model(tokens)
     hook.remove()
     return found
+
+
+@torch.no_grad()
+def test_ablation_of_several_heads_is_that_of_each(small, tokens):
+    with ablated(small, [(0, 1), (1, 0)]):
+        both = small(tokens)
+    with ablated(small, [(0, 1)]), ablated(small, [(1, 0)]):
+        torch.testing.assert_close(small(tokens), both, rtol=0, atol=0)
 
 
 @torch.no_grad()
