@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from fmkit._check import Refused, one_line, require
+from fmkit._reading import POINTER, PULL, refuse_pointer
 from fmkit.data._files import is_litter, name_of, walk
 from fmkit.data.images import ImageSet
 from fmkit.progress import progress
@@ -108,6 +109,7 @@ def _opened(
         yield [*inside], lambda name: inside[name].read_bytes()
         return
     require(path.is_file(), "path", "be a folder or a zip that exists", str(path))
+    refuse_pointer(path)
     require(zipfile.is_zipfile(path), "path", "be a whole zip or a folder", str(path))
     try:
         archive = zipfile.ZipFile(path)
@@ -329,7 +331,10 @@ def _image(read: Callable[[str], bytes], name: str, *, size: int | None) -> np.n
     """Read the image called `name`: (H, W) if it is grey, (H, W, 3) otherwise."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata, and of large images
-        with Image.open(io.BytesIO(read(name))) as opened:
+        content = read(name)
+        if content.startswith(POINTER):
+            raise ValueError(PULL)
+        with Image.open(io.BytesIO(content)) as opened:
             opened.load()
             image = _eight_bits(_upright(opened))
         if size is not None:

@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fmkit._check import Refused, require
+from fmkit._reading import refuse_pointer
 from fmkit.assets import fetch
 from fmkit.data._files import name_of, walk
 from fmkit.data.docstrings import Document, load_docstrings
@@ -59,6 +60,7 @@ def load_corpus(text: str | Path) -> tuple[list[Document], list[Document]]:
 
 def _read(path: Path) -> str:
     """Read a text file, which must be UTF-8."""
+    refuse_pointer(path)
     try:
         return path.read_text(encoding="utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmkit._check import Refused, one_line
+from fmkit._reading import refuse_pointer
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 # Columns and keys that are x, and that are y, whatever their capitals
@@ -26,6 +27,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     numbers become texts. Empty lines are left out. Raises ValueError if the file is not
     UTF-8 or not of this form.
     """
+    refuse_pointer(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")  # without a byte order mark
         if path.suffix.lower() in (".jsonl", ".ndjson"):

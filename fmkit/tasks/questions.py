@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from fmkit._check import Refused, one_line, require
+from fmkit._reading import refuse_pointer
 from fmkit.tasks._pairs import SUFFIXES, read_pairs
 
 FOLDER = Path(__file__).parent
@@ -84,6 +85,7 @@ def load_task(task: str | Path) -> Task:
 
 def _of_toml(path: Path) -> dict[str, object]:
     """Read a TOML file, with or without a byte order mark."""
+    refuse_pointer(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:

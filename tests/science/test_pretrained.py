@@ -50,6 +50,10 @@ TEXTS = [
 ]
 
 
+BY_HEADER = " must have the tensors described by its header, but"
+BY_CONFIG = " must have the tensors described by config.json, but"
+BIASES = "model.layers.0.self_attn.q_proj.bias and "
+
 # SmolLM2, against transformers and against a byte-pair encoding in loops
 
 
@@ -430,18 +434,20 @@ def test_gguf_with_damage_is_refused_or_read_but_never_a_traceback(file, tmp_pat
         ),
         (
             {"llama__embedding_length": 64},
-            ": model.embed_tokens.weight must have shape (262, 64), got (262, 32).",
+            ": model.embed_tokens.weight must have shape (262, 64), by its header, "
+            "got (262, 32).",
         ),
         (
             {
                 "tokenizer__ggml__tokens": [*PIECES, "more"],
                 "tokenizer__ggml__token_type": [3, 3] + [1] * 261,
             },
-            ": model.embed_tokens.weight must have shape (263, 32), got (262, 32).",
+            ": model.embed_tokens.weight must have shape (263, 32), by its header, "
+            "got (262, 32).",
         ),
         (
             {"llama__block_count": 3},
-            " lacks: model.layers.2.input_layernorm.weight and 8 more.",
+            f"{BY_HEADER} lacks model.layers.2.input_layernorm.weight and 8 more.",
         ),
         (
             {"llama__block_count": 10**9},
@@ -449,7 +455,7 @@ def test_gguf_with_damage_is_refused_or_read_but_never_a_traceback(file, tmp_pat
         ),
         (
             {"llama__block_count": 1},
-            " has unknown tensors: model.layers.1.input_layernorm.weight and 8 more.",
+            f"{BY_HEADER} also has model.layers.1.input_layernorm.weight and 8 more.",
         ),
     ],
     ids=str,
@@ -482,19 +488,19 @@ def test_gguf_with_wrong_tensors(tmp_path, tensors):
 
     part = "blk.1.attn_k.weight"
     fewer = {name: tensor for name, tensor in tensors.items() if name != part}
-    assert said(fewer) == " lacks: model.layers.1.self_attn.k_proj.weight."
+    assert said(fewer) == f"{BY_HEADER} lacks model.layers.1.self_attn.k_proj.weight."
     more = tensors | {"blk.0.ffn_gate.bias": tensors["output_norm.weight"]}
     name = "model.layers.0.mlp.gate_proj.bias"
-    assert said(more) == f" has unknown tensors: {name}."
+    assert said(more) == f"{BY_HEADER} also has {name}."
     freqs = {"rope_freqs.weight": np.ones(3, np.float32)}
     assert said(tensors | freqs).startswith(": rope_freqs.weight must be 4 numbers")
     misshapen = tensors | {part: np.ones((16, 64), np.float32)}
     assert said(misshapen) == (
-        ": model.layers.1.self_attn.k_proj.weight must have shape (16, 32), "
-        "got (16, 64)."
+        ": model.layers.1.self_attn.k_proj.weight must have shape (16, 32), by its "
+        "header, got (16, 64)."
     )
     flat = tensors | {"output_norm.weight": np.ones((1, 32), np.float32)}
-    message = ": model.norm.weight must have shape (32,), got (1, 32)."
+    message = ": model.norm.weight must have shape (32,), by its header, got (1, 32)."
     assert said(flat) == message
 
 
@@ -801,10 +807,10 @@ def test_folders_with_damaged_files(folder):
     ("changes", "message"),
     [
         ({"model_type": "gemma"}, "/config.json: model_type must be one of llama, "),
-        ({"model_type": "qwen2"}, " lacks: model.layers.0.self_attn.q_proj.bias and "),
+        ({"model_type": "qwen2"}, f"{BY_CONFIG} lacks {BIASES}"),
         ({"hidden_act": "gelu"}, "/config.json: hidden_act must be silu or swish, got"),
         ({"mlp_bias": True}, "/config.json: mlp_bias must be False or None, got True."),
-        ({"attention_bias": True}, " lacks: model.layers.0.self_attn.q_proj.bias and "),
+        ({"attention_bias": True}, f"{BY_CONFIG} lacks {BIASES}"),
         (
             {"quantization_config": {"bits": 4}},
             "/config.json: quantization_config must be None, got {'bits': 4}.",
@@ -872,7 +878,7 @@ def test_folders_with_damaged_files(folder):
         ),
         (
             {"num_hidden_layers": 3},
-            " lacks: model.layers.2.input_layernorm.weight and 8 more.",
+            f"{BY_CONFIG} lacks model.layers.2.input_layernorm.weight and 8 more.",
         ),
     ],
     ids=str,
@@ -893,13 +899,14 @@ def test_folders_with_wrong_tensors(folder):
         return refused(load_llama, folder).removeprefix(str(folder))
 
     fewer = {name: weight for name, weight in weights.items() if name != part}
-    assert said(fewer) == f" lacks: {part}."
+    assert said(fewer) == f"{BY_CONFIG} lacks {part}."
     more = weights | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}
-    assert said(more) == (" has unknown tensors: model.layers.0.self_attn.q_proj.bias.")
+    assert said(more) == f"{BY_CONFIG} also has model.layers.0.self_attn.q_proj.bias."
     turned = weights | {part: weights[part].T.contiguous()}
-    assert said(turned) == f": {part} must have shape (48, 32), got (32, 48)."
+    message = f": {part} must have shape (48, 32), by config.json, got (32, 48)."
+    assert said(turned) == message
     edit(folder, tie_word_embeddings=False)
-    assert said(weights) == " lacks: lm_head.weight."
+    assert said(weights) == f"{BY_CONFIG} lacks lm_head.weight."
 
 
 def test_a_shard_that_is_missing(saved, tmp_path):
