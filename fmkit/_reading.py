@@ -1,4 +1,4 @@
-"""Read the files of a model, and refuse in one sentence those that cannot be read."""
+"""Read files of models, tasks and texts, or refuse them in one sentence."""
 
 import json
 from collections.abc import Callable, Collection, Mapping
@@ -33,6 +33,26 @@ def refuse_pointer(path: str | Path) -> None:
     with suppress(OSError), open(path, "rb") as file:  # its reader says what is wrong
         if file.read(len(POINTER)) == POINTER:
             raise Refused(f"{path} cannot be read ({PULL}).")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, with or without a byte order mark.
+
+    Raises ``Refused`` if it is not UTF-8, or has a null character: UTF-16 without a
+    mark would look like UTF-8 with every other character null.
+    """
+    refuse_pointer(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # with its line breaks
+    except OSError as error:
+        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
+    except UnicodeDecodeError as error:
+        got = f"byte {error.object[error.start]:#x} at {error.start}"
+        raise Refused(f"{path} must be UTF-8 text, got {got}.") from error
+    if "\0" in text:
+        got = f"a null character at {text.index(chr(0))}"
+        raise Refused(f"{path} must be UTF-8 text, got {got}.")
+    return text
 
 
 def read_object(path: Path) -> dict[str, object]:

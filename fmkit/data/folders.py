@@ -100,15 +100,17 @@ def _opened(
     path: str | Path, size: int | None
 ) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
     """Open a folder or a zip; yield the names inside and a function that reads one."""
+    require(str(path) != "", "path", "be a folder or a zip that exists", path)
     path = Path(os.path.expanduser(path))
     require(size is None or size >= 1, "size", "be at least 1 pixel", size)
-    if path.is_dir():
+    if os.path.isdir(path):
         inside = {
             name_of(p.relative_to(path)) + "/" * p.is_dir(): p for p in walk(path)
         }
         yield [*inside], lambda name: inside[name].read_bytes()
         return
-    require(path.is_file(), "path", "be a folder or a zip that exists", str(path))
+    known = os.path.isfile(path)
+    require(known, "path", "be a folder or a zip that exists", str(path))
     refuse_pointer(path)
     require(zipfile.is_zipfile(path), "path", "be a whole zip or a folder", str(path))
     try:

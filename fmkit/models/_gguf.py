@@ -115,6 +115,8 @@ class _Reader:
             kind = GGMLQuantizationType(self.number("I"))
             infos.append((name, shape, kind, self.number("Q")))
         alignment = about.get("general.alignment", 32)
+        if type(alignment) is not int or alignment < 1:
+            raise ValueError(f"its general.alignment is {alignment}")
         start = -(-self.at // alignment) * alignment
         packed = {}
         for name, shape, kind, offset in infos:

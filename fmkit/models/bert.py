@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from fmkit import runtime
 from fmkit._check import Refused, one_line, require
-from fmkit._reading import check_tensors, open_tensors, read_object, refuse_pointer
-from fmkit.data.tokens import PADDING
+from fmkit._reading import check_tensors, open_tensors, read_object
+from fmkit.data.tokens import PADDING, open_tokenizer
 from fmkit.models.language_model import LanguageModel
 
 # From sentence_bert_config.json, both special tokens counted; it was trained on 128
@@ -230,13 +230,8 @@ def _read_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
 
     sentence-transformers cuts them there too.
     """
-    refuse_pointer(path)
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exceptions
-        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
+    tokenizer = open_tokenizer(path)
     size, rule = tokenizer.get_vocab_size(), f"be the model's, {vocabulary}"
     require(size == vocabulary, f"the vocabulary in {path}", rule, size)
     tokenizer.enable_truncation(MINILM_TOKENS)
-    tokenizer.no_padding()
     return tokenizer

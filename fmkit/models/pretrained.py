@@ -29,9 +29,9 @@ from fmkit._reading import (
     check_tensors,
     open_tensors,
     read_object,
-    refuse_pointer,
 )
 from fmkit.assets import ASSETS, fetch, hub
+from fmkit.data.tokens import open_tokenizer
 from fmkit.models._families import needed, of_folder, of_gguf
 from fmkit.models._gguf import read_gguf
 from fmkit.models.language_model import LanguageModel
@@ -70,11 +70,14 @@ def load_pretrained(
         require(name in models, "name", known, name)
         files = fetch(name)
         path = files[_ggufs(files)[0]]
-    elif not name or not path.exists():
+    elif not name or not os.path.exists(path):  # Path.exists may raise OSError
         require(parts is not None, "name", known, name)
         path = _from_hub(*parts)
     elif path.is_dir() and (file := _only_gguf(os.listdir(path), path, path)):
         path /= file
+    elif path.suffix in (".json", ".safetensors"):
+        rule = f"be {path.parent}, the folder of a model"
+        require(path.is_dir(), "name", rule, name)
     return (load_llama if path.is_dir() else load_gguf)(path, dtype=dtype)
 
 
@@ -203,7 +206,7 @@ def _described(
         raise Refused(f"{folder / 'tokenizer.json'} must {rule}, got {tokens}.")
     bos, eos, ending = "bos_token_id", "eos_token_id", folder / GENERATION
     said = read_object(ending) if ending.is_file() else {}
-    if said.get(eos) is None:
+    if said.get(eos) in (None, []):
         ending, said = where, about
     start, _ = _symbols(where, tokenizer, "", {bos: about.get(bos)})
     _, ends = _symbols(ending, tokenizer, "", {eos: said.get(eos)})
@@ -221,9 +224,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if whole.is_file() or not index.is_file():
         return [whole]
     parts = read_object(index).get("weight_map")
-    if not isinstance(parts, dict) or not parts:
+    named = isinstance(parts, dict) and all(isinstance(p, str) for p in parts.values())
+    if not parts or not named:
         raise Refused(f"{index}: weight_map must name files by tensor, got {parts}.")
-    return sorted({folder / str(file) for file in parts.values()})
+    return sorted({folder / file for file in parts.values()})
 
 
 def _symbols(
@@ -261,13 +265,7 @@ def _folder_tokenizer(path: Path) -> tuple[Tokenizer, int | None]:
     What a file of training left in it is not obeyed: where to cut and pad, merges that
     are dropped at random, and tokens around a text.
     """
-    refuse_pointer(path)
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exceptions
-        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = open_tokenizer(path)
     if getattr(tokenizer.model, "dropout", None):
         tokenizer.model.dropout = None
     bare, whole = (

@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from fmkit._check import Refused
 from fmkit.assets import fetch
 from fmkit.models._gguf import read_gguf
-from fmkit.models.pretrained import load_gguf, load_llama
+from fmkit.models.pretrained import load_gguf, load_llama, load_pretrained
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 
@@ -915,7 +915,11 @@ def test_a_shard_that_is_missing(saved, tmp_path):
     shard.unlink()
     assert refused(load_llama, folder).startswith(f"{shard} cannot be read (")
     index = folder / "model.safetensors.index.json"
-    for text in ("{}", '{"weight_map": ["model.safetensors"]}'):
+    for text in (
+        "{}",
+        '{"weight_map": ["model.safetensors"]}',
+        '{"weight_map": {"model.norm.weight": null}}',
+    ):
         index.write_text(text, encoding="utf-8")
         assert refused(load_llama, folder).startswith(f"{index}: weight_map must name")
 
@@ -928,3 +932,44 @@ def test_a_whole_file_beside_parts_is_read(saved, tmp_path):
     found, expected = load_llama(folder), load_llama(saved["untied"][1])
     weight = expected.model.embedding.weight
     assert torch.equal(found.model.embedding.weight, weight)
+
+
+def test_a_file_of_a_folder_is_no_model_by_itself(folder):
+    for name in ("config.json", "model.safetensors"):
+        message = f"name must be {folder}, the folder of a model, got "
+        assert refused(load_pretrained, folder / name).startswith(message)
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "Unigram"])
+def test_a_tokenizer_that_cannot_encode_every_text(folder, kind):
+    """The library raises a bare Exception, at the first text with such a character."""
+    path = folder / "tokenizer.json"
+    vocabulary = {"a": 0, "b": 1}
+    model = {"type": kind, "vocab": vocabulary, "unk_token": "<unk>"}
+    if kind == "Unigram":
+        model = {"type": kind, "vocab": [["a", -1.0], ["b", -2.0]], "unk_id": None}
+    edited = json.loads(path.read_text(encoding="utf-8"))
+    edited |= {"model": model, "added_tokens": [], "pre_tokenizer": None}
+    path.write_text(json.dumps(edited), encoding="utf-8")
+    message = f"{path} must have a token for unknown characters ("
+    assert refused(load_llama, folder).startswith(message)
+
+
+def test_an_empty_list_of_end_symbols_says_nothing(folder):
+    edit(folder, eos_token_id=1)
+    text = '{"eos_token_id": []}'
+    (folder / "generation_config.json").write_text(text, encoding="utf-8")
+    assert load_llama(folder).ends == (1,)
+
+
+@pytest.mark.parametrize("alignment", [0, "32"])
+def test_gguf_with_an_alignment_that_is_none(tmp_path, tensors, alignment):
+    path = write(tmp_path / "x.gguf", tensors, my__general__alignment=alignment)
+    raw = path.read_bytes().replace(b"my.general.alignment", b"general.alignment")
+    raw = raw.replace(
+        len("my.general.alignment").to_bytes(8, "little") + b"general.alignment",
+        len("general.alignment").to_bytes(8, "little") + b"general.alignment",
+    )
+    path.write_bytes(raw)
+    message = f"{path} is no whole GGUF file (its general.alignment is {alignment})."
+    assert refused(load_gguf, path) == message
