@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from fmkit._check import require
+from fmkit._tensors import require_finite
 from fmkit.evaluate import Interval
 
 FREE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -129,9 +130,12 @@ def images(
     """Draw rows of images, the name of each row to its left.
 
     `height` is the height of a row in inches. Names are text of data; with `math`, a
-    name may have mathematics between dollars.
+    name may have mathematics between dollars. Raises ``ValueError`` if there is no row,
+    or no image in any row.
     """
+    _require_some("rows", rows, "row")
     longest = max(len(images) for images in rows.values())
+    require(longest > 0, "rows", "have at least 1 image", [*rows])
     _, axes = plt.subplots(
         len(rows),
         longest,
@@ -417,7 +421,15 @@ def moving_map(
 
     `frames` maps the title of a frame to its points, `groups` are the groups of the
     examples, each of which has a colour. The GIF plays without a kernel or a script.
+    Raises ``ValueError`` if there is no frame or no example, and if a frame has another
+    number of points than there are groups, or one that is not finite.
     """
+    _require_some("frames", frames, "frame")
+    _require_some("groups", groups, "example")
+    for title, points in frames.items():
+        rule = f"have a point for each of {len(groups)} groups"
+        require(len(points) == len(groups), f"the frame {title!r}", rule, len(points))
+        require_finite(f"the frame {title!r}", points)
     names = list(dict.fromkeys(groups))
     shown = {name: plain(name) for name in names}  # before any text is made: fonts
     everywhere = np.concatenate([points.cpu().numpy() for points in frames.values()])

@@ -60,6 +60,24 @@ ONE = {"accuracy": {"small": (0.5, 0.4, 0.6)}}
         (lambda: plot.intervals({}, xlabel=""), r"^rows must have at least 1 row"),
         (lambda: plot.losses({}, ylabel=""), r"^histories must have at least 1 run"),
         (lambda: plot.losses({"a": []}, ylabel=""), r"^a must have at least 1 step"),
+        (lambda: plot.images({}), r"^rows must have at least 1 row, got \{\}"),
+        (
+            lambda: plot.images({"a": torch.zeros(0, 1, 4, 4, dtype=torch.uint8)}),
+            r"^rows must have at least 1 image, got \['a'\]",
+        ),
+        (lambda: plot.moving_map({}, ["a"]), r"^frames must have at least 1 frame"),
+        (
+            lambda: plot.moving_map({"t": torch.zeros(0, 2)}, []),
+            r"^groups must have at least 1 example",
+        ),
+        (
+            lambda: plot.moving_map({"t": torch.zeros(3, 2)}, ["a", "b"]),
+            r"^the frame 't' must have a point for each of 2 groups, got 3",
+        ),
+        (
+            lambda: plot.moving_map({"t": torch.tensor([[0.0, torch.nan]])}, ["a"]),
+            r"^the frame 't' must hold neither NaN nor infinite values, got 1",
+        ),
         (lambda: plot.by_size({}, {"small": 9}, ylabel=""), r"^panels .* 1 panel, got"),
         (lambda: plot.by_size({"A": {}}, {"small": 9}, ylabel=""), r"^A .* 1 series"),
         (
