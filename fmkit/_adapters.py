@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fmkit._check import Refused, one_line, require
+from fmkit._reading import check_tensors, open_tensors, read_object
 from fmkit._writing import write_tensors, write_whole, writing
 
 ALL = "all-linear"  # every linear layer but the one of the logits
@@ -78,7 +77,7 @@ def write_adapter(
     """Write updates by name of their matrix; `others` are linear layers without one."""
     r, alpha = next((len(update.A), update.alpha) for update in updates.values())
     ends = sorted({name.split(".")[-1] for name in updates})
-    exact = not any(_has_end(name, ends) for name in others)
+    exact = not any(has_end(name, ends) for name in others)
     about = {  # in patterns with ^, because peft finds a name in longer ones too
         "peft_type": "LORA",
         "task_type": task,
@@ -126,10 +125,7 @@ def read_adapter(
     """
     where, file = folder / CONFIG, folder / WEIGHTS
     about = _read_config(where)
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise Refused(f"{file} cannot be read ({one_line(error)}).") from error
+    tensors = open_tensors(file)
     # A model that was saved without logits has names without this beginning
     bare = any(name.startswith(f"{PREFIX}layers.") for name in tensors)
     named = {n.removeprefix("model.") if bare else n: n for n in matrices}
@@ -143,9 +139,9 @@ def read_adapter(
     rule = "match linear layers of the model that are not the embedding too"
     targets = about["target_modules"]
     require(len(found) > 0, f"{where}: target_modules", rule, targets)
-    _check_tensors(file, tensors, shapes)
+    check_tensors(file, tensors, shapes, source=f"{CONFIG} and the model")
     return {
-        matrix: Update(tensors[A], tensors[B], alpha)
+        matrix: Update(tensors[A].read(), tensors[B].read(), alpha)
         for matrix, (A, B, alpha) in found.items()
     }
 
@@ -157,12 +153,7 @@ def _tensors(matrix: str) -> tuple[str, str]:
 
 def _read_config(where: Path) -> dict[str, object]:
     """Return the entries of adapter_config.json, those in KINDS with their defaults."""
-    try:
-        about = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Refused(f"{where} cannot be read ({one_line(error)}).") from error
-    is_object = isinstance(about, dict)
-    require(is_object, str(where), "hold an object", type(about).__name__)
+    about = read_object(where)
     kind, begun = (about.pop(n, None) for n in ("peft_type", "init_lora_weights"))
     require(kind == "LORA", f"{where}: peft_type", "be LORA", kind)
     rule = "be true, false, gaussian, orthogonal or eva"
@@ -240,10 +231,11 @@ def _is_among(name: str, names: str | list[str], where: str) -> bool:
     """Return whether a matrix has one of the names, or one that matches a pattern."""
     if isinstance(names, str):
         return _matches(names, name, where) is not None
-    return _has_end(name, names)
+    return has_end(name, names)
 
 
-def _has_end(name: str, ends: Iterable[str]) -> bool:
+def has_end(name: str, ends: Iterable[str]) -> bool:
+    """Return whether the last parts of a name with dots are one of `ends`."""
     return any(f".{name}".endswith(f".{end}") for end in ends)
 
 
@@ -253,22 +245,3 @@ def _matches(pattern: str, name: str, where: str) -> re.Match | None:
     except re.error as error:
         rule = f"be a regular expression ({one_line(error)})"
         raise Refused(f"{where} must {rule}, got {pattern}.") from error
-
-
-def _check_tensors(
-    file: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]]
-) -> None:
-    """Raise one sentence about the first tensor that is missing, unknown or wrong."""
-    missing = [name for name in shapes if name not in tensors]
-    unknown = sorted(tensors.keys() - shapes.keys())
-    for what, names in {"lacks": missing, "has, beyond them,": unknown}.items():
-        if names:
-            more = f" and {len(names) - 1} more" if names[1:] else ""
-            rule = f"hold A and B of the matrices that {CONFIG} chooses"
-            raise Refused(f"{file} must {rule}, but {what} {names[0]}{more}.")
-    for name, shape in shapes.items():
-        got, kind = tuple(tensors[name].shape), tensors[name].dtype
-        rule = f"have shape {shape}, by r in {CONFIG} and by the model"
-        require(got == shape, f"{file}: {name}", rule, got)
-        weights = kind.is_floating_point and kind.itemsize > 1
-        require(weights, f"{file}: {name}", "hold numbers without scales", kind)

@@ -80,8 +80,10 @@ def keep_top_p(u: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
 
     The nucleus is the smallest set of most probable tokens that together have
     probability p: a token belongs to it if the more probable ones have less than p.
-    Sums that reach p up to rounding have reached it.
+    Sums that reach p up to rounding have reached it. Raises ``ValueError`` unless p is
+    above 0 and at most 1.
     """
+    require(0 < p <= 1, "p", "be above 0 and at most 1", p)
     values, order = u.sort(dim=-1, descending=True, stable=True)
     exact = values.to(torch.promote_types(u.dtype, torch.float32))
     before = F.pad(exact.softmax(-1).cumsum(-1)[..., :-1], (1, 0))

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fmkit import ranks
-from fmkit._adapters import ALL, LAST, Update, read_adapter, write_adapter
+from fmkit._adapters import ALL, LAST, Update, has_end, read_adapter, write_adapter
 from fmkit._check import Refused, require
 from fmkit.models.bert import Bert, bert_name
 from fmkit.models.pretrained import llama_parts
@@ -138,13 +138,13 @@ def with_low_rank(
     parts = _parts(model, layers)
     known = [*layers, *(name for path in layers for name in parts[path])]
     for name in names:
-        if name != ALL and not any(_ends_in(path, name) for path in known):
+        if name != ALL and not any(has_end(path, [name]) for path in known):
             ends = ", ".join(sorted({path.split(".")[-1] for path in known}))
             rule = "be those of linear layers with a matrix of their own and no update"
             raise Refused(f"names must {rule} ({ends}), got {name!r}.")
 
     def is_named(path: str) -> bool:
-        return any(_ends_in(path, name) for name in names)
+        return has_end(path, names)
 
     for path, layer in layers.items():
         some = [n for n in parts[path] if is_named(n) or (ALL in names and n != LAST)]
@@ -344,8 +344,3 @@ def _frozen(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         linear.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return linear
-
-
-def _ends_in(path: str, name: str) -> bool:
-    """Return whether the last parts of a module's path are `name`."""
-    return f".{path}".endswith(f".{name}")

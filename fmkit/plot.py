@@ -11,7 +11,7 @@ import string
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import cache
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from fmkit._check import require
-from fmkit._tensors import require_shape
+from fmkit._tensors import require_finite, require_shape
+from fmkit.evaluate import Interval
 
 FREE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vP*X"
@@ -53,7 +54,6 @@ NOTO["SYMBOL"] = "Noto Sans Symbols or Noto Emoji"
 WARNED: set[str] = set()  # scripts of which this process has warned
 Number = int | float
 Point = tuple[Number, Sequence[Number]]  # the x coordinate; one value or several
-Interval = tuple[float, float, float]  # a mean and the two ends of its interval
 
 
 def use_style() -> None:
@@ -130,9 +130,12 @@ def images(
     """Draw rows of images, the name of each row to its left.
 
     `height` is the height of a row in inches. Names are text of data; with `math`, a
-    name may have mathematics between dollars.
+    name may have mathematics between dollars. Raises ``ValueError`` if there is no row,
+    or no image in any row.
     """
+    _require_some("rows", rows, "row")
     longest = max(len(images) for images in rows.values())
+    require(longest > 0, "rows", "have at least 1 image", [*rows])
     _, axes = plt.subplots(
         len(rows),
         longest,
@@ -196,11 +199,17 @@ def curves(
     """Draw a line through the means of each series, on a logarithmic x axis.
 
     Points are (x, values); several values, of draws or seeds, are dots around the mean.
-    `colours` are by the names of series. Raises ``ValueError`` if a series is empty.
+    `colours` are by the names of series. Raises ``ValueError`` if there is no series,
+    if one has no point, if a point has no value, and if an x is not above 0.
     """
+    _require_some("series", series)
+    for name, points in series.items():
+        _require_some(name, points, "point")
+        for x, values in points:
+            require(x > 0, f"an x of {name}", "be above 0 on a logarithmic axis", x)
+            _require_some(f"{name} at {x}", values, "value")
     ax = ax or plt.subplots(figsize=(6.4, 4))[1]
     for i, (name, points) in enumerate(series.items()):
-        require(len(points) > 0, name, "have at least 1 point", points)
         colour, marker = _colour(name, i, colours), MARKERS[i % len(MARKERS)]
         means = [sum(values) / len(values) for _, values in points]
         x, look = [x for x, _ in points], {"color": colour, "marker": marker}
@@ -216,6 +225,11 @@ def curves(
     ax.minorticks_off()
     ax.legend()
     return ax
+
+
+def _require_some(name: str, values: Sized, what: str = "series") -> None:
+    """Raise ``ValueError`` if there is nothing to draw."""
+    require(len(values) > 0, name, f"have at least 1 {what}", values)
 
 
 def _colour(name: str, i: int, colours: Mapping[str, str] | None) -> str:
@@ -250,7 +264,19 @@ def by_size(
     stands for each model, and the legend has its name. Models of nearly the same size,
     and the points of the series for one model, are set a little apart. `titles` and
     `chance` are by the names of series; chance is a dotted line of the series' colour.
+    Raises ``ValueError`` if there is no panel, if a panel has no series, if a series
+    has no model or one that is not among `parameters`, and if a size is less than 1.
     """
+    _require_some("panels", panels, "panel")
+    for panel, series in panels.items():
+        _require_some(panel, series)
+        for name, points in series.items():
+            _require_some(f"{name} in {panel}", points, "model")
+            unknown = [model for model in points if model not in parameters]
+            rule = "have the size of each model"
+            require(not unknown, "parameters", rule, f"none of {', '.join(unknown)}")
+    for model, n in parameters.items():
+        require(n >= 1, f"the parameters of {model}", "be at least 1", n)
     rows = -(-len(panels) // columns)
     shape = {"figsize": (2.8 * columns + 2, 3 * rows), "squeeze": False}
     _, axes = plt.subplots(rows, columns, sharey=True, **shape)
@@ -324,11 +350,15 @@ def losses(
     """Draw the loss of each run against the step: each step faint, a running mean bold.
 
     The mean is that of a step and the nine before it. `colours` are by the names of
-    runs.
+    runs. Raises ``ValueError`` if there is no run, and if one has no step.
     """
+    _require_some("histories", histories, "run")
+    histories = {name: [*history] for name, history in histories.items()}
+    for name, history in histories.items():
+        _require_some(name, history, "step")
     ax = ax or plt.subplots(figsize=(6.4, 3.6))[1]
     for i, (name, history) in enumerate(histories.items()):
-        y = np.array(list(history))
+        y = np.array(history)
         colour = _colour(name, i, colours)
         width = min(SMOOTHED, len(y))
         mean = np.convolve(y, np.ones(width) / width, mode="valid")
@@ -340,13 +370,17 @@ def losses(
 
 
 def intervals(
-    rows: Mapping[str, tuple[float, float, float]],
+    rows: Mapping[str, Interval],
     *,
     xlabel: str,
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a dot and its interval for each row (mean, low, high), the first on top."""
+    """Draw a dot and its interval for each row (mean, low, high), the first on top.
+
+    Raises ``ValueError`` if there is no row.
+    """
+    _require_some("rows", rows, "row")
     ax = ax or plt.subplots(figsize=(6.4, 0.4 * len(rows) + 1))[1]
     mean, low, high = np.array([*rows.values()]).T
     ends = np.maximum([mean - low, high - mean], 0)
@@ -363,7 +397,13 @@ def dots(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw each row's values as dots and their mean as a line, the first row on top."""
+    """Draw each row's values as dots and their mean as a line, the first row on top.
+
+    Raises ``ValueError`` if there is no row, and if one has no value.
+    """
+    _require_some("rows", rows, "row")
+    for name, values in rows.items():
+        _require_some(name, values, "value")
     ax = ax or plt.subplots(figsize=(6.4, 0.4 * len(rows) + 1))[1]
     means = [sum(values) / len(values) for values in rows.values()]
     ax.scatter(means, range(len(rows)), marker="|", s=180, color="black")
@@ -381,7 +421,15 @@ def moving_map(
 
     `frames` maps the title of a frame to its points, `groups` are the groups of the
     examples, each of which has a colour. The GIF plays without a kernel or a script.
+    Raises ``ValueError`` if there is no frame or no example, and if a frame has another
+    number of points than there are groups, or one that is not finite.
     """
+    _require_some("frames", frames, "frame")
+    _require_some("groups", groups, "example")
+    for title, points in frames.items():
+        rule = f"have a point for each of {len(groups)} groups"
+        require(len(points) == len(groups), f"the frame {title!r}", rule, len(points))
+        require_finite(f"the frame {title!r}", points)
     names = list(dict.fromkeys(groups))
     shown = {name: plain(name) for name in names}  # before any text is made: fonts
     everywhere = np.concatenate([points.cpu().numpy() for points in frames.values()])

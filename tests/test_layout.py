@@ -30,7 +30,8 @@ def ident(path):
     return "/".join(path.relative_to(ROOT / "fmkit").with_suffix("").parts)
 
 
-COMMON = {"_check", "_tensors", "_writing", "runtime", "ranks", "progress", "assets"}
+COMMON = {"_check", "_tensors", "_reading", "_writing", "runtime", "ranks"}
+COMMON |= {"progress", "assets"}
 MAY_IMPORT = {  # the rooms of the house, and those whose code they may use
     "common": {"common"},
     "science": {"common", "science"},

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from fmkit._check import Refused, one_line, require
+from fmkit._reading import POINTER, PULL, refuse_pointer
 from fmkit.data._files import is_litter, name_of, walk
 from fmkit.data.images import ImageSet
 from fmkit.progress import progress
@@ -99,15 +100,18 @@ def _opened(
     path: str | Path, size: int | None
 ) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
     """Open a folder or a zip; yield the names inside and a function that reads one."""
+    require(str(path) != "", "path", "be a folder or a zip that exists", path)
     path = Path(os.path.expanduser(path))
     require(size is None or size >= 1, "size", "be at least 1 pixel", size)
-    if path.is_dir():
+    if os.path.isdir(path):
         inside = {
             name_of(p.relative_to(path)) + "/" * p.is_dir(): p for p in walk(path)
         }
         yield [*inside], lambda name: inside[name].read_bytes()
         return
-    require(path.is_file(), "path", "be a folder or a zip that exists", str(path))
+    known = os.path.isfile(path)
+    require(known, "path", "be a folder or a zip that exists", str(path))
+    refuse_pointer(path)
     require(zipfile.is_zipfile(path), "path", "be a whole zip or a folder", str(path))
     try:
         archive = zipfile.ZipFile(path)
@@ -329,7 +333,10 @@ def _image(read: Callable[[str], bytes], name: str, *, size: int | None) -> np.n
     """Read the image called `name`: (H, W) if it is grey, (H, W, 3) otherwise."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata, and of large images
-        with Image.open(io.BytesIO(read(name))) as opened:
+        content = read(name)
+        if content.startswith(POINTER):
+            raise ValueError(PULL)
+        with Image.open(io.BytesIO(content)) as opened:
             opened.load()
             image = _eight_bits(_upright(opened))
         if size is not None:

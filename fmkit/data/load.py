@@ -47,7 +47,8 @@ def load_images(
     else:
         path = Path(os.path.expanduser(data))
         rule = f"be one of {', '.join(SETS)}, or a folder or a zip that exists"
-        require(path.exists(), "data", rule, str(data))
+        there = bool(str(data)) and os.path.exists(path)  # "" is the current folder
+        require(there, "data", rule, str(data))
         splits = read_folder(path, size=size, skip_unreadable=skip_unreadable)
         if [*splits] == ["train"] and splits["train"].labels is None:
             splits = _split_unlabelled(splits["train"])

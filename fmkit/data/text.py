@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from fmkit._check import Refused, require
+from fmkit._check import require
+from fmkit._reading import read_text
 from fmkit.assets import fetch
 from fmkit.data._files import name_of, walk
 from fmkit.data.docstrings import Document, load_docstrings
@@ -46,7 +47,8 @@ def load_corpus(text: str | Path) -> tuple[list[Document], list[Document]]:
         return _cut(_read(fetch(text)["tinyshakespeare.txt"]), text)
     path = Path(os.path.expanduser(text))
     rule = f"be one of {', '.join(NAMES)}, or a file or a folder that exists"
-    require(path.exists(), "text", rule, str(text))
+    # Path("") is the current folder; Path.exists raises OSError for a whole text
+    require(bool(str(text)) and os.path.exists(path), "text", rule, str(text))
     if path.is_file():
         return _cut(_read(path), str(text))
     paths = [p for p in walk(path) if p.suffix.lower() in SUFFIXES and p.is_file()]
@@ -58,17 +60,14 @@ def load_corpus(text: str | Path) -> tuple[list[Document], list[Document]]:
 
 
 def _read(path: Path) -> str:
-    """Read a text file, which must be UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")  # without a byte order mark
-    except UnicodeDecodeError as error:
-        got = f"byte {error.object[error.start]:#x} at {error.start}"
-        raise Refused(f"{path} must be UTF-8 text, got {got}.") from error
+    """Read a text file; its lines end in ``\\n``, whatever system wrote it."""
+    return read_text(path).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _cut(text: str, name: str) -> tuple[list[Document], list[Document]]:
     """Cut a text into its first 90 % of characters and the rest."""
-    require(len(text.strip()) >= 2, "text", "name a text that is not empty", name)
+    rule = "name a text of at least 2 characters"
+    require(len(text.strip()) >= 2, "text", rule, name)
     end = int(len(text) * (1 - TEST_SHARE))
     return [Document(text[:end], "", name)], [Document(text[end:], "", name)]
 

@@ -8,6 +8,7 @@ Axes: T tokens, B batch, n tokens of a whole corpus.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Int, Int64, Integer
@@ -15,12 +16,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor, nn
 
 from fmkit import runtime
-from fmkit._check import require
+from fmkit._check import Refused, one_line, require
+from fmkit._reading import refuse_pointer
 from fmkit._tensors import require_integers
 
 START = 0  # the id of x_0 in every tokenizer that is made here
 START_PIECE = "⊥"  # how x_0 is shown
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # a space, as the pieces of SentencePiece write it
+UNKNOWN = "\ue000"  # a character for private use, which no vocabulary has
 PADDING = -1  # after the end of shorter texts: no token of any vocabulary
 
 
@@ -84,6 +87,27 @@ def read_tokenizer(text: str) -> Tokenizer:
     setting in its text, so it is set here.
     """
     return _spelled(Tokenizer.from_str(text))
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """Read a ``tokenizer.json`` that neither cuts nor pads, whatever it says.
+
+    Raises ``ValueError`` if it cannot be read, and if it has no token for characters
+    that it does not know, with which a text that has one could not be encoded.
+    """
+    refuse_pointer(path)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exceptions
+        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    try:
+        encode(tokenizer, UNKNOWN)
+    except Exception as error:
+        rule = f"have a token for unknown characters ({one_line(error)})"
+        raise Refused(f"{path} must {rule}.") from error
+    return tokenizer
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -8,8 +8,6 @@ memory map.
 
 import mmap
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -21,18 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fmkit._check import Refused, one_line
+from fmkit._reading import Stored, refuse_pointer
 
 NUMBERS = dict(enumerate("BbHhIif?", 0)) | {10: "Q", 11: "q", 12: "d"}
 TEXT, LIST = 8, 9
 PLAIN = {GGMLQuantizationType.F32: "<f4", GGMLQuantizationType.F16: "<f2"}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file: its shape, and a function that reads its values."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], Tensor]
 
 
 def read_gguf(path: str | Path) -> tuple[dict[str, object], dict[str, Stored]]:
@@ -41,6 +32,7 @@ def read_gguf(path: str | Path) -> tuple[dict[str, object], dict[str, Stored]]:
     Raises ``ValueError`` if the file is missing, cut off, of another format, or holds a
     tensor that is packed in an unknown way.
     """
+    refuse_pointer(path)
     try:
         with open(path, "rb") as file:
             whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -123,6 +115,8 @@ class _Reader:
             kind = GGMLQuantizationType(self.number("I"))
             infos.append((name, shape, kind, self.number("Q")))
         alignment = about.get("general.alignment", 32)
+        if type(alignment) is not int or alignment < 1:
+            raise ValueError(f"its general.alignment is {alignment}")
         start = -(-self.at // alignment) * alignment
         packed = {}
         for name, shape, kind, offset in infos:

@@ -7,7 +7,6 @@ its partner to neighbouring points. B batch, T tokens, V vocabulary, d width, h 
 width of a head.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from fmkit import runtime
 from fmkit._check import Refused, one_line, require
-from fmkit.data.tokens import PADDING
+from fmkit._reading import check_tensors, open_tensors, read_object
+from fmkit.data.tokens import PADDING, open_tokenizer
 from fmkit.models.language_model import LanguageModel
 
 # From sentence_bert_config.json, both special tokens counted; it was trained on 128
@@ -170,23 +168,21 @@ def load_minilm(files: Mapping[str, str | Path]) -> LanguageModel:
     """
     config = _read_config(Path(files["config.json"]))
     path = Path(files["model.safetensors"])
-    try:
-        saved = load_file(path)
-    except SafetensorError as error:
-        raise Refused(f"{path} is damaged or no safetensors file.") from error
+    stored = open_tensors(path, unused=UNUSED)
     with torch.device("meta"):  # shapes only: all weights come from the file
         model = Bert(config)
     theirs = {name: bert_name(name) for name in model.state_dict()}
-    _check_tensors(path, saved, {theirs[n]: t for n, t in model.state_dict().items()})
-    weights = {name: saved[their_name] for name, their_name in theirs.items()}
+    shapes = {theirs[n]: tuple(t.shape) for n, t in model.state_dict().items()}
+    check_tensors(path, stored, shapes, source="config.json")
+    weights = {name: stored[their_name].read() for name, their_name in theirs.items()}
     model.load_state_dict(weights, assign=True)
     tokenizer = _read_tokenizer(Path(files["tokenizer.json"]), config.vocabulary)
     return LanguageModel(model.eval(), tokenizer, tokenizer.token_to_id("[CLS]"))
 
 
 def _read_config(path: Path) -> BertConfig:
+    entries = read_object(path)
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
         config = BertConfig(
             vocabulary=entries["vocab_size"],
             context=entries["max_position_embeddings"],
@@ -197,30 +193,13 @@ def _read_config(path: Path) -> BertConfig:
             hidden=entries["intermediate_size"],
             norm_epsilon=entries["layer_norm_eps"],
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         why = one_line(error)
         raise Refused(f"{path} does not describe a BERT ({why}).") from error
     for name, value in COMPUTED.items():
         got = entries.get(name, value)
         require(got == value, f"{name} in {path}", f"be {value!r}", got)
     return config
-
-
-def _check_tensors(
-    path: Path, saved: dict[str, Tensor], wanted: dict[str, Tensor]
-) -> None:
-    """Raise one sentence about the first tensor that does not fit the model."""
-    for name, tensor in wanted.items():
-        if name not in saved:
-            raise Refused(f"{path} does not hold MiniLM: it has no {name}.")
-        got, shape = tuple(saved[name].shape), tuple(tensor.shape)
-        require(got == shape, f"{name} in {path}", f"have the shape {shape}", got)
-        kind = saved[name].dtype
-        # Eight bits are half of a weight: its scale is elsewhere
-        weights = kind.is_floating_point and kind.itemsize > 1
-        require(weights, f"{name} in {path}", "be floating point, without scales", kind)
-    if extra := sorted(saved.keys() - wanted.keys() - UNUSED):
-        raise Refused(f"{path} does not hold MiniLM: {extra[0]} is unknown.")
 
 
 def bert_name(name: str) -> str:
@@ -251,12 +230,8 @@ def _read_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
 
     sentence-transformers cuts them there too.
     """
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exceptions
-        raise Refused(f"{path} is damaged or no tokenizer.") from error
+    tokenizer = open_tokenizer(path)
     size, rule = tokenizer.get_vocab_size(), f"be the model's, {vocabulary}"
     require(size == vocabulary, f"the vocabulary in {path}", rule, size)
     tokenizer.enable_truncation(MINILM_TOKENS)
-    tokenizer.no_padding()
     return tokenizer

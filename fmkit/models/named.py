@@ -44,7 +44,7 @@ def _ending(own: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
 def _resolved(model: str) -> str | Path:
     """Return the same for two ways to write one path; an id is what it is."""
     path = Path(os.path.expanduser(model))
-    return path.resolve() if path.exists() else model
+    return path.resolve() if os.path.exists(path) else model
 
 
 def _parts(model: str) -> tuple[str, ...]:
@@ -52,7 +52,8 @@ def _parts(model: str) -> tuple[str, ...]:
     if model in ASSETS_IN_WORDS:
         return (ASSETS_IN_WORDS[model],)
     path = Path(os.path.expanduser(model))
-    if path.exists():  # its own name if it is ".", and not that of what it links to
+    # Its own name if it is ".", and not that of what it links to
+    if os.path.exists(path):
         model = Path(os.path.abspath(path)).as_posix()
     cached = re.match(CACHED, model)
     if cached:

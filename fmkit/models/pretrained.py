@@ -6,14 +6,12 @@ they read the first one, so that no model is ever half loaded. Inside they use t
 of Llama's own files.
 """
 
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from gguf import TokenType
-from safetensors import SafetensorError, safe_open
 from tokenizers import (
     AddedToken,
     Regex,
@@ -26,9 +24,17 @@ from tokenizers import (
 from torch import Tensor
 
 from fmkit._check import Refused, one_line, require
+from fmkit._reading import (
+    Stored,
+    check_tensors,
+    open_tensors,
+    read_object,
+    read_text,
+)
 from fmkit.assets import ASSETS, fetch, hub
+from fmkit.data.tokens import open_tokenizer
 from fmkit.models._families import needed, of_folder, of_gguf
-from fmkit.models._gguf import Stored, read_gguf
+from fmkit.models._gguf import read_gguf
 from fmkit.models.language_model import LanguageModel
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
 from fmkit.progress import progress
@@ -36,7 +42,6 @@ from fmkit.progress import progress
 # SmolLM2 was pretrained on documents that begin after the first of these. The chat
 # models made of it name the other one in their files: the start of a turn.
 DOCUMENT, TURN = "<|endoftext|>", "<|im_start|>"
-FLOATS = {"F64", "F32", "F16", "BF16"}  # numbers that are weights without a scale
 FREQUENCIES = "rotary_emb.inv_freq"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 GENERATION = "generation_config.json"
@@ -68,11 +73,14 @@ def load_pretrained(
         require(name in models, "name", known, name)
         files = fetch(name)
         path = files[_ggufs(files)[0]]
-    elif not name or not path.exists():
+    elif not name or not os.path.exists(path):  # Path.exists may raise OSError
         require(parts is not None, "name", known, name)
         path = _from_hub(*parts)
     elif path.is_dir() and (file := _only_gguf(os.listdir(path), path, path)):
         path /= file
+    elif path.suffix in (".json", ".safetensors"):
+        rule = f"be {path.parent}, the folder of a model"
+        require(path.is_dir(), "name", rule, name)
     return (load_llama if path.is_dir() else load_gguf)(path, dtype=dtype)
 
 
@@ -141,7 +149,8 @@ def load_gguf(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Langua
         renamed[_llama_name(name)] = tensor if whole else _halves(tensor, turned)
     tokenizer = _gguf_tokenizer(path, about)
     symbols = _symbols(path, tokenizer, "tokenizer.ggml.", about)
-    model, template = _build(config, renamed, path, dtype), about.get(CHAT_OF_GGUF)
+    model = _build(config, renamed, path, dtype, source="its header")
+    template = about.get(CHAT_OF_GGUF)
     template = template if isinstance(template, str) else None
     return LanguageModel(model, tokenizer, *symbols, template)
 
@@ -169,7 +178,7 @@ def load_llama(
     config, tokenizer, start, ends = _described(folder)
     stored: dict[str, Stored] = {}
     for file in _weight_files(folder):
-        stored |= _of_safetensors(file)
+        stored |= open_tensors(file)
     # Older versions of transformers saved the frequencies, which config.json states
     stored = {name: t for name, t in stored.items() if not name.endswith(FREQUENCIES)}
     if config.tied and "lm_head.weight" in stored:  # some write the matrix twice
@@ -182,7 +191,8 @@ def load_llama(
             where = folder / "config.json"
             raise Refused(f"{where}: {rule} to {names[1]}, got true.")
         del stored["lm_head.weight"]
-    model, template = _build(config, stored, folder, dtype), _chat_template(folder)
+    model = _build(config, stored, folder, dtype, source="config.json")
+    template = _chat_template(folder)
     return LanguageModel(model, tokenizer, start, ends, template)
 
 
@@ -190,8 +200,8 @@ def _chat_template(folder: Path) -> str | None:
     """Return the chat template of a folder, from where transformers may write it."""
     alone, about = folder / CHAT, folder / TOKENIZER_CONFIG
     if alone.is_file():
-        return alone.read_text(encoding="utf-8")
-    found = _json(about).get("chat_template") if about.is_file() else None
+        return read_text(alone)
+    found = read_object(about).get("chat_template") if about.is_file() else None
     if isinstance(found, list):  # several by name
         named = [t for t in found if isinstance(t, dict) and t.get("name") == "default"]
         found = named[0].get("template") if named else None
@@ -203,7 +213,7 @@ def _described(
 ) -> tuple[TransformerConfig, Tokenizer, int | None, tuple[int, ...]]:
     """Return config, tokenizer, start and end symbols: all of a folder but weights."""
     where = folder / "config.json"
-    about = _json(where)
+    about = read_object(where)
     config = of_folder(about, where)
     tokenizer, added = _folder_tokenizer(folder / "tokenizer.json")
     rows, tokens = (
@@ -214,8 +224,8 @@ def _described(
         rule = f"have at most vocab_size ({rows}) tokens, as {where} says"
         raise Refused(f"{folder / 'tokenizer.json'} must {rule}, got {tokens}.")
     bos, eos, ending = "bos_token_id", "eos_token_id", folder / GENERATION
-    said = _json(ending) if ending.is_file() else {}
-    if said.get(eos) is None:
+    said = read_object(ending) if ending.is_file() else {}
+    if said.get(eos) in (None, []):
         ending, said = where, about
     start, _ = _symbols(where, tokenizer, "", {bos: about.get(bos)})
     _, ends = _symbols(ending, tokenizer, "", {eos: said.get(eos)})
@@ -232,10 +242,11 @@ def _weight_files(folder: Path) -> list[Path]:
     whole, index = folder / WHOLE, folder / INDEX
     if whole.is_file() or not index.is_file():
         return [whole]
-    parts = _json(index).get("weight_map")
-    if not isinstance(parts, dict) or not parts:
+    parts = read_object(index).get("weight_map")
+    named = isinstance(parts, dict) and all(isinstance(p, str) for p in parts.values())
+    if not parts or not named:
         raise Refused(f"{index}: weight_map must name files by tensor, got {parts}.")
-    return sorted({folder / str(file) for file in parts.values()})
+    return sorted({folder / file for file in parts.values()})
 
 
 def _symbols(
@@ -273,12 +284,7 @@ def _folder_tokenizer(path: Path) -> tuple[Tokenizer, int | None]:
     What a file of training left in it is not obeyed: where to cut and pad, merges that
     are dropped at random, and tokens around a text.
     """
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exceptions
-        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = open_tokenizer(path)
     if getattr(tokenizer.model, "dropout", None):
         tokenizer.model.dropout = None
     bare, whole = (
@@ -298,6 +304,8 @@ def _build(
     stored: Mapping[str, Stored],
     path: str | Path,
     dtype: torch.dtype,
+    *,
+    source: str,
 ) -> Transformer:
     """Build a model from `stored`, once all names and shapes are known to fit.
 
@@ -314,7 +322,7 @@ def _build(
     expected = {
         name: shape for tensors in parts.values() for name, shape in tensors.items()
     }
-    _compare(expected, stored, path)
+    check_tensors(path, stored, expected, source=source)
     bar = f"loading {Path(path).name}"
     values = {}
     for name, tensors in progress(parts.items(), bar=bar, after=LONG_LOADING):
@@ -357,24 +365,6 @@ def llama_parts(name: str, config: TransformerConfig) -> dict[str, tuple[int, ..
         f"model.layers.{layer}.{part}.{kind}": shape[:1] if kind == "bias" else shape
         for part, shape in tensors.items()
     }
-
-
-def _compare(
-    expected: Mapping[str, tuple[int, ...]],
-    stored: Mapping[str, Stored],
-    path: str | Path,
-) -> None:
-    """Raise one sentence about the first tensor that is missing, unknown or wrong."""
-    missing = [name for name in expected if name not in stored]
-    unknown = [name for name in stored if name not in expected]
-    for what, names in {"lacks": missing, "has unknown tensors": unknown}.items():
-        if names:
-            more = f" and {len(names) - 1} more" if names[1:] else ""
-            raise Refused(f"{path} {what}: {names[0]}{more}.")
-    for name, shape in expected.items():
-        got = stored[name].shape
-        if got != shape:
-            raise Refused(f"{path}: {name} must have shape {shape}, got {got}.")
 
 
 def _halves(tensor: Stored, heads: int) -> Stored:
@@ -475,35 +465,3 @@ def _gguf_tokenizer(path: str | Path, about: Mapping[str, object]) -> Tokenizer:
     tokenizer.add_special_tokens(control)
     tokenizer.add_tokens(defined)
     return tokenizer
-
-
-def _json(path: Path) -> dict:
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
-    if not isinstance(about, dict):
-        raise Refused(f"{path} must hold one object, got {about}.")
-    return about
-
-
-def _of_safetensors(path: Path) -> dict[str, Stored]:
-    def read(name: str) -> Callable[[], Tensor]:
-        def values() -> Tensor:
-            with safe_open(path, framework="pt") as file:
-                return file.get_tensor(name)
-
-        return values
-
-    stored = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no dictionary
-                part = file.get_slice(name)
-                if (kind := part.get_dtype()) not in FLOATS:
-                    rule = f"{name} must be of floating point, without scales"
-                    raise Refused(f"{path}: {rule}, got {kind}.")
-                stored[name] = Stored(tuple(part.get_shape()), read(name))
-    except (OSError, SafetensorError) as error:
-        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
-    return stored

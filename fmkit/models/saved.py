@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from fmkit._check import Refused, one_line
+from fmkit._reading import refuse_pointer
 from fmkit._writing import write_tensors
 from fmkit.data.tokens import START, read_tokenizer
 from fmkit.models.language_model import LanguageModel
@@ -48,6 +49,7 @@ def load_trained(path: str | Path) -> LanguageModel:
     The model is in float32 and in eval mode. Raises ``ValueError`` if the file is
     damaged or was not written by that function.
     """
+    refuse_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}

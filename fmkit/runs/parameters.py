@@ -185,6 +185,10 @@ def _entries(
     """Return the nodes of a mapping and their lines, by name."""
     if not isinstance(node, yaml.MappingNode):
         raise RerunError(f"{path} must map chapters to their parameters.")
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            line = key.start_mark.line + 1
+            raise RerunError(f"{path}, line {line}: a name must be text.")
     own = [(str(key.value), key.start_mark.line + 1) for key, _ in node.value]
     names = [name for name, _ in own]
     for index, (name, line) in enumerate(own):

@@ -31,6 +31,9 @@ SOURCE, LOG, RECORD = "source_hash.txt", "log.txt", "record.json"
 POLL_SECONDS = 0.1
 PARENT_SECONDS = 0.2  # how often a point's process looks for its parent
 STOP_SECONDS = 10.0  # a rerun ends its kernel in about one
+# Windows can send a process no SIGINT, only Ctrl-Break to the group that it leads
+INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
+OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 _TAKEN: set[str] = set()  # GPUs of the points that this process runs
 _LOCK = threading.Lock()
@@ -92,13 +95,14 @@ def start(
             stderr=subprocess.STDOUT,
             env={name: value for name, value in added.items() if value is not None},
             start_new_session=True,  # a terminal's Ctrl-C comes once, from stop
+            creationflags=OWN_GROUP,  # the same on Windows
         )
 
 
 def stop(processes: list[subprocess.Popen]) -> None:
     """Interrupt reruns, wait until they have ended their kernels, or kill them."""
     for process in processes:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(INTERRUPT)
     end = time.monotonic() + STOP_SECONDS
     for process in processes:
         try:
@@ -193,7 +197,9 @@ def _end_with(parent: int) -> None:
 def _main(path: str, folder: str, given: str, parent: str, source: str) -> None:
     """Rerun one point; this is what its process does."""
     # A shell's background job ignores SIGINT, and so would the processes it starts.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGINT", "SIGBREAK"):  # how Ctrl-Break arrives on Windows
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.default_int_handler)
     if os.name == "posix":  # Windows keeps the number of a parent that has ended
         _end_with(int(parent))
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmkit._check import Refused, one_line
+from fmkit._reading import read_text
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 # Columns and keys that are x, and that are y, whatever their capitals
@@ -16,6 +17,16 @@ Y_NAMES += ("class", "category")
 NAMED = f"x ({', '.join(X_NAMES)}) and y ({', '.join(Y_NAMES)})"
 
 
+def _refuse_constant(name: str) -> str:
+    """Refuse NaN and Infinity, which other tools write for a value that is missing."""
+    raise ValueError(f"{name} is neither a text nor a number")
+
+
+# So that 0.10 does not become 0.1, and numbers may have any length
+AS_WRITTEN = {"parse_int": str, "parse_float": str}
+AS_WRITTEN["parse_constant"] = _refuse_constant
+
+
 def read_pairs(path: Path) -> list[tuple[str, str]]:
     """Read the pairs in a file, whose suffix is one of ``SUFFIXES``.
 
@@ -23,15 +34,15 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     the names of two columns in the first line are among ``X_NAMES`` and ``Y_NAMES``,
     these are read, and other columns are left out. White space around a cell is
     removed. A line of a JSONL is a list of two texts, or an object with two such names;
-    numbers become texts. Empty lines are left out. Raises ValueError if the file is not
-    UTF-8 or not of this form.
+    a number becomes the text that is written there. Empty lines are left out. Raises
+    ValueError if the file is not UTF-8 or not of this form.
     """
+    text = read_text(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # without a byte order mark
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             return _of_jsonl(path, text)
         return _of_csv(path, text)
-    except (OSError, UnicodeError) as error:
+    except UnicodeError as error:
         raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
 
 
@@ -91,8 +102,8 @@ def _of_jsonl(path: Path, text: str) -> list[tuple[str, str]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                item = json.loads(line)
-            except (ValueError, RecursionError) as error:  # also a number too long
+                item = json.loads(line, **AS_WRITTEN)
+            except (ValueError, RecursionError) as error:
                 said = getattr(error, "msg", one_line(error))
                 reason = f"line {number}: {said}"
                 raise Refused(f"{path} cannot be read ({reason}).") from error
@@ -100,7 +111,7 @@ def _of_jsonl(path: Path, text: str) -> list[tuple[str, str]]:
             if isinstance(item, dict) and (columns := _columns([*item])):
                 pair = [[*item.values()][i] for i in columns]
             simple = isinstance(pair, list) and len(pair) == 2
-            if not simple or not all(isinstance(v, str | int | float) for v in pair):
+            if not simple or not all(isinstance(v, str | bool) for v in pair):
                 rule = f"hold two texts in line {number}: a list, or {NAMED}"
                 raise Refused(f"{path} must {rule}, got {line.strip()[:80]!r}.")
             x, y = (v if isinstance(v, str) else json.dumps(v) for v in pair)

@@ -79,7 +79,7 @@ def load_labelled(
     than 2 classes or 2 different texts of a class.
     """
     path = Path(os.path.expanduser(path))
-    known = path.is_file() and path.suffix.lower() in SUFFIXES
+    known = os.path.isfile(path) and path.suffix.lower() in SUFFIXES
     rule = f"be docstrings, or a file that exists, in {', '.join(SUFFIXES)}"
     require(known, "data", rule, str(path))
     pairs = read_pairs(path)

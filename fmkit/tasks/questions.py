@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from fmkit._check import Refused, one_line, require
+from fmkit._reading import read_text
 from fmkit.tasks._pairs import SUFFIXES, read_pairs
 
 FOLDER = Path(__file__).parent
@@ -65,7 +66,7 @@ def load_task(task: str | Path) -> Task:
     :class:`Task` refuses what it holds.
     """
     path = FOLDER / f"{task}.toml" if task in TASKS else Path(os.path.expanduser(task))
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = ", ".join(TASKS)
         raise TaskError(f"task must be one of {known}, or a file, got {str(task)!r}.")
     try:
@@ -88,9 +89,9 @@ def load_task(task: str | Path) -> Task:
 def _of_toml(path: Path) -> dict[str, object]:
     """Read a TOML file, with or without a byte order mark."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise Refused(f"{path} cannot be read as TOML ({one_line(error)}).") from error
 
 
 def candidates(

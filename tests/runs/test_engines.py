@@ -1,5 +1,9 @@
 """Where points run: the share of each, GPUs, and an engine of a few lines."""
 
+import importlib.util
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -231,3 +235,33 @@ def test_what_is_refused(on_gpus, path, tmp_path, capsys, options, message):
     assert shown.err.startswith(f"fmkit: {message}")
     assert shown.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_windows_interrupts_a_point_with_ctrl_break(monkeypatch, tmp_path):
+    """Its Popen refuses SIGINT. Pretended here, and not tried on Windows itself."""
+    sent, flags = [], []
+
+    class Process:
+        def __init__(self, *_, creationflags, **options):
+            flags.append(creationflags)
+
+        def send_signal(self, number):
+            if number == signal.SIGINT:
+                raise ValueError(f"Unsupported signal: {number}")
+            sent.append(number)
+
+        def wait(self, timeout):
+            return 1
+
+    with monkeypatch.context() as windows:
+        windows.setattr(signal, "CTRL_BREAK_EVENT", 1, raising=False)
+        windows.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
+        spec = importlib.util.spec_from_file_location("on_windows", point.__file__)
+        there = importlib.util.module_from_spec(spec)
+        windows.setitem(sys.modules, "on_windows", there)
+        spec.loader.exec_module(there)
+        windows.setattr(subprocess, "Popen", Process)
+        process = there.start(tmp_path, tmp_path, {}, cores=1, variables={})
+        there.stop([process])
+    assert (sent, flags) == ([1], [512])
+    assert (point.INTERRUPT, point.OWN_GROUP) == (signal.SIGINT, 0)

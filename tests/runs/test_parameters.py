@@ -15,6 +15,7 @@ from fmkit.runs.parameters import (
     located,
     parameters_of,
     read_notebook,
+    read_profile,
     section_of,
 )
 from fmkit.runs.record import read_record
@@ -297,3 +298,10 @@ def check_who_is_finished(book, monkeypatch):
     monkeypatch.chdir(book / "other")
     with pytest.raises(ZeroDivisionError):  # it would run
         again()
+
+
+def test_a_name_in_a_profile_is_a_text(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text("tiny:\n  ? [seed]\n  : 1\n", encoding="utf-8")
+    with pytest.raises(RerunError, match=r"p\.yaml, line 2: a name must be text\.$"):
+        read_profile(path)

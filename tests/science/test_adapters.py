@@ -435,7 +435,10 @@ def test_an_entry_that_is_not_supported(copied, entry, value):
     message = refused(load_low_rank, path, model)
     file, word = CONFIG, entry
     if (entry, value) == ("r", 3):  # another than that of the tensors
-        file, word = WEIGHTS, "lora_A.weight must have shape (3, 32), by r in"
+        file, word = (
+            WEIGHTS,
+            f"lora_A.weight must have shape (3, 32), by {CONFIG}",
+        )
     if value == [7]:  # a layer that is not there: nothing is left
         word = "target_modules"
     assert str(path / file) in message

@@ -30,11 +30,12 @@ from tokenizers import (
 )
 from tokenizers import pre_tokenizers as pre
 
+from fmkit import _reading
+from fmkit._reading import Stored
 from fmkit.data.tokens import pieces
 from fmkit.generate import generate
 from fmkit.models import pretrained
 from fmkit.models._families import of_folder
-from fmkit.models._gguf import Stored
 from fmkit.models.packed import packed
 from fmkit.models.pretrained import load_gguf, load_llama
 from fmkit.models.saved import load_trained, save_trained
@@ -671,7 +672,7 @@ def test_weights_are_read_one_by_one(families, monkeypatch):
 
         return Stored(shape, values)
 
-    monkeypatch.setattr(pretrained, "Stored", watched)
+    monkeypatch.setattr(_reading, "Stored", watched)
     for dtype in (torch.float32, torch.bfloat16):
         load_llama(families("llama-3")[1], dtype=dtype)
     assert len(read_before) == 2 * (2 * 9 + 3)

@@ -1,5 +1,6 @@
 """Decoding: the loop's tokens, whatever the padding; draws from the right numbers."""
 
+import math
 import random
 from dataclasses import replace
 from fractions import Fraction
@@ -448,3 +449,9 @@ def test_a_model_that_trains_is_refused():
 def test_wrong_samplers(rng, options, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         sampler(generator=rng, **options)
+
+
+@pytest.mark.parametrize("p", [0.0, -0.5, 1.5, math.nan])
+def test_a_nucleus_of_no_share(p):
+    with pytest.raises(ValueError, match=rf"^p must be above 0 and at most 1, got {p}"):
+        keep_top_p(torch.zeros(1, 3), p)

@@ -13,6 +13,7 @@ from matplotlib import font_manager
 from PIL import Image
 
 from fmkit import diagrams, plot, plot_text
+from fmkit._check import Refused
 
 matplotlib.use("agg")
 
@@ -43,9 +44,57 @@ def test_curves_draw_into_given_axes():
     assert plot.curves({"a": [(1, [1])]}, xlabel="", ylabel="", ax=ax) is ax
 
 
-def test_a_series_without_points_is_named():
-    with pytest.raises(ValueError, match=r"pixels .*1.* \[\]"):
-        plot.curves({"pixels": []}, xlabel="", ylabel="")
+AXES = {"xlabel": "", "ylabel": ""}
+ONE = {"accuracy": {"small": (0.5, 0.4, 0.6)}}
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plot.curves({}, **AXES), r"^series .* 1 series, got \{\}\.$"),
+        (lambda: plot.curves({"pixels": []}, **AXES), r"^pixels .* 1 point, got \[\]"),
+        (lambda: plot.curves({"a": [(3, [])]}, **AXES), r"^a at 3 .* 1 value, got"),
+        (lambda: plot.curves({"a": [(0, [1])]}, **AXES), r"^an x of a .* 0 .* got 0"),
+        (lambda: plot.dots({}, xlabel=""), r"^rows must have at least 1 row"),
+        (lambda: plot.dots({"a": []}, xlabel=""), r"^a must have at least 1 value"),
+        (lambda: plot.intervals({}, xlabel=""), r"^rows must have at least 1 row"),
+        (lambda: plot.losses({}, ylabel=""), r"^histories must have at least 1 run"),
+        (lambda: plot.losses({"a": []}, ylabel=""), r"^a must have at least 1 step"),
+        (lambda: plot.images({}), r"^rows must have at least 1 row, got \{\}"),
+        (
+            lambda: plot.images({"a": torch.zeros(0, 1, 4, 4, dtype=torch.uint8)}),
+            r"^rows must have at least 1 image, got \['a'\]",
+        ),
+        (lambda: plot.moving_map({}, ["a"]), r"^frames must have at least 1 frame"),
+        (
+            lambda: plot.moving_map({"t": torch.zeros(0, 2)}, []),
+            r"^groups must have at least 1 example",
+        ),
+        (
+            lambda: plot.moving_map({"t": torch.zeros(3, 2)}, ["a", "b"]),
+            r"^the frame 't' must have a point for each of 2 groups, got 3",
+        ),
+        (
+            lambda: plot.moving_map({"t": torch.tensor([[0.0, torch.nan]])}, ["a"]),
+            r"^the frame 't' must hold neither NaN nor infinite values, got 1",
+        ),
+        (lambda: plot.by_size({}, {"small": 9}, ylabel=""), r"^panels .* 1 panel, got"),
+        (lambda: plot.by_size({"A": {}}, {"small": 9}, ylabel=""), r"^A .* 1 series"),
+        (
+            lambda: plot.by_size({"A": {"zero-shot": {}}}, {"small": 9}, ylabel=""),
+            r"^zero-shot in A must have at least 1 model, got \{\}\.$",
+        ),
+        (lambda: plot.by_size({"A": ONE}, {}, ylabel=""), r"^parameters .* of small'"),
+        (
+            lambda: plot.by_size({"A": ONE}, {"small": 0}, ylabel=""),
+            r"^the parameters of small must be at least 1, got 0\.$",
+        ),
+    ],
+)
+def test_nothing_to_draw_is_named(draw, message):
+    with pytest.raises(Refused, match=message):
+        draw()
+    assert plt.get_fignums() == []
 
 
 def test_losses_show_every_step_and_the_running_mean():

@@ -31,7 +31,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from fmkit._check import Refused
 from fmkit.assets import fetch
 from fmkit.models._gguf import read_gguf
-from fmkit.models.pretrained import load_gguf, load_llama
+from fmkit.models.pretrained import load_gguf, load_llama, load_pretrained
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 
@@ -50,6 +50,10 @@ TEXTS = [
     "\r\n\r\n \n  \n",
 ]
 
+
+BY_HEADER = " must have the tensors described by its header, but"
+BY_CONFIG = " must have the tensors described by config.json, but"
+BIASES = "model.layers.0.self_attn.q_proj.bias and "
 
 # SmolLM2, against transformers and against a byte-pair encoding in loops
 
@@ -431,18 +435,20 @@ def test_gguf_with_damage_is_refused_or_read_but_never_a_traceback(file, tmp_pat
         ),
         (
             {"llama__embedding_length": 64},
-            ": model.embed_tokens.weight must have shape (262, 64), got (262, 32).",
+            ": model.embed_tokens.weight must have shape (262, 64), by its header, "
+            "got (262, 32).",
         ),
         (
             {
                 "tokenizer__ggml__tokens": [*PIECES, "more"],
                 "tokenizer__ggml__token_type": [3, 3] + [1] * 261,
             },
-            ": model.embed_tokens.weight must have shape (263, 32), got (262, 32).",
+            ": model.embed_tokens.weight must have shape (263, 32), by its header, "
+            "got (262, 32).",
         ),
         (
             {"llama__block_count": 3},
-            " lacks: model.layers.2.input_layernorm.weight and 8 more.",
+            f"{BY_HEADER} lacks model.layers.2.input_layernorm.weight and 8 more.",
         ),
         (
             {"llama__block_count": 10**9},
@@ -450,7 +456,7 @@ def test_gguf_with_damage_is_refused_or_read_but_never_a_traceback(file, tmp_pat
         ),
         (
             {"llama__block_count": 1},
-            " has unknown tensors: model.layers.1.input_layernorm.weight and 8 more.",
+            f"{BY_HEADER} also has model.layers.1.input_layernorm.weight and 8 more.",
         ),
     ],
     ids=str,
@@ -483,19 +489,19 @@ def test_gguf_with_wrong_tensors(tmp_path, tensors):
 
     part = "blk.1.attn_k.weight"
     fewer = {name: tensor for name, tensor in tensors.items() if name != part}
-    assert said(fewer) == " lacks: model.layers.1.self_attn.k_proj.weight."
+    assert said(fewer) == f"{BY_HEADER} lacks model.layers.1.self_attn.k_proj.weight."
     more = tensors | {"blk.0.ffn_gate.bias": tensors["output_norm.weight"]}
     name = "model.layers.0.mlp.gate_proj.bias"
-    assert said(more) == f" has unknown tensors: {name}."
+    assert said(more) == f"{BY_HEADER} also has {name}."
     freqs = {"rope_freqs.weight": np.ones(3, np.float32)}
     assert said(tensors | freqs).startswith(": rope_freqs.weight must be 4 numbers")
     misshapen = tensors | {part: np.ones((16, 64), np.float32)}
     assert said(misshapen) == (
-        ": model.layers.1.self_attn.k_proj.weight must have shape (16, 32), "
-        "got (16, 64)."
+        ": model.layers.1.self_attn.k_proj.weight must have shape (16, 32), by its "
+        "header, got (16, 64)."
     )
     flat = tensors | {"output_norm.weight": np.ones((1, 32), np.float32)}
-    message = ": model.norm.weight must have shape (32,), got (1, 32)."
+    message = ": model.norm.weight must have shape (32,), by its header, got (1, 32)."
     assert said(flat) == message
 
 
@@ -802,10 +808,10 @@ def test_folders_with_damaged_files(folder):
     ("changes", "message"),
     [
         ({"model_type": "gemma"}, "/config.json: model_type must be one of llama, "),
-        ({"model_type": "qwen2"}, " lacks: model.layers.0.self_attn.q_proj.bias and "),
+        ({"model_type": "qwen2"}, f"{BY_CONFIG} lacks {BIASES}"),
         ({"hidden_act": "gelu"}, "/config.json: hidden_act must be silu or swish, got"),
         ({"mlp_bias": True}, "/config.json: mlp_bias must be False or None, got True."),
-        ({"attention_bias": True}, " lacks: model.layers.0.self_attn.q_proj.bias and "),
+        ({"attention_bias": True}, f"{BY_CONFIG} lacks {BIASES}"),
         (
             {"quantization_config": {"bits": 4}},
             "/config.json: quantization_config must be None, got {'bits': 4}.",
@@ -873,7 +879,7 @@ def test_folders_with_damaged_files(folder):
         ),
         (
             {"num_hidden_layers": 3},
-            " lacks: model.layers.2.input_layernorm.weight and 8 more.",
+            f"{BY_CONFIG} lacks model.layers.2.input_layernorm.weight and 8 more.",
         ),
     ],
     ids=str,
@@ -894,13 +900,14 @@ def test_folders_with_wrong_tensors(folder):
         return refused(load_llama, folder).removeprefix(str(folder))
 
     fewer = {name: weight for name, weight in weights.items() if name != part}
-    assert said(fewer) == f" lacks: {part}."
+    assert said(fewer) == f"{BY_CONFIG} lacks {part}."
     more = weights | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}
-    assert said(more) == (" has unknown tensors: model.layers.0.self_attn.q_proj.bias.")
+    assert said(more) == f"{BY_CONFIG} also has model.layers.0.self_attn.q_proj.bias."
     turned = weights | {part: weights[part].T.contiguous()}
-    assert said(turned) == f": {part} must have shape (48, 32), got (32, 48)."
+    message = f": {part} must have shape (48, 32), by config.json, got (32, 48)."
+    assert said(turned) == message
     edit(folder, tie_word_embeddings=False)
-    assert said(weights) == " lacks: lm_head.weight."
+    assert said(weights) == f"{BY_CONFIG} lacks lm_head.weight."
 
 
 def test_a_shard_that_is_missing(saved, tmp_path):
@@ -909,7 +916,11 @@ def test_a_shard_that_is_missing(saved, tmp_path):
     shard.unlink()
     assert refused(load_llama, folder).startswith(f"{shard} cannot be read (")
     index = folder / "model.safetensors.index.json"
-    for text in ("{}", '{"weight_map": ["model.safetensors"]}'):
+    for text in (
+        "{}",
+        '{"weight_map": ["model.safetensors"]}',
+        '{"weight_map": {"model.norm.weight": null}}',
+    ):
         index.write_text(text, encoding="utf-8")
         assert refused(load_llama, folder).startswith(f"{index}: weight_map must name")
 
@@ -983,3 +994,44 @@ def test_where_a_folder_has_its_chat_template(folder):
 def test_a_chat_template_that_fails_or_reaches_out(folder, template, error):
     lm = replace(load_llama(folder), template=template)
     assert error in refused(lm.chat, "hi")
+
+
+def test_a_file_of_a_folder_is_no_model_by_itself(folder):
+    for name in ("config.json", "model.safetensors"):
+        message = f"name must be {folder}, the folder of a model, got "
+        assert refused(load_pretrained, folder / name).startswith(message)
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "Unigram"])
+def test_a_tokenizer_that_cannot_encode_every_text(folder, kind):
+    """The library raises a bare Exception, at the first text with such a character."""
+    path = folder / "tokenizer.json"
+    vocabulary = {"a": 0, "b": 1}
+    model = {"type": kind, "vocab": vocabulary, "unk_token": "<unk>"}
+    if kind == "Unigram":
+        model = {"type": kind, "vocab": [["a", -1.0], ["b", -2.0]], "unk_id": None}
+    edited = json.loads(path.read_text(encoding="utf-8"))
+    edited |= {"model": model, "added_tokens": [], "pre_tokenizer": None}
+    path.write_text(json.dumps(edited), encoding="utf-8")
+    message = f"{path} must have a token for unknown characters ("
+    assert refused(load_llama, folder).startswith(message)
+
+
+def test_an_empty_list_of_end_symbols_says_nothing(folder):
+    edit(folder, eos_token_id=1)
+    text = '{"eos_token_id": []}'
+    (folder / "generation_config.json").write_text(text, encoding="utf-8")
+    assert load_llama(folder).ends == (1,)
+
+
+@pytest.mark.parametrize("alignment", [0, "32"])
+def test_gguf_with_an_alignment_that_is_none(tmp_path, tensors, alignment):
+    path = write(tmp_path / "x.gguf", tensors, my__general__alignment=alignment)
+    raw = path.read_bytes().replace(b"my.general.alignment", b"general.alignment")
+    raw = raw.replace(
+        len("my.general.alignment").to_bytes(8, "little") + b"general.alignment",
+        len("general.alignment").to_bytes(8, "little") + b"general.alignment",
+    )
+    path.write_bytes(raw)
+    message = f"{path} is no whole GGUF file (its general.alignment is {alignment})."
+    assert refused(load_gguf, path) == message

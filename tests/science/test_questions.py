@@ -118,7 +118,7 @@ ITEM = '    ["one", "1"],\n'
 @pytest.mark.parametrize(
     ("old", "new", "wrong"),
     [
-        ('name = "numbers"', "name = numbers", r"cannot be read \("),
+        ('name = "numbers"', "name = numbers", r"cannot be read as TOML \("),
         ('"Numbers"', '" "', "title must be text that is not empty, got ' '"),
         ('"Numbers"', "3", "title must be text that is not empty, got 3"),
         ("title", "titel", "must have no field except items, answers, .*, got titel"),
@@ -203,6 +203,13 @@ def test_pairs_of_any_file(tmp_path, name):
     assert load_task(tmp_path / name) == Task(PAIRS, name=stem)
 
 
+def test_a_number_is_the_text_that_is_written_there(tmp_path):
+    path = tmp_path / "prices.jsonl"
+    digits = "1" * 5000  # more than Python makes a number of
+    path.write_text(f'["a", 0.10]\n["b", 1e400]\n["c", {digits}]\n["d", true]\n')
+    assert [y for _, y in load_task(path).items] == ["0.10", "1e400", digits, "true"]
+
+
 def test_a_cell_may_have_line_breaks(tmp_path):
     path = tmp_path / "lines.csv"
     path.write_bytes('x,y\n"two\nlines\u2028","2"\nthree\u2028x,3\n'.encode())
@@ -218,7 +225,7 @@ WRONG = [
     ("both.csv", "x,text,y\na,b,c\n", "two columns, .* got 'x,text,y'"),
     ("which.csv", "one, I;1\ntwo, II;2\n", "one separator, .* got 'one, I;1'"),
     ("open.csv", 'one,"1\ntwo,2\n', r"cannot be read \(unexpected end of data\)"),
-    ("latin.csv", b"caf\xe9,1\n", "cannot be read .*0xe9"),
+    ("latin.csv", b"caf\xe9,1\n", "must be UTF-8 text, got byte 0xe9 at 3"),
     ("blank.csv", "one,\ntwo,2\n", "an answer must be text .*''"),
     ("head.csv", "x,y\none,1\n", "at least 2 pairs, got 1"),
     (
@@ -235,7 +242,9 @@ WRONG = [
     ),
     ("null.jsonl", '["a", null]\n', r"two texts in line 1.*null"),
     ("half.jsonl", '["a", "\\ud800"]\n', r"cannot be read \(.*surrogates"),
-    ("long.jsonl", f'["a", {"1" * 5000}]', r"cannot be read \(line 1: Exceeds"),
+    ("nan.jsonl", '["a", NaN]\n', r"cannot be read \(line 1: NaN is neither"),
+    ("endless.jsonl", '["a", -Infinity]\n', r"\(line 1: -Infinity is neither"),
+    ("utf16.csv", "one,1\ntwo,2\n".encode("utf-16-le"), "UTF-8 .* null .* at 1"),
 ]
 
 
@@ -265,7 +274,7 @@ def test_a_name_that_is_none(tmp_path):
 def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "broken.toml"
     path.write_bytes(b'name = "\xff"')
-    with pytest.raises(TaskError, match=r"broken.toml cannot be read \(.*0xff"):
+    with pytest.raises(TaskError, match=r"broken.toml must be UTF-8 text, .* 0xff"):
         load_task(str(path))
 
 

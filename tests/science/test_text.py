@@ -15,10 +15,13 @@ import torch
 from reference import text as reference_text
 from tokenizers import models, pre_tokenizers, trainers
 
+from fmkit._check import Refused
 from fmkit.assets import ASSETS
 from fmkit.data import docstrings as docstrings_module
 from fmkit.data import text as text_module
 from fmkit.data.docstrings import Document, load_docstrings
+from fmkit.data.folders import read_folder, read_unlabelled
+from fmkit.data.load import load_images
 from fmkit.data.text import (
     leakage,
     load_corpus,
@@ -43,7 +46,10 @@ from fmkit.data.tokens import (
     utf8_bytes,
     windows,
 )
+from fmkit.models.pretrained import load_pretrained
 from fmkit.runs.rerun import rerun
+from fmkit.tasks.libraries import load_labelled
+from fmkit.tasks.questions import load_task
 
 CHAPTER = Path(__file__).parents[2] / "chapters" / "language_models.ipynb"
 
@@ -268,7 +274,7 @@ def test_corpora_that_are_refused(tmp_path):
         assert "\n" not in str(raised.value)
         return str(raised.value)
 
-    assert "text must name a text that is not empty, got '" in message(b" \n ")
+    assert "text must name a text of at least 2 characters, got '" in message(b" \n ")
     assert "mine.txt must be UTF-8 text, got byte 0xff at 2." in message(b"ab\xff")
     rule = "docstrings, tinyshakespeare, or a file or a folder that exists, got 'gone'"
     with pytest.raises(ValueError, match=rule):
@@ -521,3 +527,34 @@ def test_a_chapter_adds_no_character_to_a_text(tmp_path):
     found = (tmp_path / "out" / CHAPTER.name).read_text(encoding="utf-8")
     row = re.search(r"character +(\d+) ", found)
     assert int(row[1]) == len(letters) + 1  # and the start symbol
+
+
+@pytest.mark.parametrize("name", ["", "to be or not to be " * 300, "a\0b"])
+def test_a_text_in_place_of_its_path(tmp_path, monkeypatch, name):
+    """An empty path would be the current folder, a long one ends in an OSError."""
+    monkeypatch.chdir(tmp_path)
+    for file in ("a.txt", "b.txt"):
+        (tmp_path / file).write_text(file, encoding="utf-8")
+    with pytest.raises(Refused, match=r"^text must be one of .* that exists, got"):
+        load_corpus(name)
+    with pytest.raises(Refused, match=r"^data must be one of .* that exists, got"):
+        load_images(name)
+    for read in (read_folder, read_unlabelled):
+        with pytest.raises(Refused, match=r"^path must be a folder or a zip that exis"):
+            read(name)
+    with pytest.raises(Refused, match=r"^task must be one of .*, or a file, got"):
+        load_task(name)
+    with pytest.raises(Refused, match=r"^name must be an asset .*, got"):
+        load_pretrained(name)
+    with pytest.raises(Refused, match=r"^data must be docstrings, or a file that exi"):
+        load_labelled(name)
+
+
+def test_line_breaks_of_any_system_and_utf_16_without_a_mark(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\nfour")
+    train, test = load_corpus(path)
+    assert train[0].text + test[0].text == "one\ntwo\nthree\nfour"
+    path.write_bytes("one, two".encode("utf-16-le"))  # each byte is ASCII or null
+    with pytest.raises(Refused, match=rf"^{path} must be UTF-8 .* null .* at 1\.$"):
+        load_corpus(path)
