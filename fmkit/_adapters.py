@@ -240,6 +240,7 @@ def has_end(name: str, ends: Iterable[str]) -> bool:
 
 
 def _matches(pattern: str, name: str, where: str) -> re.Match | None:
+    """Match a whole name; raises Refused if `pattern` is no regular expression."""
     try:
         return re.fullmatch(pattern, name)
     except re.error as error:

@@ -51,12 +51,12 @@ class Repository:
 
     @property
     def where(self) -> str:
-        """What lists the files, in words."""
+        """Name what lists the files: the repository, or its cached part."""
         return f"the cached part of {self.name}" if self.folder else self.name
 
     @property
-    def because(self) -> str:
-        """Why that is not the hub, as the end of a sentence."""
+    def cause(self) -> str:
+        """Say why the hub was not reached, as the end of a sentence."""
         return f", and {self.reason}" if self.reason else ""
 
 
@@ -71,7 +71,7 @@ def parsed(name: str) -> tuple[str, str | None, str | None] | None:
 
 
 def look_up(id: str, revision: str | None) -> Repository:
-    """List the files of a repository; of its cached files if the hub is not reached.
+    """List the files of a repository, or those in the cache without the hub.
 
     Raises ``AssetError`` if there is no such repository or revision, if the reader may
     not have it, and if the hub cannot be reached and the cache has none of it.
@@ -115,12 +115,13 @@ def obtain(repository: Repository, files: Iterable[str]) -> Path:
     wanted = [*files]
     folder = repository.folder or _downloaded(repository, wanted)
     if missing := [file for file in wanted if not (folder / file).is_file()]:
-        raise AssetError(f"{repository.where} has no {missing[0]}{repository.because}.")
+        raise AssetError(f"{repository.where} has no {missing[0]}{repository.cause}.")
     commits[repository.name] = folder.name
     return folder
 
 
 def _downloaded(repository: Repository, wanted: list[str]) -> Path:
+    """Download files into the client's cache, and return their folder there."""
     from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 
     bars: list[tqdm] = []
@@ -180,7 +181,7 @@ def _downloaded(repository: Repository, wanted: list[str]) -> Path:
 
 
 def _reason(error: Exception, repository: Repository) -> str:
-    """Return the part of a sentence that says what is wrong, and what to do."""
+    """Say what is wrong and what to do, as a part of a sentence."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
@@ -189,7 +190,7 @@ def _reason(error: Exception, repository: Repository) -> str:
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE forbids to ask the hub for it"
+        return "HF_HUB_OFFLINE is set, so the hub is not asked for it"
     if isinstance(error, errors.GatedRepoError):
         return (
             f"it is gated: accept its terms at {hub}/{repository.id} and set HF_TOKEN"

@@ -2,8 +2,8 @@
 
 A family (Llama, Mistral, Qwen2, Qwen3, SmolLM3) is a row of ``FAMILIES``: the parts and
 values that its own code fixes, so that its files may omit them. An entry that would
-change the model is followed or refused, never ignored. `where` names the file in
-messages.
+change the model in the code of its family is followed or refused, never ignored.
+`where` names the file in messages.
 """
 
 import math
@@ -16,7 +16,7 @@ from fmkit.models.transformer import TransformerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What a family has beside Llama's parts, and its values where a file has none."""
+    """Describe a family: parts beside Llama's, and values for missing entries."""
 
     qkv_bias: bool | None = (
         None  # None: as attention_bias says; in GGUF, if it is there
@@ -137,6 +137,7 @@ def _in_folder(name: str) -> str:
 
 
 def _entry(about: Mapping[str, object], name: str, where: object) -> object:
+    """Return an entry; raises Refused if it is missing or null."""
     if about.get(name) is None:
         raise Refused(f"{where} must have {name}.")
     return about[name]
@@ -155,6 +156,7 @@ def _only(
 def _check_kinds(
     values: Mapping[str, object], where: object, named: Callable[[str], str]
 ) -> None:
+    """Raise Refused unless each value has its type; `named` is its name in the file."""
     flags, real = {"tied", "qkv_bias", "out_bias"}, {"rope_base", "norm_epsilon"}
     for name, value in values.items():
         if name == "head_norm" or (name == "own_head_width" and value is None):
@@ -171,6 +173,7 @@ def _check_kinds(
 def _made(
     values: Mapping[str, object], where: object, named: Callable[[str], str]
 ) -> TransformerConfig:
+    """Make the config; its refusals name the file and the entry there."""
     own = values["own_head_width"]
     if own is not None and own * values["heads"] == values["width"]:
         values = {**values, "own_head_width": None}
@@ -183,6 +186,7 @@ def _made(
 
 
 def _number(about: Mapping[str, object], name: str, where: object) -> float:
+    """Return an entry that must be a positive and finite number."""
     value = about.get(name)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value < math.inf:
@@ -362,7 +366,7 @@ def _divided(
     kind: str,
     where: object,
 ) -> tuple[float, ...]:
-    """Return what each frequency is divided by, in both ways of GGUF to say it."""
+    """Return what each frequency is divided by: a factor, a tensor of GGUF, or both."""
     factor = 1.0
     # Without a type a factor is linear, as llama.cpp reads it
     if said.get("rope.scaling.type") != "none":

@@ -52,6 +52,7 @@ def read_gguf(path: str | Path) -> tuple[dict[str, object], dict[str, Stored]]:
 
 
 def _is_known(kind: GGMLQuantizationType) -> bool:
+    """Return whether the library can unpack blocks of this kind."""
     if kind in PLAIN:
         return True
     _, size = GGML_QUANT_SIZES[kind]
@@ -65,6 +66,7 @@ def _is_known(kind: GGMLQuantizationType) -> bool:
 def _unpack(
     kind: GGMLQuantizationType, shape: tuple[int, ...], raw: memoryview
 ) -> Float[Tensor, "..."]:
+    """Unpack the bytes of a tensor to float32."""
     if kind in PLAIN:
         values = np.frombuffer(raw, PLAIN[kind]).astype(np.float32)
     else:

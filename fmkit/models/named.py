@@ -24,7 +24,7 @@ def by_name(pretrained: str | Sequence[str]) -> dict[str, str]:
     several = not isinstance(pretrained, str)
     models = [*pretrained] if several else [pretrained] * bool(pretrained)
     require(all(models), "pretrained", "hold no empty text", pretrained)
-    same = [_resolved(model) for model in models]
+    same = [_absolute(model) for model in models]
     twice = [model for i, model in enumerate(models) if same[i] in same[:i]]
     require(not twice, "pretrained", "hold each model once", twice and twice[0])
     parts = [_parts(model) for model in models]
@@ -41,8 +41,8 @@ def _ending(own: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
     return "-".join(own)
 
 
-def _resolved(model: str) -> str | Path:
-    """Return the same for two ways to write one path; an id is what it is."""
+def _absolute(model: str) -> str | Path:
+    """Return the absolute path of a model here, without links; an id stays as it is."""
     path = Path(os.path.expanduser(model))
     return path.resolve() if os.path.exists(path) else model
 

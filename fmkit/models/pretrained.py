@@ -1,9 +1,9 @@
 """Load pretrained weights into :class:`~fmkit.models.transformer.Transformer`.
 
-:func:`load_pretrained` takes whatever names a model. The families are Llama, Mistral,
-Qwen2, Qwen3 and SmolLM3. The loaders check the names and shapes of all tensors before
-they read the first one, so that no model is ever half loaded. Inside they use the names
-of Llama's own files.
+:func:`load_pretrained` takes the name of an asset, a path or the id of a model. The
+families are Llama, Mistral, Qwen2, Qwen3 and SmolLM3. The loaders check the names and
+shapes of all tensors before they read the first one, so that no model is ever half
+loaded. Inside they use the names of Llama's own files.
 """
 
 import os
@@ -117,6 +117,7 @@ def _only_gguf(files: Iterable[str], where: object, name: object) -> str | None:
 
 
 def _ggufs(files: Iterable[str]) -> list[str]:
+    """Return the names of GGUF files among `files`."""
     return [file for file in files if file.lower().endswith(".gguf")]
 
 
