@@ -116,7 +116,7 @@ def contrastive_pipeline(
         ax.text(left + 0.85, B - 0.5, text, fontsize=9, **middle)
 
     for i in range(B):
-        y, above, below = 2 * (B - i) - 1.5, 2 * B - i - 1, B - i - 1
+        y, above, below = 2 * (B - i) - 1.5, 2.0 * B - i - 1, float(B - i - 1)
         image(x[i], 0.6, y)
         ax.text(0.3, y, f"$x^{{({i + 1})}}$", fontsize=9, **middle)
         for views, mark, place in ((x_hat, "hat", above), (x_tilde, "tilde", below)):
