@@ -1,10 +1,12 @@
-"""Draw diagrams of the notes: two stages, a Transformer, a last layer replaced."""
+"""Draw diagrams: the two stages, a last layer replaced, views, a Transformer."""
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from torch import Tensor
 
 from fmkit.plot import plain
 
@@ -117,4 +119,71 @@ def last_layer() -> Axes:
     ax.text(8.75, 4.7, "mean over\nplaces", **middle)
     ax.text(11.0, 5.9, "pretraining,\nthen thrown away", style="italic", **middle)
     ax.text(11.0, 0.8, "adaptation", style="italic", **middle)
+    return ax
+
+
+def contrastive_pipeline(
+    x: UInt8[Tensor, "B c H W"],
+    x_hat: UInt8[Tensor, "B c H W"],
+    x_tilde: UInt8[Tensor, "B c H W"],
+) -> Axes:
+    """Draw contrastive learning (14.2): images, two views of each, phi, g, z, the loss.
+
+    The loss is drawn as its B by B table of similarities, with the positive pairs on
+    the diagonal. The head g is dashed, because the loss of the notes has none.
+
+    In the notes: positive pair, SimCLR loss.
+    """
+    B = len(x)
+    height = 2 * B + 0.8
+    ax = plt.subplots(figsize=(9, 9 * height / 18))[1]
+    ax.set(xlim=(0, 18), ylim=(-1, height - 1))
+    ax.set_axis_off()
+    middle = {"ha": "center", "va": "center"}
+    line = {"arrowstyle": "-|>", "color": "black", "linewidth": 0.8}
+
+    def image(pixels: UInt8[Tensor, "c H W"], left: float, y: float) -> None:
+        shown = pixels.permute(1, 2, 0).cpu().numpy()
+        shown = shown[..., 0] if shown.shape[2] == 1 else shown
+        extent = (left, left + 0.9, y - 0.45, y + 0.45)
+        ax.imshow(shown, cmap="gray", vmin=0, vmax=255, extent=extent, zorder=2)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+        ax.annotate("", end, start, arrowprops=line)
+
+    def box(left: float, text: str, colour: str, style: str = "-") -> None:
+        look = {"boxstyle": "round,pad=0.1", "fc": colour, "ec": "black", "ls": style}
+        ax.add_patch(FancyBboxPatch((left, B - 1.5), 1.7, 2, **look))
+        ax.text(left + 0.85, B - 0.5, text, fontsize=9, **middle)
+
+    for i in range(B):
+        y, above, below = 2 * (B - i) - 1.5, 2.0 * B - i - 1, float(B - i - 1)
+        image(x[i], 0.6, y)
+        ax.text(0.3, y, f"$x^{{({i + 1})}}$", fontsize=9, **middle)
+        for views, mark, place in ((x_hat, "hat", above), (x_tilde, "tilde", below)):
+            image(views[i], 4.0, place)
+            text = f"$\\{mark}{{x}}^{{({i + 1})}}$"
+            ax.text(5.2, place, text, fontsize=9, **middle)
+            arrow((1.6, y), (3.9, place))
+    box(6.3, "encoder\n$\\phi_\\theta$", "#dceaf5")
+    box(9.0, "head $g$\n(NT-Xent)", "#fbe6d0", "--")
+    for start, end in ((5.6, 6.1), (8.2, 8.8), (10.9, 11.4)):
+        arrow((start, B - 0.5), (end, B - 0.5))
+    ax.text(11.75, B - 0.5, "$z$", fontsize=12, **middle)
+    arrow((12.1, B - 0.5), (12.7, B - 0.5))
+    side = 3.4 / B  # of a square of the table
+    for i in range(B):
+        y = B - 0.5 + 1.7 - (i + 0.5) * side
+        ax.text(13.2, y, f"$\\hat{{z}}^{{({i + 1})}}$", fontsize=8, **middle)
+        left = 13.6 + i * side
+        name = f"$\\tilde{{z}}^{{({i + 1})}}$"
+        ax.text(left + side / 2, B + 1.5, name, fontsize=8, **middle)
+        for j in range(B):
+            colour = "#009e73" if i == j else "#e8e8e8"
+            corner = (13.6 + j * side, y - side / 2)
+            ax.add_patch(Rectangle(corner, side, side, fc=colour, ec="white"))
+    text = "loss: in each row, pick\nthe positive pair (green)"
+    ax.text(15.3, B - 2.7, text, fontsize=9, **middle)
+    text = f"the augmented batch: 2B = {2 * B} views"
+    ax.text(4.5, -0.75, text, fontsize=9, **middle)
     return ax

@@ -10,6 +10,7 @@ import torch
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from fmkit import diagrams, plot, plot_text
@@ -157,6 +158,22 @@ def test_the_last_layer_is_crossed_out_and_replaced():
         assert min(line.get_xdata()) < x < max(line.get_xdata())
         assert min(line.get_ydata()) < y < max(line.get_ydata())
     assert len(ax.lines) == 2
+
+
+def test_the_pipeline_shows_a_batch_and_its_positive_pairs(rng):
+    images = torch.randint(256, (3, 2, 1, 8, 8), generator=rng, dtype=torch.uint8)
+    ax = diagrams.contrastive_pipeline(*images)
+    shown = [image.get_array().tolist() for image in ax.images]
+    views = [part[i, 0].tolist() for i in range(2) for part in images]
+    assert shown == views  # x, x_hat and x_tilde of the first image, then of the second
+    texts = " ".join(text.get_text() for text in ax.texts)
+    for word in ("x^{(2)}", "\\hat{x}^{(1)}", "\\tilde{x}^{(2)}", "2B = 4", "$z$"):
+        assert word in texts
+    squares = [p for p in ax.patches if isinstance(p, Rectangle)]
+    green = [p.get_xy() for p in squares if p.get_facecolor()[0] == 0]
+    assert (len(squares), len(green)) == (4, 2)
+    assert green[0][0] < green[1][0]  # to the right and down: the diagonal
+    assert green[0][1] > green[1][1]
 
 
 def test_the_style_keeps_files_small():
