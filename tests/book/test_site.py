@@ -71,10 +71,13 @@ def test_links_inside_the_book_lead_somewhere(site):
 def test_tables_that_a_chapter_shows_are_tables(site):
     """Without the right setting an output's Markdown table stays bars and dashes."""
     for path in contents.chapters_of(ROOT):
-        outputs = [o for c in read_notebook(path).cells for o in c.get("outputs", [])]
+        cells = read_notebook(path).cells
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
         kinds = [output.get("data", {}) for output in outputs]
         written = sum("<table" in kind.get("text/html", "") for kind in kinds)
         written += sum("|--" in kind.get("text/markdown", "") for kind in kinds)
+        texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
+        written += sum("\n|:--" in text for text in texts)
         page = Page(
             (site / "chapters" / f"{path.stem}.html").read_text(encoding="utf-8")
         )
