@@ -162,30 +162,6 @@ def images(
     return axes[0, 0]
 
 
-def representations(
-    images: UInt8[Tensor, "n c H W"], phi_x: Float[Tensor, "n m"]
-) -> Axes:
-    """Draw each image above its representation, a bar for each feature.
-
-    All bars have the same scale.
-    """
-    _, axes = plt.subplots(
-        2,
-        len(images),
-        figsize=(2 * len(images), 2.6),
-        height_ratios=(1.3, 1),
-        sharey="row",
-        squeeze=False,
-    )
-    for above, below, image, features in zip(*axes, images, phi_x, strict=True):
-        above.imshow(image[0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
-        above.set_axis_off()
-        below.bar(range(len(features)), features.cpu().numpy(), width=1)
-        below.set_xlabel("feature")
-    axes[1, 0].set_ylabel("$\\phi(x)$")
-    return axes[0, 0]
-
-
 def curves(
     series: Mapping[str, Sequence[Point]],
     *,
@@ -477,9 +453,12 @@ def similarities(
     """Draw a heat map of the cosines of n examples for each panel, all on one scale.
 
     The scale goes from 0 to 1; smaller cosines look like 0. `groups` names the group of
-    each example, and examples of a group follow one another. Raises ``ValueError`` if a
-    panel has another number of examples than `groups`.
+    each example, and examples of a group follow one another. Raises ``ValueError`` if
+    there is no panel or no example, and if a panel has another number of examples than
+    `groups`.
     """
+    _require_some("panels", panels, "panel")
+    _require_some("groups", groups, "example")
     for title, cosines in panels.items():
         require_shape(title, cosines, len(groups), len(groups))
     size = (2.7 * len(panels) + 1.6, 3.2)
@@ -511,11 +490,14 @@ def grouped_intervals(
     colour and marker in all rows, and its place within a row; it may be absent from
     some. ``marks[name][row]`` are values without an interval, such as chance: a short
     line across the row, in black, of one style for each name. The legend is to the
-    right.
+    right. Raises ``ValueError`` if there is no row, and if one has no series.
     """
+    _require_some("rows", rows, "row")
+    for name, of_row in rows.items():
+        _require_some(name, of_row)
     ax = ax or plt.subplots(figsize=(8, 0.6 * len(rows) + 1))[1]
     series = [*dict.fromkeys(name for of_row in rows.values() for name in of_row)]
-    step = 0.8 / max(len(series), 1)
+    step = 0.8 / len(series)
     for j, name in enumerate(series):
         at = [i for i, of_row in enumerate(rows.values()) if name in of_row]
         mean, low, high = np.array([[*rows.values()][i][name] for i in at]).T
@@ -552,9 +534,13 @@ def heat_maps(
 
     ``panels[panel][row][column]`` is a value from 0 to 1, written as .73. Panels have
     the same rows and columns; the names of rows are beside the first one. `label` is
-    that of the colour bar, whose ends are `limits`.
+    that of the colour bar, whose ends are `limits`. Raises ``ValueError`` if there is
+    no panel, or if the first one has no row or no column.
     """
+    _require_some("panels", panels, "panel")
     first = next(iter(panels.values()))
+    _require_some("the first panel", first, "row")
+    _require_some("its first row", next(iter(first.values())), "column")
     columns = [*next(iter(first.values()))]
     width = 0.42 * len(columns) * len(panels) + 2.6
     figure, axes = plt.subplots(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fmkit import runtime
 from fmkit._check import require
-from fmkit.models.transformer import Attention, Transformer, rotate
+from fmkit.models.transformer import Attention, Transformer
 
 
 @runtime.exact()
@@ -35,12 +35,7 @@ def attention_weights(
 
     def look(layer: Attention, inputs: tuple) -> None:
         x, rotation = inputs[:2]
-        qkv = layer.qkv(x).unflatten(2, (-1, layer.w))  # (B, T, h + 2k, w)
-        q, k, _ = qkv.split([layer.h, layer.k, layer.k], dim=2)
-        if layer.norm_q is not None:
-            q, k = layer.norm_q(q), layer.norm_k(k)
-        if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        q, k, _ = layer.projected(x, rotation)
         k = k.repeat_interleave(layer.h // layer.k, dim=2)  # query head j has key j
         scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) / layer.w**0.5
         if layer.causal:

@@ -77,19 +77,17 @@ class LanguageModel:
         rule = "have a chat template; this model was not tuned on chats, or lacks it"
         require(bool(self.template), "lm.template", rule, self.template)
         sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        symbols = [None, None]
-        if self.tokenizer is not None:
-            first_end = self.ends[0] if self.ends else None
-            symbols = [
-                None if i is None else self.tokenizer.id_to_token(i)
-                for i in (self.start, first_end)
-            ]
+
+        def piece(id: int | None) -> str:
+            known = id is not None and self.tokenizer is not None
+            return (self.tokenizer.id_to_token(id) if known else None) or ""
+
         try:
             return sandbox.from_string(self.template).render(
                 messages=[{"role": "user", "content": text}],
                 add_generation_prompt=True,
-                bos_token=symbols[0] or "",
-                eos_token=symbols[1] or "",
+                bos_token=piece(self.start),
+                eos_token=piece(next(iter(self.ends), None)),
             )
         except Exception as error:  # whatever the code in a template may raise
             about = f"{type(error).__name__}: {one_line(error)}"

@@ -164,13 +164,15 @@ class Attention(nn.Module):
             self.norm_q = nn.RMSNorm(self.w, eps=config.norm_epsilon)
             self.norm_k = nn.RMSNorm(self.w, eps=config.norm_epsilon)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T d"],
-        rotation: tuple[Tensor, Tensor] | None,
-        past: tuple[Cache, int] | None,
-        mask: Bool[Tensor, "_ 1 _ S"] | None,
-    ) -> Float[Tensor, "B T d"]:
+    def projected(
+        self, x: Float[Tensor, "B T d"], rotation: tuple[Tensor, Tensor] | None
+    ) -> tuple[
+        Float[Tensor, "B T h w"], Float[Tensor, "B T k w"], Float[Tensor, "B T k w"]
+    ]:
+        """Return the queries, keys and values of x, the first two as they are compared.
+
+        They are normalized, if the model does so, and rotated, if this layer does so.
+        """
         B, T, _ = x.shape
         qkv = self.qkv(x).view(B, T, self.h + 2 * self.k, self.w)
         qk, values = qkv.split([self.h + self.k, self.k], dim=2)
@@ -180,7 +182,17 @@ class Attention(nn.Module):
         if rotation is not None:
             qk = rotate(qk, *rotation)
         queries, keys = qk.split([self.h, self.k], dim=2)
-        queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
+        return queries, keys, values
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T d"],
+        rotation: tuple[Tensor, Tensor] | None,
+        past: tuple[Cache, int] | None,
+        mask: Bool[Tensor, "_ 1 _ S"] | None,
+    ) -> Float[Tensor, "B T d"]:
+        B, T, _ = x.shape
+        queries, keys, values = (t.transpose(1, 2) for t in self.projected(x, rotation))
         if past is not None:
             cache, layer = past
             keys, values = cache.extend(layer, keys, values)

@@ -5,23 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.models import redrawn
+from support.models import SMALL, float64_model
 
 from fmkit._check import Refused
 from fmkit.models.heads import ablated, attention_weights, head_outputs
-from fmkit.models.transformer import Transformer, TransformerConfig, rotate
+from fmkit.models.transformer import rotate
 
-SMALL = TransformerConfig(
-    vocabulary=11,
-    context=12,
-    width=16,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    hidden=6,
-    rope_base=50.0,
-    norm_epsilon=0.2,
-)
 FAMILIES = [
     {},
     {"causal": False},
@@ -35,8 +24,7 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-11}
 
 
 def model_of(**parts):
-    generator = torch.Generator().manual_seed(1)
-    return redrawn(Transformer(replace(SMALL, **parts)).double().eval(), generator)
+    return float64_model(replace(SMALL, **parts))
 
 
 @pytest.fixture(scope="module")

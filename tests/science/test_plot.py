@@ -90,6 +90,13 @@ ONE = {"accuracy": {"small": (0.5, 0.4, 0.6)}}
             lambda: plot.by_size({"A": ONE}, {"small": 0}, ylabel=""),
             r"^the parameters of small must be at least 1, got 0\.$",
         ),
+        (lambda: plot.similarities({}, ["cat"]), "panels must have at least 1 panel"),
+        (lambda: plot.similarities({"a": torch.eye(0)}, []), "groups must have"),
+        (lambda: plot.grouped_intervals({}, xlabel="x"), "rows must have at least 1"),
+        (lambda: plot.grouped_intervals({"r": {}}, xlabel="x"), "r must have at least"),
+        (lambda: plot.heat_maps({}, label="x"), "panels must have at least 1 panel"),
+        (lambda: plot.heat_maps({"p": {}}, label="x"), "first panel must have"),
+        (lambda: plot.heat_maps({"p": {"r": {}}}, label="x"), "first row must have"),
     ],
 )
 def test_nothing_to_draw_is_named(draw, message):
@@ -127,15 +134,6 @@ def test_images_are_shown_in_their_rows(channels, rng):
     assert axes[1].images[0].get_clim() == (0, 255)  # not stretched to its own range
     assert [len(ax.images) for ax in axes] == [1, 1, 1, 1, 1, 0]
     assert [axes[i].texts[0].get_text() for i in (0, 3)] == ["cat", "dog"]
-
-
-def test_representations_share_one_scale(rng):
-    images = torch.randint(256, (2, 1, 4, 4), generator=rng, dtype=torch.uint8)
-    phi_x = torch.tensor([[1.0, 2.0, 0.0], [9.0, 0.0, 3.0]])
-    axes = plot.representations(images, phi_x).figure.axes
-    heights = [[bar.get_height() for bar in ax.patches] for ax in axes[2:]]
-    assert heights == phi_x.tolist()
-    assert axes[2].get_ylim() == axes[3].get_ylim()
 
 
 def test_the_two_stages_name_what_the_notes_name():

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import transformer as reference_transformer
-from support.models import redrawn
+from support.models import SMALL, float64_model
 
 from fmkit.models.transformer import (
     Block,
@@ -23,26 +23,6 @@ from fmkit.models.transformer import (
     rotate,
     rotation_table,
 )
-
-# A base and an epsilon that show: those of real models are lost among few numbers
-SMALL = TransformerConfig(
-    vocabulary=11,
-    context=12,
-    width=16,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    hidden=6,
-    rope_base=50.0,
-    norm_epsilon=0.2,
-)
-
-
-def float64_model(config):
-    """Draw a model in float64, in eval mode."""
-    generator = torch.Generator().manual_seed(1)
-    model = Transformer(config).double().eval()
-    return redrawn(model, generator)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,19 @@ from torch import Tensor, nn
 
 from fmkit.models.transformer import Transformer, TransformerConfig
 
+# A base and an epsilon that show: those of real models are lost among few numbers
+SMALL = TransformerConfig(
+    vocabulary=11,
+    context=12,
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    hidden=6,
+    rope_base=50.0,
+    norm_epsilon=0.2,
+)
+
 
 def drawn(config: TransformerConfig) -> Transformer:
     """Draw weights so large that the output depends on every token of the input."""
@@ -25,6 +38,12 @@ def redrawn(model: nn.Module, generator: torch.Generator) -> nn.Module:
             scales = "norm" in name and name.endswith("weight")
             weight.copy_(noise / 2 + scales)
     return model
+
+
+def float64_model(config: TransformerConfig) -> Transformer:
+    """Draw a model in float64, in eval mode."""
+    generator = torch.Generator().manual_seed(1)
+    return redrawn(Transformer(config).double().eval(), generator)
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
