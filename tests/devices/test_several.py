@@ -18,7 +18,7 @@ CHAPTERS = {
 }
 CLOSE = 1e-3  # float32 after four steps; a gradient of own rows only is off by 1e-1
 SMALL = 0.1  # alignment and uniformity of vectors nearly in one place are rounding
-COUNTED = ("probe", "knn", "finetune", "partner-found")
+COUNTED = ("probe", "knn", "knn-centred", "finetune", "partner-found")
 CHOICES = 0.07  # of what is counted: some images are near a boundary, 1 of 16 at most
 
 
