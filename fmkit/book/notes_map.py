@@ -147,11 +147,19 @@ def marks(path: Path, package: Path) -> Iterator[Mark]:
 
 
 def reached(mark: Mark) -> set[str]:
-    """Return the names in a test and in the helpers of its module that it calls."""
+    """Return the names in a test and in the helpers that it calls.
+
+    Helpers are those of its module and of ``tests/support``, where it imports them.
+    """
     parts: dict[str, ast.stmt] = {}
-    for node in ast.parse(mark.module.read_text(encoding="utf-8")).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node]
-        parts |= {getattr(x, "name", getattr(x, "id", "")): node for x in targets}
+    support = next(x for x in mark.module.parents if x.name == "tests") / "support"
+    body = ast.parse(mark.module.read_text(encoding="utf-8")).body
+    imported = [getattr(x, "module", None) or "" for x in body]
+    helpers = [support / f"{x[8:]}.py" for x in imported if x.startswith("support.")]
+    for path in (*helpers, mark.module):  # the nearer name wins
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [node]
+            parts |= {getattr(x, "name", getattr(x, "id", "")): node for x in targets}
     names: set[str] = set()
     pending = [mark.name.split(".")[1]]
     while pending:

@@ -211,3 +211,11 @@ def test_a_function_that_is_gone_makes_the_page_stale(tmp_path):
     before = notes_map.page(small(tmp_path))
     after = notes_map.page(small(tmp_path, "def probe(x)", "def linear(x)"))
     assert ("`probe.linear " in before, "`probe.linear " in after) == (False, True)
+
+
+def test_a_helper_that_tests_share_is_followed(tmp_path):
+    helper = "def helper(x):\n    return probe(Head().forward())\n"
+    (tmp_path / "tests" / "support").mkdir(parents=True)
+    (tmp_path / "tests" / "support" / "aid.py").write_text(helper, encoding="utf-8")
+    whole = small(tmp_path, f"\n{helper}", "from support.aid import helper\n")
+    assert [*notes_map.complaints(whole)] == []
