@@ -16,6 +16,12 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist lo
 # Two tests at a time, a thread each.
 DEVICES_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
+# JupyterLab opens on the README, rendered; its links open the chapters. Without the flag
+# it refuses to run as root, which one is in a container.
+LAB := --LabApp.default_url=/lab/tree/README.md \
+       --LabApp.app_settings_dir='$(CURDIR)/tools/lab' \
+       $(if $(filter 0,$(shell id -u)),--allow-root)
+
 # setuptools would warn, in ten lines, that fmkit is installed from where it lies.
 PIP := PYTHONWARNINGS='ignore:Editable installation' \
        $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -62,7 +68,7 @@ fetch: env
 	@$(BIN)/fmkit fetch
 
 lab: env
-	@$(BIN)/python -m fmkit.runs.machine $(BIN)/jupyter lab chapters
+	@$(BIN)/python -m fmkit.runs.machine $(BIN)/jupyter lab $(LAB)
 
 execute: fetch
 	@$(BIN)/fmkit execute

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.metadata
 import os
 import re
 import sys
@@ -15,6 +16,41 @@ from fmkit.assets.catalogue import ASSETS
 BUG = 70  # EX_SOFTWARE of sysexits.h: an error inside the program
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 PIPE_CLOSED = 141  # what it reports of a program whose output nothing reads any more
+BEGIN = """\
+to begin, in the folder of the book:
+
+  fmkit parameters chapters/zero_shot.ipynb                    what can be changed
+  fmkit rerun chapters/zero_shot.ipynb -p seed=1 -o runs/one   change it
+  fmkit book                                                   make the pages
+
+fmkit COMMAND --help says more of a command.
+"""
+FETCH_HELP = """\
+example: fetch into a folder that you can carry
+
+  FMKIT_CACHE=CACHE fmkit fetch
+
+Files that are there already are not fetched again. In FMKIT_MIRROR=FOLDER, files from
+that folder take the place of the network.
+"""
+PARAMETERS_HELP = """\
+example: the parameters of a chapter, each with its type, its value and what it means
+
+  fmkit parameters chapters/zero_shot.ipynb
+"""
+RERUN_HELP = """\
+example: run a chapter with another seed and two numbers of labels
+
+  fmkit rerun chapters/NAME.ipynb -p seed=1 -p "n_task=[10, 100]" -o runs/seed-1
+
+Names and values are checked before anything runs. A chapter that keeps checkpoints goes
+on from those in the output folder if it was stopped.
+"""
+BOOK_HELP = """\
+example: the book at its smallest, in two to four minutes
+
+  fmkit book -f profiles/smoke.yaml
+"""
 SWEEP_HELP = """\
 example: run a chapter six times, in the folders runs/sweep/seed=0,tau=0.1 and so on
 
@@ -94,27 +130,47 @@ def _bug() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fmkit", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="command")
+    described = {
+        "description": "Read, run and rerun Foundation Models, Executed.",
+        "epilog": BEGIN,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+    parser = argparse.ArgumentParser(prog="fmkit", **described)
+    text = f"%(prog)s {importlib.metadata.version('fmkit')}"
+    parser.add_argument("--version", action="version", version=text)
+    parser.set_defaults(command=lambda _: parser.print_help(), extra=None)
+    commands = parser.add_subparsers(metavar="command")
 
     def add(
-        name: str, function: object, text: str, *, extra: str | None = None
+        name: str,
+        function: object,
+        text: str,
+        *,
+        extra: str | None = None,
+        example: str = "",
     ) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
+        described = {"description": f"{text[0].upper()}{text[1:]}.", "epilog": example}
+        described["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        command = commands.add_parser(name, help=text, **described)
         command.set_defaults(command=function, extra=extra)
         return command
 
     add("info", _info, "show versions, the device, and every asset with its licence")
     text = "fetch data and weights, by default all that the chapters need"
-    command = add("fetch", _fetch, text)
+    command = add("fetch", _fetch, text, example=FETCH_HELP)
     names = ", ".join(ASSETS)
     command.add_argument("names", nargs="*", help=f"which assets: {names}")
+    text = "list the parameters of a chapter"
+    command = add(
+        "parameters", _parameters, text, extra="runs", example=PARAMETERS_HELP
+    )
+    command.add_argument("chapter", type=Path, help="a notebook")
     text = "execute one chapter with other parameters"
-    _add_rerun(add("rerun", _rerun, text, extra="runs"))
+    _add_rerun(add("rerun", _rerun, text, extra="runs", example=RERUN_HELP))
     text = "execute one chapter at every point of a grid"
-    _add_sweep(add("sweep", _sweep, text, extra="runs"))
+    _add_sweep(add("sweep", _sweep, text, extra="runs", example=SWEEP_HELP))
     text = "execute every chapter afresh and build the pages from the results"
-    command = add("book", _book, text, extra="book")
+    command = add("book", _book, text, extra="book", example=BOOK_HELP)
     command.add_argument(
         "-f",
         "--profile",
@@ -149,8 +205,6 @@ def _add_rerun(command: argparse.ArgumentParser) -> None:
 
 
 def _add_sweep(command: argparse.ArgumentParser) -> None:
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.epilog = SWEEP_HELP
     _add_chapter(command)
     command.add_argument(
         "-p",
@@ -231,6 +285,14 @@ def _fetch(options: argparse.Namespace) -> None:
     for name in options.names or needed:
         for path in fetch(name).values():
             print(f"{name}: {path}", flush=True)
+
+
+def _parameters(options: argparse.Namespace) -> None:
+    from fmkit.runs.parameters import parameters_cell, parameters_of, read_notebook
+
+    notebook = read_notebook(options.chapter)
+    parameters_of(notebook)  # refuses a cell of anything else
+    print(parameters_cell(notebook))
 
 
 def _section(

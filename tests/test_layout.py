@@ -246,7 +246,7 @@ def test_the_lock_is_whole(lock):
 def test_conda_takes_what_a_reader_needs(project):
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, nested = environment["dependencies"]
-    assert (python, pip) == ("python=3.11", "pip")
+    assert (python, pip) == (f"python{project['requires-python']}", "pip")
     assert nested == {"pip": ["-c constraints.txt", "-e .[book,lab]"]}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     sets = re.findall(r"^\$\((\w+)\): extras := (.*)$", makefile, re.MULTILINE)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from ipykernel.kernelspec import get_kernel_dict
 from nbformat import NotebookNode
 from PIL import Image
 
@@ -59,7 +60,9 @@ def strip(notebook: NotebookNode) -> NotebookNode:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = _with_palette(output.data["image/png"])
-    notebook.metadata.get("language_info", {}).pop("version", None)
+    # As JupyterLab writes it: else it marks a notebook as changed that it only opened
+    spec = notebook.metadata.setdefault("kernelspec", {})
+    spec["display_name"] = get_kernel_dict()["display_name"]
     return notebook
 
 

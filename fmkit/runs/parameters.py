@@ -52,16 +52,24 @@ def read_notebook(path: Path) -> NotebookNode:
         raise RerunError(f"{path} is not a notebook ({kind}).") from error
 
 
+def parameters_cell(notebook: NotebookNode) -> str:
+    """Return the source of the cell tagged ``parameters``, comments included.
+
+    Raises RerunError if there is not exactly one such cell.
+    """
+    cells = [cell for cell in notebook.cells if "parameters" in tags_of(cell)]
+    if len(cells) != 1:
+        raise RerunError(f"one cell must be tagged parameters, got {len(cells)}.")
+    return cells[0].source
+
+
 def parameters_of(notebook: NotebookNode) -> dict[str, Parameter]:
     """Return a notebook's parameters by name, from the cell tagged ``parameters``.
 
     Raises RerunError if there is not exactly one such cell, or if it holds anything but
     annotated literals, see :func:`fmkit.runs.cells.parameters_in`.
     """
-    cells = [cell for cell in notebook.cells if "parameters" in tags_of(cell)]
-    if len(cells) != 1:
-        raise RerunError(f"one cell must be tagged parameters, got {len(cells)}.")
-    return parameters_in(cells[0].source)
+    return parameters_in(parameters_cell(notebook))
 
 
 def defaults_of(notebook: NotebookNode) -> dict[str, object]:

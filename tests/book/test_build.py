@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import platform
 import re
 import shutil
 from pathlib import Path
@@ -223,6 +224,9 @@ def test_two_runs_give_equal_notebooks(folder):
     metadata = {key for cell in one.cells for key in cell.metadata}
     assert metadata == {"tags"}
     assert set(one.metadata) == {"kernelspec", "language_info"}
+    # as JupyterLab writes them: else a notebook has unsaved changes when it is opened
+    assert one.metadata["kernelspec"]["display_name"] == "Python 3 (ipykernel)"
+    assert one.metadata["language_info"]["version"] == platform.python_version()
 
 
 def test_strip_keeps_what_belongs_to_the_page():

@@ -2,12 +2,15 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+from support.notebooks import code, notebook, write
 
 from fmkit import assets
 from fmkit.assets import ASSETS
@@ -97,6 +100,7 @@ def bare(*arguments, blocked=OF_RUNS + OF_BOOK):
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
+        (["parameters", "a.ipynb"], "runs"),
         (["rerun", "a.ipynb", "-o", "out"], "runs"),
         (["sweep", "a.ipynb", "-p", "seed=1", "-o", "out"], "runs"),
         (["book"], "book"),
@@ -161,7 +165,7 @@ def test_a_device_that_is_not_here(capsys, monkeypatch):
     assert "FMKIT_DEVICE must be one of auto, cpu" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["sing"], ["rerun"], ["rerun", "a.ipynb"]])
+@pytest.mark.parametrize("arguments", [["sing"], ["rerun"], ["rerun", "a.ipynb"]])
 def test_a_command_line_that_is_none(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -169,14 +173,52 @@ def test_a_command_line_that_is_none(capsys, arguments):
     assert "usage: fmkit" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "command", ["", "info", "fetch", "rerun", "sweep", "book", "html", "pdf"]
-)
+COMMANDS = ["info", "fetch", "parameters", "rerun", "sweep"]
+COMMANDS += ["book", "html", "pdf", "execute"]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help(capsys, command):
     with pytest.raises(SystemExit) as stop:
         main([*filter(None, [command]), "--help"])
     assert stop.value.code == 0
-    assert f"usage: fmkit {command}".strip() in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"usage: fmkit {command}".strip() in out
+    assert max(map(len, out.splitlines())) <= 88
+    if command in ("fetch", "parameters", "rerun", "sweep", "book"):
+        assert (
+            f"\n  {'FMKIT_CACHE=CACHE ' * (command == 'fetch')}fmkit {command}" in out
+        )
+
+
+def test_alone_it_says_what_it_can_do(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    for command in COMMANDS:
+        assert re.search(f"^    {command}\\b", out, re.MULTILINE)
+    assert "to begin, in the folder of the book:" in out
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"fmkit {version('fmkit')}\n"
+
+
+def test_parameters_are_those_that_a_rerun_takes(tmp_path, capsys):
+    cell = "seed: int = 0  # of all that is drawn\nsizes: list[int] = [10, 50]"
+    path = write(notebook(code("1 + 1"), parameters=cell), tmp_path / "a.ipynb")
+    assert main(["parameters", str(path)]) == 0
+    assert capsys.readouterr().out == f"{cell}\n"
+
+
+@pytest.mark.parametrize("cell", ["seed = 0", "print(1)"])
+def test_parameters_that_a_rerun_would_refuse(tmp_path, capsys, cell):
+    path = write(notebook(parameters=cell), tmp_path / "a.ipynb")
+    assert main(["parameters", str(path)]) == 1
+    message = f"the parameters cell must hold annotated literals, got {cell}."
+    assert capsys.readouterr() == ("", f"fmkit: {message}\n")
 
 
 def test_the_command_is_installed(tmp_path):

@@ -27,13 +27,13 @@ PAGES = sorted(
     for place in ("*.md", "chapters/*.md", "results/*.md")
     for path in ROOT.glob(place)
 )
-OTHERS = {"cp", "dask", "pip", "python"}  # commands that are not ours
+OTHERS = {"cp", "dask", "jupyter", "pip", "py", "python"}  # commands that are not ours
 
 
 def commands_of(text):
     """The words of each command in a page's blocks, variables put in."""
     variables = {}
-    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+    for block in re.findall(r"```(?:bash|powershell)\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             while words and re.fullmatch(r"\w+=.*", words[0]):
@@ -42,7 +42,8 @@ def commands_of(text):
             if words and words[0].startswith("$"):
                 words = variables[words[0][1:]] + words[1:]
             if words:
-                yield [words[0].removeprefix(".venv/bin/"), *words[1:]]
+                words[0] = re.sub(r"^\.venv/(bin|Scripts)/", "", words[0])
+                yield words
 
 
 def check(command, root):
@@ -61,13 +62,13 @@ def check(command, root):
         if hasattr(options, "chapter"):
             chapter = root / options.chapter
             parameters = parameters_of(read_notebook(chapter))
-            if options.profile:
+            if getattr(options, "profile", None):
                 section_of(root / options.profile, chapter.stem, parameters)
             if arguments[0] == "sweep":
                 grid_of(options.given, parameters)
                 flags = {n: getattr(options, n) for n in ("jobs", "cores", "gpus")}
                 engine_of(options.on, **flags)
-            else:
+            elif arguments[0] == "rerun":
                 from_arguments(options.given, parameters)
     elif name == "torchrun":
         options = get_args_parser().parse_args(arguments)
