@@ -82,12 +82,17 @@ def _without_bars(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def _with_palette(png: str) -> str:
-    """Return an image, in base64, on white and reduced to its best 64 colours."""
+    """Return an image, in base64, on white and reduced to 64 colours.
+
+    The method that keeps the largest error small: the default one, median cut, spends
+    its colours where most pixels are, and gives two thin lines one hue between theirs.
+    """
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
     page = Image.new("RGBA", image.size, "white")
     page.alpha_composite(image)
     file = io.BytesIO()
-    page.convert("RGB").quantize(64).save(file, "png", optimize=True)
+    few = page.convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE)
+    few.save(file, "png", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 

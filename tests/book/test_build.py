@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from nbformat.v4 import new_output
 from PIL import Image
 from pypdf import PdfReader, PdfWriter
@@ -21,6 +22,7 @@ from fmkit.book import printed
 from fmkit.book.contents import BookError, chapters_of
 from fmkit.book.execute import execute, strip
 from fmkit.cli import main
+from fmkit.plot import FREE
 from fmkit.runs.parameters import read_notebook
 from fmkit.runs.stale import is_stale
 
@@ -255,6 +257,21 @@ def test_strip_gives_figures_a_palette():
     shown = np.asarray(small.convert("RGB")).astype(int)
     assert abs(shown[10:40, 10:40] - pixels[10:40, 10:40, :3]).max() < 16
     assert (shown[50:60] == 255).all()
+
+
+def test_strip_keeps_the_colours_of_thin_lines():
+    """Ten lines of one pixel beside shades of blue that fill most of the figure."""
+    lines = [to_rgb(colour) for colour in (*FREE, "grey", "purple", "brown")]
+    pixels = np.full((64, 200, 4), 255, dtype=np.uint8)
+    pixels[:, :160, :2] = np.arange(160)[:, None] + np.arange(64)[:, None, None]
+    for x, colour in enumerate(lines):
+        pixels[:, 170 + 3 * x, :3] = [round(255 * part) for part in colour]
+    cell = code("draw()")
+    cell.outputs = [new_output("display_data", data={"image/png": png(pixels)})]
+    [output] = strip(notebook(cell)).cells[-1].outputs
+    small = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+    shown = np.asarray(small.convert("RGB")).astype(int)
+    assert abs(shown[:, 170::3] - pixels[:, 170::3, :3]).max() < 24
 
 
 def test_committed_outputs_are_made_on_the_cpu(folder):
