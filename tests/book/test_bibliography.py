@@ -65,7 +65,7 @@ def test_an_entry_says_who_what_and_when(entries):
 
 ADDRESSES = {
     "doi": r"10\.\d{4,}/\S+",
-    "eprint": r"(0[7-9]|[12]\d)(0[1-9]|1[0-2])\.\d{4,5}",  # of arXiv: year, month, number
+    "eprint": r"(0[7-9]|[12]\d)(0[1-9]|1[0-2])\.\d{4,5}",  # of arXiv
     "url": r"https?://\S+",
 }
 
