@@ -18,6 +18,7 @@ from sphinx.environment import BuildEnvironment
 
 NOTEBOOK = ".ipynb"
 IMAGE = re.compile(r"<img\b[^>]*>")
+INCH = 100  # pixels of a page to an inch of a figure
 CODE = ("cell_input", "cell_output")  # a cell's code, and what it prints
 
 
@@ -70,8 +71,8 @@ def without_code(document: nodes.document) -> nodes.document:
 def sized(body: str, files: dict[str, Path]) -> str:
     """Give the images of a page the width and the height of their files.
 
-    `files` are the images by the names that the page uses. An image that has a size
-    already keeps it.
+    `files` are the images by the names that the page uses. A file of 200 pixels an inch
+    has two pixels for each of the page. An image that has a size already keeps it.
     """
 
     def replace(match: re.Match[str]) -> str:
@@ -83,7 +84,9 @@ def sized(body: str, files: dict[str, Path]) -> str:
         width, height = imagesize.get(path)
         if width < 1:
             return tag
-        return f'<img width="{width}" height="{height}"{tag.removeprefix("<img")}'
+        scale = max(1, round(imagesize.getDPI(path)[0] / INCH))
+        size = f'width="{width // scale}" height="{height // scale}"'
+        return f"<img {size}{tag.removeprefix('<img')}"
 
     return IMAGE.sub(replace, body)
 

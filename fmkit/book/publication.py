@@ -99,7 +99,8 @@ def bibtex(book: Publication) -> str:
 def how_to_cite(book: Publication) -> str:
     """Write how to cite the book, in Markdown."""
     where = f", <{book.site}>" if book.site else ""
-    sentence = f"{book.by} ({book.date[:4]}). *{book.title}*, version {book.version}"
+    by = book.by[:1].upper() + book.by[1:]
+    sentence = f"{by} ({book.date[:4]}). *{book.title}*, version {book.version}"
     return f"{sentence}{where}.\n\n```bibtex\n{bibtex(book)}\n```\n"
 
 
