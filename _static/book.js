@@ -9,3 +9,30 @@ document.addEventListener("DOMContentLoaded", () => {
     arrow.setAttribute("aria-label", `Exercises of ${chapter.textContent.trim()}`);
   }
 });
+
+// A moving picture can be stopped, and stands still for those who prefer that.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const moving of document.querySelectorAll('.bd-article img[src$=".gif"]')) {
+    const still = document.createElement("canvas");
+    const button = document.createElement("button");
+    const show = (moves) => {
+      moving.hidden = !moves;
+      still.hidden = moves;
+      button.textContent = moves ? "Pause" : "Play";
+    };
+    const prepare = () => {
+      still.width = moving.naturalWidth;
+      still.height = moving.naturalHeight;
+      still.getContext("2d").drawImage(moving, 0, 0);
+      still.setAttribute("role", "img");
+      still.setAttribute("aria-label", moving.alt);
+      button.type = "button";
+      button.className = "pause";
+      button.addEventListener("click", () => show(moving.hidden));
+      moving.after(still, button);
+      show(!matchMedia("(prefers-reduced-motion: reduce)").matches);
+    };
+    if (moving.complete) prepare();
+    else moving.addEventListener("load", prepare, { once: true });
+  }
+});

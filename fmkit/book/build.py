@@ -23,7 +23,7 @@ from fmkit.runs.parameters import (
 
 CONFIGURATION = ("_config.yml", "_toc.yml")
 PAGES = (
-    *("index.md", "references.bib", "chapters", "images"),
+    *("index.md", "references.bib", "CITATION.cff", "chapters", "images"),
     *("examples", "widgets", "vendor", "_static"),
 )
 

@@ -1,7 +1,9 @@
 """Every built page as a browser without a network shows it: light, dark, on a phone."""
 
+import gzip
 import json
 import re
+import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,24 @@ PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 MADE_BY_SCRIPTS = ("search",)
 MOST = 3_000_000  # bytes of a page with all that it loads
+# And of what is sent, before images, by a server that compresses texts as all do
+SENT = 500_000
+OF_THE_FIRST = 300_000  # images included
+SHIFT = 0.05  # of layout while it loads; 0.1 is called good
+IMAGES = {".png", ".gif", ".jpg", ".jpeg"}
+PACKED = IMAGES | {".woff", ".woff2"}
+
+# What moved, and how far, before anything else is done to the page
+MOVED = """async () => {
+  let shift = 0;
+  new PerformanceObserver(list => {
+    for (const entry of list.getEntries()) shift += entry.value;
+  }).observe({type: "layout-shift", buffered: true});
+  await document.fonts.ready;
+  if (window.MathJax) await MathJax.startup.promise;
+  await new Promise(resolve => setTimeout(resolve, 150));
+  return shift;
+}"""
 
 # All that a page does by itself is done; what it folds, or shows to whoever scrolls, is
 # to be seen
@@ -73,11 +93,20 @@ class Visit:
     console: list[str]  # errors and warnings
     elsewhere: list[str]  # addresses that are no file
     size: int  # bytes of the page and of every file that it asked for
+    sent: int  # of these, compressed as a server does, before images
+    first: int  # with images
+    shift: float  # of the layout
     formulas: int  # in the file
     page: Page  # once its scripts ran
     width: int  # in pixels on a phone
     cut: int  # cells of code that scroll sideways on a desk
     violations: list[str]  # of axe's rules, serious and critical
+
+
+def packed(file):
+    """The bytes that a server sends of a file: texts are compressed."""
+    data = file.read_bytes()
+    return len(data if file.suffix in PACKED else gzip.compress(data))
 
 
 def visit(browser, path, theme):
@@ -89,6 +118,7 @@ def visit(browser, path, theme):
     tab.on("pageerror", lambda error: console.append(("error", error.message)))
     tab.on("request", lambda request: addresses.add(request.url))
     tab.goto(path.as_uri())
+    shift = tab.evaluate(MOVED)
     tab.evaluate(READY)
     tab.wait_for_timeout(400)  # the theme gives what scrolls a tab stop after 300 ms
     page = Page(tab.content())
@@ -103,11 +133,15 @@ def visit(browser, path, theme):
     context.close()
     parts = {urlsplit(address) for address in addresses}
     files = {Path(unquote(part.path)) for part in parts if part.scheme == "file"}
+    sent = {file: packed(file) for file in files if file.is_file()}
     return Visit(
         theme=taken,
         console=[text for kind, text in console if kind in ("error", "warning")],
         elsewhere=[a for a in addresses if not a.startswith(("file:", "data:"))],
-        size=sum(file.stat().st_size for file in files if file.is_file()),
+        size=sum(file.stat().st_size for file in sent),
+        sent=sum(sent[file] for file in sent if file.suffix not in IMAGES),
+        first=sum(sent.values()) if path.name == "index.html" else 0,
+        shift=shift,
         formulas=path.read_text(encoding="utf-8").count('class="math notranslate'),
         page=page,
         width=width,
@@ -128,6 +162,13 @@ CHECKS = {
     "code": lambda seen: seen.cut,
     "accessibility": lambda seen: seen.violations,
     "size": lambda seen: max(0, seen.size - MOST),
+    "weight": lambda seen: (
+        max(0, seen.sent - SENT) or max(0, seen.first - OF_THE_FIRST)
+    ),
+    "layout shift": lambda seen: seen.shift if seen.shift > SHIFT else 0,
+    "tab stops": lambda seen: [
+        formula for formula in seen.page.of("mjx-container") if "tabindex" in formula
+    ],
 }
 
 
@@ -139,6 +180,10 @@ def visits(request, site, browser):
     seen = {name: visit(browser, path, theme) for name, path in paths.items()}
     size, largest = max((seen[name].size, name) for name in seen)
     print(f"The largest page is {largest}: {size / 1e6:.2f} MB.")
+    sent, heaviest = max((seen[name].sent, name) for name in seen)
+    print(f"{heaviest} sends most: {sent / 1e3:.0f} kB, compressed, before images.")
+    shift, moving = max((seen[name].shift, name) for name in seen)
+    print(f"{moving} moves most: {shift:.3f}.")
     return seen
 
 
@@ -245,6 +290,11 @@ def complaints(browser, folder, fault, theme="light"):
     return [name for name, check in CHECKS.items() if check(seen)]
 
 
+PUSH = """requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => {
+  const box = document.createElement("div");
+  box.style.height = "400px";
+  document.querySelector("h1").before(box);
+}, 50)))"""
 TOKENS = "".join(f"<span class='k'>{token}</span>" for token in ("x", "for", "for"))
 
 
@@ -272,10 +322,15 @@ TOKENS = "".join(f"<span class='k'>{token}</span>" for token in ("x", "for", "fo
         ("accessibility", "<details><p style='color: #999'>Pale.</p></details>"),
         ("accessibility", f"<style>.k {{ color: #999 }}</style><pre>{TOKENS}</pre>"),
         ("size", "<link rel='stylesheet' href='large.css'>"),
+        ("weight", "<link rel='stylesheet' href='dense.css'>"),
+        ("layout shift", f"<script>{PUSH}</script><p id='late'>Pushed.</p>"),
+        ("tab stops", "<mjx-container tabindex='0'></mjx-container>"),
     ],
 )
 def test_a_planted_fault_is_found(browser, tmp_path, check, fault):
     (tmp_path / "large.css").write_text(" " * MOST, encoding="utf-8")
+    dense = f"/* {secrets.token_hex(SENT)} */"
+    (tmp_path / "dense.css").write_text(dense, encoding="utf-8")
     assert check in complaints(browser, tmp_path, fault)
 
 
@@ -308,3 +363,154 @@ def test_a_chapter_that_the_index_lacks_is_not_found(browser, site, tmp_path):
         tab, tmp_path, words
     ) == {f"{name}.html"}
     tab.close()
+
+
+# The cards that citations and terms open
+
+CARD = ".link-card"
+
+
+@pytest.fixture
+def chapter(site, browser):
+    """Open a chapter for a reader with a mouse, or with fingers."""
+    contexts = []
+
+    def open_page(**options):
+        context = browser.new_context(viewport=DESKTOP, offline=True, **options)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.goto((site / "chapters" / "zero_shot.html").as_uri())
+        tab.evaluate(READY)
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+CITATION, TERM = ".bibtex-citation a >> nth=0", "a.glossary-term >> nth=0"
+
+
+@pytest.mark.parametrize(
+    ("link", "start", "page"),
+    [
+        (CITATION, "https://arxiv.org/abs/2502.02737", "bibliography.html#"),
+        (TERM, None, "glossary.html#"),
+    ],
+)
+def test_a_card_opens_under_the_pointer(chapter, link, start, page):
+    """It stays while the pointer is on it, and leads on; nothing is said twice."""
+    tab = chapter()
+    assert tab.locator(CARD).count() == 0
+    tab.locator(link).hover()
+    card = tab.locator(CARD)
+    card.wait_for()
+    assert tab.locator(link).get_attribute("title") is None
+    addresses = card.locator("a").evaluate_all("links => links.map(link => link.href)")
+    assert page in addresses[-1]
+    assert addresses[:-1] == ([start] if start else [])
+    assert len(card.inner_text()) > 40
+    card.hover()
+    tab.wait_for_timeout(500)
+    assert card.is_visible()
+    tab.evaluate(AXE)
+    assert tab.evaluate(VIOLATIONS, {}) == []
+    tab.mouse.move(5, 5)
+    card.wait_for(state="detached")
+
+
+def test_a_card_opens_with_the_keyboard_s_focus(chapter):
+    """Tab goes from a link into its card; Escape closes it."""
+    tab = chapter()
+    link = tab.locator(CITATION)
+    link.focus()
+    tab.locator(CARD).wait_for()
+    tab.keyboard.press("Tab")
+    inside = "document.activeElement.closest('.link-card') !== null"
+    assert tab.evaluate(inside)
+    link.focus()
+    tab.keyboard.press("Escape")
+    assert tab.locator(CARD).count() == 0
+    tab.locator(TERM).focus()
+    tab.locator(CARD).wait_for()
+    tab.keyboard.press("Shift+Tab")
+    tab.locator(f"{TERM} >> xpath=following-sibling::*[1][@popover]").wait_for(
+        state="detached"
+    )
+
+
+def test_a_card_opens_at_a_first_touch(chapter):
+    """The page stays; a touch elsewhere closes it, a second one follows the link."""
+    tab = chapter(has_touch=True)
+    address = tab.url
+    tab.locator(TERM).tap()
+    tab.locator(CARD).wait_for()
+    assert tab.url == address
+    tab.locator(".bd-article h1").tap()
+    tab.locator(CARD).wait_for(state="detached")
+    tab.locator(TERM).tap()
+    tab.locator(CARD).wait_for()
+    tab.locator(TERM).tap()
+    tab.wait_for_url("**/glossary.html#*")
+
+
+def test_without_scripts_a_link_has_a_title(site):
+    text = (site / "chapters" / "zero_shot.html").read_text(encoding="utf-8")
+    links = [a for a in Page(text).of("a") if "bibliography.html#" in a.get("href", "")]
+    assert links
+    assert all(len(link["title"]) > 40 for link in links)
+
+
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_a_moving_picture_can_be_stopped(site, browser, motion):
+    """It stands still, from the beginning, for whoever prefers that."""
+    context = browser.new_context(reduced_motion=motion)
+    tab = context.new_page()
+    tab.goto((site / "chapters" / "contrastive_learning.html").as_uri())
+    button = tab.locator("button.pause")
+    button.wait_for()
+    moving, still = tab.locator("img[src$='.gif']"), tab.locator("canvas[role=img]")
+    stands = motion == "reduce"
+    for _ in range(2):
+        assert moving.is_hidden() is stands
+        assert still.is_visible() is stands
+        assert button.inner_text() == ("Play" if stands else "Pause")
+        button.click()
+        stands = not stands
+    assert still.get_attribute("aria-label") == moving.get_attribute("alt")
+    context.close()
+
+
+def test_a_heading_is_larger_than_those_below_it(site, browser):
+    tab = browser.new_page(viewport=DESKTOP)
+    tab.goto((site / "chapters" / "zero_shot.html").as_uri())
+    looks = tab.evaluate("""() => ["h1", "h2", "h3"].map(name => {
+      const style = getComputedStyle(document.querySelector(`.bd-article ${name}`));
+      return [parseFloat(style.fontSize), parseFloat(style.fontWeight)];
+    })""")
+    sizes, weights = zip(*looks, strict=True)
+    assert sizes[0] > sizes[1] > sizes[2]
+    assert weights[0] >= weights[1] >= weights[2]
+    code = "parseFloat(getComputedStyle(document.querySelector('pre')).fontSize)"
+    assert tab.evaluate(code) >= 13
+    tab.close()
+
+
+def test_tables_of_prose_and_of_cells_look_alike(site, browser):
+    looks = []
+    for name, table in (("zero_shot", ".dataframe"), ("notation", ".table")):
+        tab = browser.new_page(viewport=DESKTOP)
+        tab.goto((site / "chapters" / f"{name}.html").as_uri())
+        looks += tab.evaluate(
+            """table => ["th", "td + td"].map(name => {
+              const cell = document.querySelector(`.bd-article ${table} ${name}`);
+              const style = getComputedStyle(cell);
+              const row = getComputedStyle(cell.parentElement);
+              return ["padding", "fontSize", "borderLeftWidth", "textAlign"]
+                .map(key => style[key]).concat(row.backgroundColor);
+            })""",
+            table,
+        )
+        tab.close()
+    assert looks[:2] == looks[2:]
+    assert "14.4px" in looks[1][0]
