@@ -172,6 +172,26 @@ def merge_low_rank(model: nn.Module) -> nn.Module:
     return model
 
 
+def without_low_rank(model: nn.Module) -> nn.Module:
+    """Return a copy of `model` without its low-rank updates: the pretrained matrices.
+
+    A matrix that was divided into parts is one again. Its numbers are those from before
+    the updates, to the last bit, because W was never changed. Whatever was trained
+    besides the updates stays as it is.
+    """
+    bare = copy.deepcopy(model)
+    for path, layer in _layers(bare).items():
+        if isinstance(layer, LowRank):
+            bare.set_submodule(path, layer.linear)
+        elif isinstance(layer, LowRankParts):
+            parts = {
+                name: part.linear if isinstance(part, LowRank) else part
+                for name, part in layer.items()
+            }
+            bare.set_submodule(path, LowRankParts(parts).merged())
+    return bare
+
+
 def save_low_rank(
     folder: str | Path, model: nn.Module, *, base: str | Path | None = None
 ) -> None:

@@ -566,3 +566,43 @@ def heat_maps(
         ax.grid(visible=False)
     figure.colorbar(drawn, ax=axes[0, -1], label=plain(label))
     return axes[0, 0]
+
+
+def grouped_dots(
+    rows: Mapping[str, Mapping[str, Sequence[Number]]],
+    *,
+    xlabel: str,
+    colours: Mapping[str, str] | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the values of several series in each row as dots, the first row on top.
+
+    ``rows[row][series]`` are values, one for each seed or draw: small dots, with a
+    large marker at their mean. A series has one colour and marker in all rows, and its
+    place within a row; it may be absent from some. `colours` are by the names of
+    series. The legend is to the right. Raises ``ValueError`` if there is no row, if one
+    has no series, and if a series of one has no value.
+    """
+    _require_some("rows", rows, "row")
+    for row, of_row in rows.items():
+        _require_some(row, of_row)
+        for name, values in of_row.items():
+            _require_some(f"{name} of {row}", values, "value")
+    ax = ax or plt.subplots(figsize=(8, 0.6 * len(rows) + 1))[1]
+    series = [*dict.fromkeys(name for of_row in rows.values() for name in of_row)]
+    step = 0.8 / len(series)
+    for j, name in enumerate(series):
+        some = {i: row[name] for i, row in enumerate(rows.values()) if name in row}
+        beside = step * (j - (len(series) - 1) / 2)
+        look = {"color": _colour(name, j, colours), "marker": MARKERS[j % len(MARKERS)]}
+        means = [sum(values) / len(values) for values in some.values()]
+        at = [i + beside for i in some]
+        ax.plot(means, at, linestyle="", label=plain(name), **look)
+        x = [value for values in some.values() for value in values]
+        y = [i + beside for i, values in some.items() for _ in values]
+        ax.scatter(x, y, s=8, color=look["color"], alpha=0.5)
+    ax.set_yticks(range(len(rows)), [plain(name) for name in rows])
+    ax.set(xlabel=xlabel, title=plain(title), ylim=(len(rows) - 0.5, -0.5))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax

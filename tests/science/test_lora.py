@@ -7,11 +7,16 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
-from support.models import snapshot
+from support.models import SMALL, drawn, snapshot
 from torch import nn
 
 from fmkit.adapt import finetune, random_head
-from fmkit.lora import LowRank, merge_low_rank, with_low_rank
+from fmkit.lora import (
+    LowRank,
+    merge_low_rank,
+    with_low_rank,
+    without_low_rank,
+)
 from fmkit.models.bert import Bert, BertConfig
 from fmkit.models.pooling import Pooled, mean_of_tokens
 from fmkit.models.transformer import Transformer, TransformerConfig
@@ -193,3 +198,22 @@ def test_a_bad_rank(rank):
 def test_a_bad_alpha(alpha):
     with pytest.raises(ValueError, match=f"alpha must be .*, got {alpha}."):
         LowRank(nn.Linear(6, 4), rank=2, alpha=alpha)
+
+
+@pytest.mark.parametrize("names", [NAMES, ("qkv", "out"), ("q_proj", "up_proj")])
+def test_an_update_is_taken_off_to_the_last_bit(phi, tokens, rng, names):
+    model = phi
+    if names != NAMES:
+        model = Pooled(drawn(SMALL), mean_of_tokens)
+    updated = moved(with_low_rank(model, names, rank=2, alpha=4.0), rng)
+    changed = snapshot(updated)
+    bare = without_low_rank(updated)
+    assert [*bare.state_dict()] == [*model.state_dict()]
+    for name, weight in model.state_dict().items():
+        assert torch.equal(bare.state_dict()[name], weight), name
+    with torch.no_grad():
+        before = model(tokens)
+        assert torch.equal(bare(tokens), before)
+        assert not torch.allclose(updated(tokens), before)
+    for name, weight in changed.items():  # only the copy lost its updates
+        assert torch.equal(updated.state_dict()[name], weight), name

@@ -94,6 +94,9 @@ ONE = {"accuracy": {"small": (0.5, 0.4, 0.6)}}
         (lambda: plot.similarities({"a": torch.eye(0)}, []), "groups must have"),
         (lambda: plot.grouped_intervals({}, xlabel="x"), "rows must have at least 1"),
         (lambda: plot.grouped_intervals({"r": {}}, xlabel="x"), "r must have at least"),
+        (lambda: plot.grouped_dots({}, xlabel="x"), "rows must have at least 1"),
+        (lambda: plot.grouped_dots({"r": {}}, xlabel="x"), "r must have at least"),
+        (lambda: plot.grouped_dots({"r": {"a": []}}, xlabel="x"), "a of r must have"),
         (lambda: plot.heat_maps({}, label="x"), "panels must have at least 1 panel"),
         (lambda: plot.heat_maps({"p": {}}, label="x"), "first panel must have"),
         (lambda: plot.heat_maps({"p": {"r": {}}}, label="x"), "first row must have"),
@@ -499,3 +502,22 @@ def test_heat_maps_have_the_value_of_each_row_and_column():
     titles = [other.get_title() for other in ax.figure.axes]
     assert titles[:2] == ["p", "q"]
     assert ax.figure.axes[-1].get_ylabel() == "share"
+
+
+def test_grouped_dots_show_every_value_and_the_mean_of_a_series():
+    rows = {"first": {"a": [0.4, 0.6], "$b": [0.2]}, "$2": {"$b": [1.0, 0.5]}}
+    ax = plot.grouped_dots(rows, xlabel="accuracy", colours={"a": "#123456"})
+    a, b = ax.lines
+    assert a.get_xdata().tolist() == [pytest.approx(0.5)]
+    assert b.get_xdata().tolist() == [pytest.approx(0.2), pytest.approx(0.75)]
+    assert a.get_ydata().tolist() == [pytest.approx(-0.2)]
+    assert b.get_ydata().tolist() == [pytest.approx(0.2), pytest.approx(1.2)]
+    dots = ax.collections[1].get_offsets().tolist()
+    at = [[0.2, 0.2], [1.0, 1.2], [0.5, 1.2]]
+    assert dots == [pytest.approx(point) for point in at]
+    assert a.get_color() == "#123456" != b.get_color()
+    assert a.get_marker() != b.get_marker()
+    assert ax.get_ylim() == (1.5, -0.5)
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["first", r"\$2"]
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["a", r"\$b"]
