@@ -1,11 +1,13 @@
 """In-context linear regression: pairs (x_i, y_i), then an x without its y.
 
-The module holds the sequences, the optimal predictor (:func:`ridge_predictions`), and
-the way in which a Transformer reads a sequence (:func:`transformer_predictions`). Each
-sequence has its own weight vector, so a model that predicts y at every position must
-infer the weights from the earlier pairs. Source: Garg et al. 2022.
+The module holds the sequences, the optimal predictors where a weight vector may be any
+(:func:`ridge_predictions`) and where it is one of a list
+(:func:`selecting_predictions`), and the way in which a Transformer reads a sequence
+(:func:`transformer_predictions`). Each sequence has its own weight vector, so a model
+that predicts y at every position must infer the weights from the earlier pairs.
+Sources: Garg et al. 2022; for a list of weight vectors, Raventós et al. 2023.
 
-Axes: B sequences, n examples in each, d coordinates of an x.
+Axes: B sequences, n examples in each, d coordinates of an x, M weight vectors.
 """
 
 from dataclasses import dataclass
@@ -55,12 +57,15 @@ def draw_regressions(
     scales: Float[Tensor, " d"],
     sigma: float,
     generator: torch.Generator,
+    tasks: Float[Tensor, "M d"] | None = None,
 ) -> Regressions:
     """Draw w ~ N(0, I), x_j ~ N(0, scales_j^2), y ~ N(w^T x, sigma^2), independently.
 
-    All `scales` are 1 in training. Unlike in the paper, the axes of other scales are
-    the coordinate axes. Raises ValueError if `count` or `examples` is less than 1, if
-    there is no scale or one is not finite, and if `sigma` is negative or infinite.
+    With `tasks`, each w is one of its rows, all with the same probability. All `scales`
+    are 1 in training. Unlike in the paper, the axes of other scales are the coordinate
+    axes. Raises ValueError if `count` or `examples` is less than 1, if there is no
+    scale or no task, if one is not finite, if tasks and scales have different numbers
+    of coordinates, and if `sigma` is negative or infinite.
     """
     require(count >= 1, "count", "be at least 1", count)
     require_shape("scales", scales, "d")
@@ -69,7 +74,11 @@ def draw_regressions(
     require(examples >= 1, "examples", "be at least 1", examples)
     require(0 <= sigma < float("inf"), "sigma", "be finite and at least 0", sigma)
     d = len(scales)
-    w = torch.randn(count, d, generator=generator)
+    if tasks is None:
+        w = torch.randn(count, d, generator=generator)
+    else:
+        _require_tasks(tasks, d)
+        w = tasks[torch.randint(len(tasks), (count,), generator=generator)]
     x = torch.randn(count, examples, d, generator=generator) * scales
     noise = sigma * torch.randn(count, examples, generator=generator)
     return Regressions(x, _apply(x, w) + noise, w)
@@ -115,6 +124,43 @@ def ridge_predictions(
     return (x * (inverse @ moment[..., None]).squeeze(3)).sum(dim=2)
 
 
+def selecting_predictions(
+    x: Float[Tensor, "B n d"],
+    y: Float[Tensor, "B n"],
+    *,
+    tasks: Float[Tensor, "M d"],
+    sigma: float,
+) -> Float[Tensor, "B n"]:
+    r"""Predict w_k^T x_{k+1} at entry k < n, where w is one of the M `tasks`.
+
+    .. math:: w_k = \sum_m p_m w_m, \qquad
+       p_m \propto \exp\Bigl(-\frac{1}{2\sigma^2} \sum_{i=1}^{k}
+       (y_i - w_m^\top x_i)^2\Bigr)
+
+    p_m is the probability of task m given the first k pairs, if all tasks have the same
+    probability before the first pair. No predictor has a lower expected squared error
+    on sequences that :func:`draw_regressions` draws with these tasks. Computed in
+    float64, with memory for B times M numbers. Raises ValueError if there is not one y
+    for each x, if tasks and x have different numbers of coordinates, if there is no
+    task, if a value is not finite, and if sigma is not positive. Source: the discrete
+    MMSE estimator of Raventós et al. 2023, section 2.
+    """
+    require_shape("x", x, "B", "n", "d")
+    require_shape("y", y, *x.shape[:2])
+    require_finite("x", x)
+    require_finite("y", y)
+    _require_tasks(tasks, x.shape[2])
+    require(0 < sigma < float("inf"), "sigma", "be finite and more than 0", sigma)
+    x, y, tasks = runtime.float64(x), runtime.float64(y), runtime.float64(tasks)
+    log_p = x.new_zeros(len(x), len(tasks))  # up to a constant in each row
+    predictions = []
+    for k in range(x.shape[1]):
+        each = x[:, k] @ tasks.T  # (B, M): what every task predicts
+        predictions.append((log_p.softmax(dim=1) * each).sum(dim=1))
+        log_p = log_p - (y[:, k, None] - each).square() / (2 * sigma**2)
+    return torch.stack(predictions, dim=1)
+
+
 def transformer_predictions(
     model: nn.Module, x: Float[Tensor, "B n d"], y: Float[Tensor, "B n"]
 ) -> Float[Tensor, "B n"]:
@@ -146,6 +192,12 @@ def transformer_predictions(
 
 def _apply(x: Float[Tensor, "B n d"], w: Float[Tensor, "B d"]) -> Float[Tensor, "B n"]:
     return (x * w[:, None]).sum(dim=2)
+
+
+def _require_tasks(tasks: Float[Tensor, "M d"], d: int) -> None:
+    require_shape("tasks", tasks, "M", d)
+    require(len(tasks) >= 1, "tasks", "be at least 1", len(tasks))
+    require_finite("tasks", tasks)
 
 
 def _of_earlier(terms: Float[Tensor, "B n *_"]) -> Float[Tensor, "B n *_"]:

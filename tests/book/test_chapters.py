@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = chapters_of(ROOT)
 NOTEBOOKS = notebooks_of(ROOT)
 EXERCISES = [path for path in NOTEBOOKS if path not in CHAPTERS]
-WITHOUT_EXERCISES = {"five_pretrainings", "inside_the_box"}  # beside other chapters
+# Two are beside other chapters; the exercises of one are those of the next
+WITHOUT_EXERCISES = {"five_pretrainings", "in_context_learning", "inside_the_box"}
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 RECORDS = sorted((ROOT / "results").glob("*/*.json"))
 PIXEL = new_output("display_data", data={"image/png": "iVBORw0KGgo="})

@@ -46,7 +46,7 @@ def of_texts(pool, *, bert=False, low_rank=False):
 
 
 def of_regressions():
-    """As in the chapter on in-context learning: a batch is drawn inside its loss."""
+    """As in the chapter on where in-context learning comes from: drawn in the loss."""
     model = transformer(vocabulary=5, context=7, tied=False)
 
     def loss_of(draws):

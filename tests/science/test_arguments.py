@@ -257,6 +257,15 @@ CALLS = {
         {"lambda_": 0.1},
         finite=("x", "y"),
     ),
+    "selecting": Call(
+        lambda x, y, tasks, **options: R.selecting_predictions(
+            x, y, tasks=tasks, **options
+        ),
+        {"x": sequences.x, "y": sequences.y, "tasks": sequences.w},
+        {"sigma": 0.1},
+        free=("tasks",),
+        finite=("x", "y", "tasks"),
+    ),
     "transformer": Call(
         lambda x, y: R.transformer_predictions(reads_pairs, x, y),
         {"x": sequences.x, "y": sequences.y},
@@ -390,6 +399,12 @@ def test_what_is_not_finite_is_refused(name, argument, value):
         ("draw regressions", "scales", torch.tensor([1.0, torch.nan])),
         ("draw regressions", "scales", torch.ones(4, 1)),
         ("skewed", "d", 0),
+        ("draw regressions", "tasks", torch.ones(0, 4)),
+        ("draw regressions", "tasks", torch.ones(3, 5)),
+        ("draw regressions", "tasks", torch.full((3, 4), torch.nan)),
+        ("selecting", "tasks", torch.ones(0, m)),
+        ("selecting", "sigma", 0.0),
+        ("selecting", "sigma", torch.inf),
         ("ridge", "lambda_", torch.nan),
         ("ridge", "lambda_", torch.inf),
         ("beginning", "words", 0),

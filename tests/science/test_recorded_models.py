@@ -1,4 +1,4 @@
-"""The small models of the chapter on in-context learning: they load, and answer."""
+"""The small models that were trained to learn in context: they load, and answer."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from fmkit.tasks.regression import (
 
 
 def recorded(name):
-    path = results("in_context_learning") / f"{name}.safetensors"
+    path = results("origins_of_in_context_learning") / f"{name}.safetensors"
     if not path.is_file():
         pytest.skip(f"there is no recorded model of {name}")
     assert path.stat().st_size < 3_000_000

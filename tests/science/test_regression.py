@@ -9,6 +9,7 @@ from fmkit.models.transformer import Transformer, TransformerConfig
 from fmkit.tasks.regression import (
     draw_regressions,
     ridge_predictions,
+    selecting_predictions,
     skewed_scales,
     transformer_predictions,
 )
@@ -44,6 +45,19 @@ def test_what_is_drawn_has_the_moments_it_says(rng):
     columns = torch.cat([x[::3], of.w, noise[::3, None], noise[1::3, None]], dim=1)
     correlation = columns.T.corrcoef() - torch.eye(8)
     assert correlation.abs().max() < 0.03  # sd of each: 0.007
+
+
+def test_tasks_are_all_that_is_drawn_and_equally_often(rng):
+    tasks = torch.randn(3, D, generator=rng)
+    options = {"examples": 2, "scales": torch.ones(D), "sigma": 0.0, "generator": rng}
+    of = draw_regressions(6000, tasks=tasks, **options)
+    which = (of.w[:, None] == tasks).all(dim=2)
+    assert (which.sum(dim=1) == 1).all()
+    shares = which.double().mean(dim=0)
+    assert (shares - 1 / 3).abs().max() < 0.03  # sd of each: 0.006
+    expected = (of.x * of.w[:, None]).sum(dim=2)
+    torch.testing.assert_close(of.y, expected)
+    assert of.x.std().item() == pytest.approx(1, rel=0.02)
 
 
 def test_a_generator_s_sequences_are_its_own():
@@ -107,6 +121,51 @@ def test_ridge_equals_a_loop(rng):
             of.x[i].double().numpy(), of.y[i].double().numpy(), 0.3
         )
         assert found[i].tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def selecting_by_hand(x, y, tasks, sigma):
+    """Bayes' rule over a list of weight vectors, for one sequence, in plain numpy."""
+    predictions = []
+    for k in range(len(x)):
+        likelihood = np.ones(len(tasks))
+        for m, w in enumerate(tasks):
+            for i in range(k):
+                likelihood[m] *= np.exp(-((y[i] - w @ x[i]) ** 2) / (2 * sigma**2))
+        p = likelihood / likelihood.sum()
+        predictions.append(float(sum(p[m] * (w @ x[k]) for m, w in enumerate(tasks))))
+    return predictions
+
+
+def test_selecting_equals_a_loop(rng):
+    tasks = torch.randn(4, D, generator=rng)
+    options = {"examples": 5, "scales": torch.ones(D), "sigma": 0.7, "generator": rng}
+    of = draw_regressions(6, tasks=tasks, **options)
+    found = selecting_predictions(of.x, of.y, tasks=tasks, sigma=0.7)
+    for i in range(len(of.x)):
+        sequence = (z[i].double().numpy() for z in (of.x, of.y))
+        expected = selecting_by_hand(*sequence, tasks.double().numpy(), 0.7)
+        assert found[i].tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_selecting_is_best_on_its_tasks_and_ridge_on_new_ones(rng):
+    tasks = torch.randn(4, D, generator=rng)
+    options = {"examples": 6, "scales": torch.ones(D), "sigma": 0.5, "generator": rng}
+    for drawn, best in ((tasks, "selecting"), (None, "ridge")):
+        of = draw_regressions(2000, tasks=drawn, **options)
+        found = {
+            "selecting": selecting_predictions(of.x, of.y, tasks=tasks, sigma=0.5),
+            "ridge": ridge_predictions(of.x, of.y, lambda_=0.25),
+        }
+        errors = {name: of.excess(p.float())[:, 5].mean() for name, p in found.items()}
+        assert min(errors, key=errors.get) == best
+
+
+def test_many_tasks_are_as_good_as_any(rng):
+    tasks = torch.randn(20_000, D, generator=rng)
+    of = regressions(rng, count=200, examples=4)
+    found = selecting_predictions(of.x, of.y, tasks=tasks, sigma=0.5)
+    ridge = ridge_predictions(of.x, of.y, lambda_=0.25)
+    assert (found - ridge).square().mean() < 0.02 * ridge.square().mean()
 
 
 def test_ridge_sums_squares_as_scikit_learn_does(rng):
