@@ -1,6 +1,7 @@
 """Draw diagrams: the two stages, a last layer replaced, views, a Transformer."""
 
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 
 import matplotlib.pyplot as plt
 from jaxtyping import UInt8
@@ -51,7 +52,8 @@ def two_stages() -> Axes:
 def transformer(words: Sequence[str]) -> Axes:
     """Draw the Transformer of 14.3: for each word a vector goes in and logits come out.
 
-    `words` are x_1 to x_T; the last logits predict the word that follows them.
+    `words` are x_1 to x_T; the last logits predict the word that follows them. A line
+    in the box joins each output with each input on which it may depend.
 
     In the notes: figure 14.1.
     """
@@ -64,7 +66,11 @@ def transformer(words: Sequence[str]) -> Axes:
     )
     ax.add_patch(box)
     middle = {"ha": "center", "va": "center"}
-    ax.text(T / 2, 3.1, "Transformer $f_\\theta$", fontsize=11, **middle)
+    for s, t in combinations_with_replacement(range(T + 1), 2):
+        ax.plot([s, t], [2.55, 3.7], color="#8fbfae", linewidth=1)  # u_{t+1} sees x_s
+    label = {"facecolor": "#d5efe5", "edgecolor": "none", "pad": 2}
+    name = "Transformer $f_\\theta$"
+    ax.text(T / 2, 3.1, name, fontsize=11, bbox=label, **middle)
     arrow = {"arrowstyle": "-|>", "color": "black"}
     shown = ["⊥", *map(plain, words)]
     for t, word in enumerate(shown):

@@ -234,6 +234,43 @@ def token_nats(
     return torch.cat(nats)
 
 
+def strided_nats(
+    model: nn.Module,
+    sequence: Integer[Tensor, " n"],
+    *,
+    context: int,
+    stride: int,
+    batch_size: int = 64,
+    bar: str = "tokens",
+) -> Float[Tensor, " _"]:
+    """Return -log p of each token but the first, none of them at the start of a window.
+
+    Windows of T + 1 tokens, T the `context`, begin every `stride` tokens, and a window
+    gives values to its last `stride` tokens only. So a token is predicted from the
+    T - stride + 1 tokens before it or more, except the first T, which are predicted
+    from all before them. A last window ends where the sequence does. If `stride` is T,
+    the windows are those of :func:`fmkit.data.tokens.consecutive`, whose first tokens
+    are predicted from few; half of T costs twice the time. Precision and mode are those
+    of :func:`token_nats`. Raises ``ValueError`` if `stride` is not from 1 to T, if
+    `sequence` is not longer than T, and if an id is no token of the model.
+
+    Source: the sliding window of Baevski and Auli 2019.
+    """
+    T = context
+    sequence = as_int64("sequence", sequence, "n")
+    require(T >= 1, "context", "be at least 1", T)
+    require(1 <= stride <= T, "stride", f"be from 1 to the context ({T})", stride)
+    rule = f"have more tokens than the context ({T})"
+    require(len(sequence) > T, "sequence", rule, len(sequence))
+    require(batch_size >= 1, "batch_size", "be at least 1", batch_size)
+    windows = sequence.unfold(0, T + 1, stride)
+    rest = len(sequence) - 1 - T - stride * (len(windows) - 1)  # after the last window
+    windows = [*windows.split(batch_size), sequence[None, -T - 1 :]]
+    first, *others, last = token_nats(model, windows, bar=bar).split(T)
+    values = [first, *(window[-stride:] for window in others), last[T - rest :]]
+    return torch.cat(values)
+
+
 def bits_per_byte(nats: float, *, tokens: int, text: str) -> float:
     """Convert the mean loss of the `tokens` of a text, in `nats`, to bits per byte.
 

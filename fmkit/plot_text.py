@@ -25,21 +25,29 @@ def influence(panels: dict[str, Float[Tensor, "T S"]]) -> Axes:
     """Draw how strongly each input (columns) changes each output (rows).
 
     Each model has a panel. A value that is exactly 0 is white; other values are shaded
-    by their logarithms.
+    by their logarithms, on the scale of the colour bar.
     """
-    _, axes = plt.subplots(
-        1, len(panels), figsize=(4 * len(panels), 3.6), squeeze=False
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(4 * len(panels) + 0.6, 3.4),
+        squeeze=False,
+        layout="constrained",
     )
+    sizes = [x for size in panels.values() for x in size.flatten().tolist() if x]
+    span = math.log10(min(sizes)), math.log10(max(sizes))
     for ax, (title, size) in zip(axes[0], panels.items(), strict=True):
         values = size.detach().cpu().double().numpy()
         with np.errstate(divide="ignore"):
             shade = np.where(values == 0, np.nan, np.log10(values))
-        ax.imshow(shade, cmap="viridis", interpolation="nearest")
+        options = {"cmap": "viridis", "interpolation": "nearest"}
+        drawn = ax.imshow(shade, vmin=span[0], vmax=span[1], **options)
         ax.set_title(plain(title))
-        ax.set(xlabel="input $e_{x_t}$, t", ylabel="output $u_t$, t")
+        ax.set(xlabel="input $e_{x_s}$, s", ylabel="output $u_t$, t")
         ax.set_xticks(range(values.shape[1]))
         ax.set_yticks(range(len(values)), range(1, len(values) + 1))
         ax.grid(False)
+    figure.colorbar(drawn, ax=axes, label="logarithm to base 10")
     return axes[0, 0]
 
 

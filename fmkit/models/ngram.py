@@ -4,7 +4,7 @@ Axes: T tokens, g different k-grams (runs of k tokens) and one entry for all uns
 ones, c contexts (runs of k - 1 tokens) and one entry for all unseen ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,14 +70,9 @@ class NGram:
         p = tokens.new_full(tokens.shape, 1 / self.vocabulary, dtype=torch.float64)
         number = torch.zeros_like(tokens, dtype=torch.int64)  # of the empty context
         for k, level in enumerate(self.levels, start=1):
-            last = tokens[..., k - 1 :]
-            context = number[..., : last.shape[-1]]
-            codes = context * self.vocabulary + last
-            number = torch.searchsorted(level.codes, codes)
-            number[level.codes[number] != codes] = len(level.codes) - 1
-            lower, total = p[..., k - 1 :], level.total[context]
-            mixed = (level.kept[number] + level.reserved[context] * lower) / total
-            p[..., k - 1 :] = torch.where(total > 0, mixed, lower)
+            number, p = _mixed(
+                level, tokens, number, p, k=k, vocabulary=self.vocabulary
+            )
         return p.log()
 
 
@@ -93,29 +88,57 @@ def fit_ngram(tokens: Integer[Tensor, " T"], *, vocabulary: int, order: int) -> 
     require(vocabulary >= 1, "vocabulary", "be at least 1", vocabulary)
     tokens = as_int64("tokens", tokens, "T")
     check_ids(tokens, vocabulary=vocabulary)
-    number = torch.zeros(len(tokens) + 1, dtype=torch.int64, device=tokens.device)
     levels: list[tuple[Tensor, Tensor]] = []
-    for k in range(1, order + 1):
-        last = tokens[k - 1 :]
-        codes, inverse, counts = torch.unique(
-            number[: len(last)] * vocabulary + last,
-            return_inverse=True,
-            return_counts=True,
-        )
-        if levels:
-            # Each distinct run adds 1 to the count of the run without its first token
-            shorter = torch.empty_like(codes)
-            shorter[inverse] = number[1:]
-            below = levels[-1][0]
-            levels[-1] = below, shorter.bincount(minlength=len(below))
+    for codes, counts, below in _counted(tokens, vocabulary=vocabulary, order=order):
+        if below is not None:
+            levels[-1] = levels[-1][0], below
         levels.append((codes, counts))
-        number = inverse
     contexts = [1, *(len(codes) + 1 for codes, _ in levels)]
     built = (
         _level(codes, counts, vocabulary=vocabulary, contexts=c)
         for (codes, counts), c in zip(levels, contexts, strict=False)
     )
     return NGram(vocabulary, tuple(built))
+
+
+def log_p_of_orders(
+    tokens: Integer[Tensor, " n"],
+    held_out: Integer[Tensor, "*B T"],
+    *,
+    vocabulary: int,
+    orders: Sequence[int],
+) -> dict[int, Float64[Tensor, "*B T"]]:
+    """Compute log p of every held-out token, in nats, by an n-gram of each order.
+
+    The result is that of :func:`fit_ngram` and :meth:`NGram.log_p` for each order. But
+    `tokens` are counted once for all orders, and memory holds two lengths of runs at a
+    time. Raises ``ValueError`` if there is no order, if one or V is below 1, or if an
+    id is outside V.
+    """
+    require(len(orders) >= 1, "orders", "be at least 1", len(orders))
+    require(min(orders) >= 1, "order", "be at least 1", min(orders))
+    require(vocabulary >= 1, "vocabulary", "be at least 1", vocabulary)
+    require(held_out.dim() >= 1, "held_out", "be rows", tuple(held_out.shape))
+    tokens = as_int64("tokens", tokens, "T")
+    for ids in (tokens, held_out):
+        check_ids(ids, vocabulary=vocabulary)
+    p = held_out.new_full(held_out.shape, 1 / vocabulary, dtype=torch.float64)
+    number = torch.zeros_like(held_out, dtype=torch.int64)
+    before, contexts, found = None, 1, {}
+    counted = _counted(tokens, vocabulary=vocabulary, order=max(orders))
+    for k, (codes, counts, below) in enumerate(counted, start=1):
+        if before is not None:
+            level = _level(before, below, vocabulary=vocabulary, contexts=contexts)
+            number, p = _mixed(
+                level, held_out, number, p, k=k - 1, vocabulary=vocabulary
+            )
+            contexts = len(before) + 1
+        if k in orders:
+            level = _level(codes, counts, vocabulary=vocabulary, contexts=contexts)
+            _, of_order = _mixed(level, held_out, number, p, k=k, vocabulary=vocabulary)
+            found[k] = of_order.log()
+        before = codes
+    return found
 
 
 def discounts(counts: Int64[Tensor, " g"]) -> Float64[Tensor, "4"]:
@@ -147,13 +170,58 @@ def choose_order(
     require(len(orders) >= 1, "orders", "be at least 1", len(orders))
     tokens = as_int64("tokens", tokens, "T")
     require(len(tokens) >= 2, "tokens", "be at least 2", len(tokens))
+    require(min(orders) >= 1, "order", "be at least 1", min(orders))
     end = int(len(tokens) * (1 - HELD_OUT))
-    nats = {}
-    for order in progress(sorted(orders), bar="order of the n-gram"):
-        model = fit_ngram(tokens[:end], vocabulary=vocabulary, order=order)
-        first = max(0, end - order + 1)  # where the context of the first one begins
-        nats[order] = -model.log_p(tokens[first:])[end - first :].mean().item()
+    first = max(0, end - max(orders) + 1)  # where the context of the first one begins
+    options = {"vocabulary": vocabulary, "orders": orders}
+    each = log_p_of_orders(tokens[:end], tokens[first:], **options)
+    nats = {n: -each[n][end - first :].mean().item() for n in sorted(each)}
     return min(nats, key=nats.__getitem__), nats
+
+
+def _counted(
+    tokens: Int64[Tensor, " T"], *, vocabulary: int, order: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Count all k-grams for k = 1 to `order`: yield codes, counts, and counts below.
+
+    The last are those of the (k - 1)-grams yielded before: how many different tokens
+    precede each. They are None for k = 1.
+    """
+    number = torch.zeros(len(tokens) + 1, dtype=torch.int64, device=tokens.device)
+    below = None
+    size = 0
+    for k in progress(range(1, order + 1), bar="n-gram"):
+        last = tokens[k - 1 :]
+        codes, inverse, counts = torch.unique(
+            number[: len(last)] * vocabulary + last,
+            return_inverse=True,
+            return_counts=True,
+        )
+        if k > 1:
+            # Each distinct run adds 1 to the count of the run without its first token
+            shorter = torch.empty_like(codes)
+            shorter[inverse] = number[1:]
+            below = shorter.bincount(minlength=size)
+        yield codes, counts, below
+        number, size = inverse, len(codes)
+
+
+def _mixed(
+    level: Level, tokens: Tensor, number: Tensor, p: Tensor, *, k: int, vocabulary: int
+) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the k-grams of `tokens`, and p_k from p_{k-1}.
+
+    `number` are those of the (k - 1)-grams.
+    """
+    last = tokens[..., k - 1 :]
+    context = number[..., : last.shape[-1]]
+    codes = context * vocabulary + last
+    number = torch.searchsorted(level.codes, codes)
+    number[level.codes[number] != codes] = len(level.codes) - 1
+    lower, total = p[..., k - 1 :], level.total[context]
+    mixed = (level.kept[number] + level.reserved[context] * lower) / total
+    mixed = torch.where(total > 0, mixed, lower)
+    return number, torch.cat([p[..., : k - 1], mixed], dim=-1)
 
 
 def _level(codes: Tensor, counts: Tensor, *, vocabulary: int, contexts: int) -> Level:

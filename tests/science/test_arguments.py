@@ -194,6 +194,14 @@ CALLS = {
         {"windows": ids},
         free=("windows",),
     ),
+    "strided": Call(
+        lambda sequence, **options: E.strided_nats(
+            Bigrams(), sequence, batch_size=2, bar="", **options
+        ),
+        {"sequence": ids.flatten()},
+        {"context": 4, "stride": 2},
+        free=("sequence",),
+    ),
     "bits": Call(
         lambda **options: E.bits_per_byte(text="ab", **options),
         {},
@@ -369,6 +377,9 @@ def test_what_is_not_finite_is_refused(name, argument, value):
     ("name", "option", "wrong"),
     [
         ("reliability", "bins", -1),
+        ("strided", "stride", 0),
+        ("strided", "stride", 5),
+        ("strided", "context", 0),
         ("knn", "classes", 0),
         ("knn", "neighbours", -1),
         ("knn", "tau", torch.nan),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference import notes as reference
 
+from fmkit.data.tokens import consecutive
 from fmkit.evaluate import (
     accuracy,
     alignment,
@@ -21,6 +22,7 @@ from fmkit.evaluate import (
     mean_interval,
     planar_maps,
     reliability,
+    strided_nats,
     token_nats,
     uniformity,
     wilson,
@@ -326,6 +328,32 @@ def test_token_nats_are_those_of_the_loop(rng):
     ]
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
     assert model.training
+
+
+class Longest(torch.nn.Module):
+    """Logits that tell how many tokens a position sees, and which."""
+
+    def forward(self, ids):
+        seen = (ids + 1).cumsum(dim=1)
+        return torch.stack([(seen * (i + 1)).sin() for i in range(5)], dim=2)
+
+
+@pytest.mark.parametrize("n", [7, 8, 9, 12, 20, 21])
+@pytest.mark.parametrize("stride", [1, 2, 3, 6])
+def test_strided_nats_are_those_of_the_loop(n, stride, rng):
+    T, model = 6, Longest()
+    x = torch.randint(5, (n,), generator=rng)
+    expected = []
+    for t in range(1, n):
+        starts = [s for s in range(0, n - T, stride) if s <= t - 1 and t <= s + T]
+        start = min(starts) if starts else n - 1 - T
+        u = model(x[None, start:t])[0, -1]
+        expected.append(math.log(u.exp().sum()) - u[x[t]].item())
+    found = strided_nats(model, x, context=T, stride=stride, batch_size=2)
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    if stride == T and (n - 1) % T == 0:
+        cold = token_nats(model, consecutive(x, context=T, batch_size=4))
+        assert torch.equal(found, cold)
 
 
 def test_bits_per_byte_do_not_depend_on_how_a_text_is_cut():

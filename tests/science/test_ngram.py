@@ -8,7 +8,7 @@ from reference import text as reference_text
 
 from fmkit.assets import ASSETS, fetch
 from fmkit.data.tokens import characters, encode
-from fmkit.models.ngram import choose_order, discounts, fit_ngram
+from fmkit.models.ngram import choose_order, discounts, fit_ngram, log_p_of_orders
 
 V = 6
 
@@ -144,6 +144,16 @@ def test_the_order_is_chosen_by_what_was_held_out_of_train(rng):
     assert nats[3] == pytest.approx(-model.log_p(tokens)[1800:].mean().item())
 
 
+def test_all_orders_at_once_are_those_of_each_model(rng):
+    train, test = text_like(300, rng=rng), text_like(60, rng=rng).view(2, 30)
+    test[0, ::7] = V - 1
+    found = log_p_of_orders(train, test, vocabulary=V, orders=(4, 1, 2))
+    assert list(found) == [1, 2, 4]
+    for n, log_p in found.items():
+        model = fit_ngram(train, vocabulary=V, order=n)
+        torch.testing.assert_close(log_p, model.log_p(test), rtol=1e-12, atol=0)
+
+
 def test_the_smallest_of_equal_orders(rng):
     tokens = torch.zeros(2, dtype=torch.int64)
     best, nats = choose_order(tokens, vocabulary=4, orders=(3, 2))
@@ -161,6 +171,14 @@ def test_what_is_refused():
         fit_ngram(tokens, vocabulary=3, order=2).log_p(tokens - 1)
     with pytest.raises(ValueError, match="orders must be at least 1, got 0"):
         choose_order(tokens, vocabulary=3, orders=())
+    with pytest.raises(ValueError, match="order must be at least 1, got 0"):
+        choose_order(tokens, vocabulary=3, orders=(0, 2))
+    with pytest.raises(ValueError, match="orders must be at least 1, got 0"):
+        log_p_of_orders(tokens, tokens, vocabulary=3, orders=())
+    with pytest.raises(ValueError, match="order must be at least 1, got 0"):
+        log_p_of_orders(tokens, tokens, vocabulary=3, orders=(0, 1))
+    with pytest.raises(ValueError, match=r"from 0 to V - 1 \(2\), got 3"):
+        log_p_of_orders(tokens, tokens + 1, vocabulary=3, orders=(1,))
     with pytest.raises(ValueError, match="tokens must be at least 2, got 1"):
         choose_order(tokens[:1], vocabulary=3, orders=(1,))
 

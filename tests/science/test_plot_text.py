@@ -32,13 +32,20 @@ def test_one_vector_more_goes_in_than_there_are_words():
     assert (sorted(places["the"]), sorted(places["cat"])) == ([0, 1], [1, 2])
 
 
+def test_an_output_is_joined_with_the_inputs_that_it_may_see():
+    ax = diagrams.transformer(["the", "cat"])
+    joined = {tuple(line.get_xdata()) for line in ax.lines}
+    assert joined == {(s, t) for t in range(3) for s in range(t + 1)}
+
+
 def test_influence_is_white_exactly_where_there_is_none():
     size = torch.tensor([[1.0, 0.0], [100.0, 1e-9]])
     ax = plot_text.influence({"a": size, "b": size})
     [image] = ax.images
     assert image.get_array().mask.tolist() == [[False, True], [False, False]]
     assert image.get_array()[1].tolist() == pytest.approx([2, -9])
-    assert [other.get_title() for other in ax.figure.axes] == ["a", "b"]
+    assert image.get_clim() == pytest.approx((-9, 2))
+    assert [other.get_title() for other in ax.figure.axes] == ["a", "b", ""]
 
 
 def test_surprise_shows_each_token_with_its_nats_and_shade():
