@@ -6,6 +6,7 @@ splits the documents.
 
 import sysconfig
 from collections.abc import Iterator
+from email.message import Message
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
@@ -54,21 +55,23 @@ def licences() -> dict[str, str]:
     version = sysconfig.get_python_version()
     found = {f"{LIBRARY} {version}": "PSF-2.0"}
     for name, distribution in _distributions():
-        found[f"{name} {distribution.version}"] = _licence(distribution)
+        found[f"{name} {distribution.version}"] = _licence(distribution.metadata)
     return found
 
 
 def _distributions() -> Iterator[tuple[str, Distribution]]:
-    """Yield each distribution that names a licence, with its name, in their order."""
+    """Yield each distribution that names a licence, with its name, in their order.
+
+    They may be of the class of another package, importlib_metadata, if it is imported.
+    """
     named = {d.metadata["Name"].lower(): d for d in reversed([*distributions()])}
     for name, distribution in sorted(named.items()):
-        if name != OWN and _licence(distribution):
+        if name != OWN and _licence(distribution.metadata):
             yield name, distribution
 
 
-def _licence(distribution: Distribution) -> str:
-    """Return the licence that the metadata names, in the form that they have."""
-    about = distribution.metadata
+def _licence(about: Message) -> str:
+    """Return the licence that the metadata name, in the form that they have."""
     classified = [
         line.rsplit(" :: ", 1)[1]
         for line in about.get_all("Classifier", [])

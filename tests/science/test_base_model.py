@@ -168,6 +168,8 @@ def test_what_is_installed(tmp_path, monkeypatch):
     none = distribution(tmp_path, "A", files=no, about="License: UNKNOWN\n")
     classified = "Classifier: License :: OSI Approved :: BSD License\n"
     c = distribution(tmp_path, "C", files={"c.py": "c = 1\n"}, about=classified)
+    wanted = ("metadata", "version", "files", "locate_file")
+    c = SimpleNamespace(**{name: getattr(c, name) for name in wanted})  # another class
     own = distribution(tmp_path, "fmkit", files={"f.py": "f = 1\n"}, about="License: X")
     monkeypatch.setattr(installed, "distributions", lambda: iter([c, own, none, b]))
     library = tmp_path / "library"
