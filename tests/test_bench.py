@@ -159,7 +159,8 @@ def test_a_whole_call_fails_in_one_step_and_goes_on(tmp_path, monkeypatch, capsy
     ]
 
 
-def test_what_is_carried_is_locked():
+@pytest.mark.parametrize("script", ["gpu", "base_model"])
+def test_what_is_carried_is_locked(script):
     def names(text):
         return {
             line.split("==")[0].lower().replace("_", "-")
@@ -167,7 +168,7 @@ def test_what_is_carried_is_locked():
             if not line.startswith("#")
         }
 
-    carried = names((ROOT / "bench" / "gpu.txt").read_text(encoding="utf-8"))
+    carried = names((ROOT / "bench" / f"{script}.txt").read_text(encoding="utf-8"))
     locked = names((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     assert carried - locked == set()
 

@@ -205,17 +205,18 @@ def check_ids(ids: Integer[Tensor, "*shape"], *, vocabulary: int) -> None:
 
 
 def windows(
-    sequence: Int64[Tensor, " n"],
+    sequence: Integer[Tensor, " n"],
     *,
     context: int,
     batch_size: int,
     generator: torch.Generator,
-) -> Iterator[Int64[Tensor, "B T_and_1"]]:
+) -> Iterator[Integer[Tensor, "B T_and_1"]]:
     """Yield batches of runs of T + 1 tokens, T the `context`, without end.
 
     The first token of each run is drawn uniformly from all places that leave room for
     the others. The first T tokens of a row are the model's input, the last T its
-    targets. Raises ``ValueError`` if `sequence` is not longer than the context.
+    targets. Rows have the type of `sequence`: a long one may have 16 bits a token.
+    Raises ``ValueError`` if `sequence` is not longer than the context.
 
     In the notes: footnote 5.
     """

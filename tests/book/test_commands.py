@@ -20,6 +20,7 @@ from fmkit.runs.parameters import (
     read_notebook,
     section_of,
 )
+from tools.base_model import parser as base_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -27,7 +28,8 @@ PAGES = sorted(
     for place in ("*.md", "chapters/*.md", "results/*.md")
     for path in ROOT.glob(place)
 )
-OTHERS = {"cp", "dask", "jupyter", "pip", "py", "python"}  # commands that are not ours
+# commands that are not ours
+OTHERS = {"cp", "dask", "jupyter", "pip", "py", "python", "xz"}
 
 
 def commands_of(text):
@@ -74,8 +76,12 @@ def check(command, root):
         options = get_args_parser().parse_args(arguments)
         assert options.module, "-m"
         check([options.training_script, *options.training_script_args], root)
+    elif name == "python" and arguments[1] == "tools.base_model":
+        base_parser().parse_args(arguments[2:])
     elif name == "python" and arguments[1] == "fmkit.harness":
         check_of_harness(arguments[2:])
+    elif name == "bash" and arguments[0] == "bench/base_model.sh":
+        assert len(arguments) == 3, arguments
     elif name == "bash":
         assert arguments[0] == "bench/gpu.sh", arguments[0]
         gpu_parser().parse_args(arguments[1:])
@@ -129,6 +135,8 @@ def test_how_many_commands_there_are():
         "make book PROFILE=none",
         "bash bench/none.sh runs/a",
         "bash bench/gpu.sh runs/a --none",
+        "bash bench/base_model.sh runs/a",
+        "python -m tools.base_model runs/a huge",
         "conjure",
     ],
 )

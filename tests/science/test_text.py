@@ -468,6 +468,8 @@ def test_windows_are_runs_from_anywhere(rng):
     # Each has probability 1/16; four deviations of 4000 draws are 61
     assert ((counts - 250).abs() < 61).all()
     assert not torch.equal(next(drawn), batch)
+    short = windows(sequence.short(), context=4, batch_size=3, generator=rng)
+    assert next(short).dtype == torch.int16
 
 
 def test_windows_come_from_their_generator_alone():
