@@ -65,8 +65,11 @@ class LanguageModel:
         [encoding] = self.tokenizer.encode_batch_fast([text])
         return self.begun(encoding.ids)
 
-    def chat(self, text: str) -> str:
+    def chat(self, text: str, examples: Sequence[tuple[str, str]] = ()) -> str:
         """Return the prompt in which a user says `text` and the model is to answer.
+
+        `examples` are earlier turns of the chat: what the user said, what the model
+        answered.
 
         It is the chat template of the model's own files, with the system message that
         the template adds, and with every special token that it wants. So encode the
@@ -82,9 +85,14 @@ class LanguageModel:
             known = id is not None and self.tokenizer is not None
             return (self.tokenizer.id_to_token(id) if known else None) or ""
 
+        earlier = [
+            {"role": role, "content": said}
+            for pair in examples
+            for role, said in zip(("user", "assistant"), pair, strict=True)
+        ]
         try:
             return sandbox.from_string(self.template).render(
-                messages=[{"role": "user", "content": text}],
+                messages=[*earlier, {"role": "user", "content": text}],
                 add_generation_prompt=True,
                 bos_token=piece(self.start),
                 eos_token=piece(next(iter(self.ends), None)),

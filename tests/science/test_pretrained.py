@@ -949,6 +949,10 @@ def test_smollm2_s_chat_is_that_of_transformers(smollm2):
         how = {"tokenize": False, "add_generation_prompt": True}
         how["chat_template"] = smollm2.template
         assert smollm2.chat(text) == peer.apply_chat_template(turn, **how)
+        before = [{"role": "user", "content": "2"}]
+        before += [{"role": "assistant", "content": "4"}]
+        expected = peer.apply_chat_template([*before, *turn], **how)
+        assert smollm2.chat(text, [("2", "4")]) == expected
     prompt = smollm2.chat("Is it?")
     assert prompt.startswith("<|im_start|>system\nYou are a helpful AI assistant")
     assert prompt.endswith("user\nIs it?<|im_end|>\n<|im_start|>assistant\n")
