@@ -4,8 +4,8 @@ const SHOWN = 7; // of the most probable tokens
 const MANY = 20; // tokens that the button writes
 const PACE = 60; // milliseconds between them, so that one can stop
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const state = { ids: [], temperature: 1, topP: 1, layer: 0, head: 0, from: 0, writing: 0 };
-const pinned = { layer: 0, head: 0, from: 0 }; // what is shown when nothing is hovered
+const state = { ids: [], temperature: 1, topP: 1, layer: 1, head: 2, from: 0, writing: 0 };
+const pinned = { layer: 1, head: 2, from: 0 }; // what is shown when nothing is hovered
 let live; // the tokenizer and the decoder, once they are loaded
 
 const visible = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥")
@@ -52,17 +52,21 @@ const rows = Array.from({ length: SHOWN }, () => {
   button.addEventListener("click", () => { stop(`${nameOf(row.id)} was appended.`); append(row.id); });
   return row;
 });
-const rest = { token: make("span", { class: "token" }), bar: make("span", { class: "bar" }), number: make("span", { class: "number" }) };
-const tokens = make("ol", { class: "tokens", "aria-label": "most probable next tokens" }, ...rows.map((row) => row.item),
-  make("li", { class: "rest" }, rest.token, make("span", { class: "track" }, rest.bar), rest.number));
+const others = { bar: make("span", { class: "bar" }), number: make("span", { class: "number" }) };
+const tokens = make("ol", { class: "tokens", "aria-label": "most probable next tokens" },
+  ...rows.map((row) => row.item),
+  make("li", { class: "rest" }, make("span", { class: "token" }, "all others"),
+    make("span", { class: "track" }, others.bar), others.number));
 const facts = make("p", { class: "facts two" });
-const said = make("p", { class: "said", role: "status" }, `The model (${data.size} MB) is loaded when this figure is in view.`);
+const said = make("p", { class: "said", role: "status" },
+  `The model (${data.size} MB) is loaded when this figure is in view.`);
 
 const map = make("div", { class: "heads" });
 const strip = make("ol", { class: "strip", "aria-label": "tokens that the model reads" });
 const looks = make("p", { class: "looks" });
 const inside = make("div", { class: "attention", role: "group", "aria-label": "attention" },
-  make("p", {}, make("b", {}, "Attention. "), `Each square is a head, each row of squares one of ${data.layers} layers. `,
+  make("p", {}, make("b", {}, "Attention. "),
+    `Each square is a head, each row of squares one of ${data.layers} layers. `,
     "Inside a square, every token has a row, which is stronger where the token attends more. ",
     "Point at a square and at a token: bars show how much this head attends from this token to those before it."),
   make("div", { class: "both" }, map, strip), looks);
@@ -111,14 +115,14 @@ const showTokens = () => {
     row.item.classList.toggle("cut", p[id] === 0);
     row.button.disabled = id === live.start; // no text contains the start symbol
   });
-  const others = Math.max(0, 1 - order.reduce((sum, id) => sum + p[id], 0));
+  const rest = Math.max(0, 1 - order.reduce((sum, id) => sum + p[id], 0));
+  others.bar.style.width = `${100 * rest}%`;
+  others.number.textContent = rest.toFixed(3);
   const left = p.reduce((count, share) => count + (share > 0), 0);
-  rest.token.textContent = "all others";
-  rest.bar.style.width = `${100 * others}%`;
-  rest.number.textContent = others.toFixed(3);
-  const bits = p.reduce((sum, share) => sum - (share > 0 ? share * Math.log2(share) : 0), 0);
+  const nats = p.reduce((sum, share) => sum - (share > 0 ? share * Math.log(share) : 0), 0);
+  const end = seen().length < state.ids.length ? ", the end of the text" : "";
   facts.textContent = `${left.toLocaleString("en")} of ${p.length.toLocaleString("en")} tokens can be drawn; ` +
-    `entropy ${bits.toFixed(2)} bits. The model sees ${seen().length} tokens${seen().length < state.ids.length ? ", the end of the text" : ""}; ` +
+    `entropy ${nats.toFixed(2)} nats. The model sees ${seen().length} tokens${end}; ` +
     `${state.milliseconds.toFixed(1)} ms a token.`;
 };
 
@@ -210,8 +214,8 @@ const write = async () => {
 const open = async () => {
   said.textContent = "The model is being loaded.";
   const { header, weights } = await readModel(globalThis.fmkitDecoder);
-  live = { ...header.config, start: header.start, ...makeTokenizer(header), ...makeDecoder(header, weights), reshaped };
-  root.live = live;
+  live = { ...header.config, start: header.start, ...makeTokenizer(header), ...makeDecoder(header, weights) };
+  root.live = { ...live, reshaped, seen, state };
   rows.forEach((row) => { row.button.disabled = false; });
   writer.disabled = false;
   root.classList.add("loaded");
@@ -220,7 +224,8 @@ const open = async () => {
   new MutationObserver(showMaps).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 };
 const fetchModel = () => {
-  const failed = () => { said.textContent = "The model could not be loaded. The still image below shows what it does."; root.classList.remove("alive"); };
+  // The figure goes, and its still image comes back.
+  const failed = () => root.classList.remove("alive");
   const script = make("script", {
     src: `${document.documentElement.dataset.content_root ?? "./"}${data.file}`,
     onload: () => open().catch(failed), onerror: failed,
@@ -234,12 +239,16 @@ root.append(
   make("div", { class: "controls one-line" }, begin, again),
   make("label", { class: "field" }, "your text", text),
   make("div", { class: "controls one-line" }, writer, said),
-  make("div", { class: "controls" }, slider("temperature", "temperature", 0, 2), slider("top-p", "topP", 0.05, 1)),
-  make("p", { class: "facts" }, "The most probable next tokens: choose one to append it. The line at each bar is the probability at temperature 1 and top-p 1."),
+  make("div", { class: "controls" }, slider("temperature", "temperature", 0, 2),
+    slider("top-p", "topP", 0.05, 1)),
+  make("p", { class: "facts" }, "The most probable next tokens: choose one to append it. " +
+    "The line at each bar is the probability at temperature 1 and top-p 1."),
   tokens, facts, inside,
-  make("p", { class: "facts" }, `The weights are rounded to 8 bits. On five texts, ${data.errors.places} places, this changes a probability by ` +
-    `at most ${data.errors.largest.toFixed(3)}; the largest change at a place is ${data.errors.mean.toFixed(3)} on average, and ` +
-    `the most probable token is the same at ${(100 * data.errors.same).toFixed(1)} % of them.`));
+  make("p", { class: "facts" },
+    `The weights are rounded to 8 bits. On five texts, ${data.errors.places} places, this changes a ` +
+    `probability by at most ${data.errors.largest.toFixed(3)}; the largest change at a place is ` +
+    `${data.errors.mean.toFixed(3)} on average, and the most probable token is the same at ` +
+    `${(100 * data.errors.same).toFixed(1)} % of them.`));
 new IntersectionObserver((entries, observer) => {
   if (!entries.some((entry) => entry.isIntersecting)) return;
   observer.disconnect();
