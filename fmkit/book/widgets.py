@@ -13,9 +13,11 @@ import matplotlib.pyplot as plt
 import torch
 
 from fmkit import plot, plot_text
+from fmkit.book import live
 from fmkit.book.palette import COLOURS
 from fmkit.data.animals import ANIMALS
 from fmkit.data.docstrings import LIBRARIES
+from fmkit.data.tokens import pieces
 from fmkit.runs.record import committed, results, scores_of
 from fmkit.tasks.questions import TASKS, load_task
 
@@ -26,21 +28,29 @@ ADAPTATIONS = ("probe", "finetune", "lp-ft", "last-block", "lora", "all", "scrat
 SPLITS = ("test", "rotate", "thicken", "invert")
 TAU = 0.1  # temperature, as in the chapter on contrastive learning
 NOTE = "Points are means of three seeds, bars reach from the lowest to the highest."
+HELPERS = ("elements",)  # scripts that every figure begins with
+PARTS = {"write_on": ("decoder",)}  # scripts that some figures need besides
+SITE = "vendor/live"  # Sphinx copies what is in vendor to the top of the site
 Tree = dict[str, list]  # next token → [probability, its own tree or None]
 
 
 def write(folder: Path) -> None:
-    """Write ``<name>.html`` and ``<name>.png`` beside each script in `folder`."""
-    helper = (folder / "elements.js").read_text(encoding="utf-8")
+    """Write ``<name>.html`` and ``<name>.png`` beside each script in `folder`.
+
+    What a script loads later is written for the top of the site.
+    """
     for name, (data, draw) in WIDGETS.items():
         numbers = data()
-        script = (folder / f"{name}.js").read_text(encoding="utf-8")
-        fragment = _fragment(name, numbers, helper + script)
+        parts = [*HELPERS, *PARTS.get(name, ()), name]
+        paths = [folder / f"{part}.js" for part in parts]
+        script = "".join(path.read_text(encoding="utf-8") for path in paths)
+        fragment = _fragment(name, numbers, script)
         (folder / f"{name}.html").write_text(fragment, encoding="utf-8")
         plot.use_style()
         draw(numbers)
         plt.savefig(folder / f"{name}.png")
         plt.close("all")
+    live.write(folder.parent / SITE)
 
 
 def _fragment(name: str, data: object, script: str) -> str:
@@ -132,6 +142,19 @@ def accuracy_data() -> dict[str, object]:
             chance={name: 1 / n for name, n in _answers().items() if n},
             note="Where a task has few answers, the most probable of them counts.",
         ),
+    }
+
+
+def write_on_data() -> dict[str, object]:
+    """Return where the decoder is, its size and its errors, and beginnings of texts."""
+    lm = live.trained()
+    return {
+        "file": f"live/{live.FILE}",
+        "size": f"{len(live.script(lm)) / 1e6:.1f}",
+        "errors": live.errors(lm),
+        "starts": live.STARTS,
+        "layers": lm.model.config.layers,
+        "heads": lm.model.config.heads,
     }
 
 
@@ -239,6 +262,21 @@ def _draw_words(data: dict) -> None:
     plot_text.next_words(panels)
 
 
+def _draw_write_on(data: dict) -> None:
+    """Draw the next tokens after the first beginning at three temperatures."""
+    lm = live.rounded(live.trained())
+    text = data["starts"][0]
+    with torch.no_grad():
+        u = lm.model(torch.tensor([lm.encode(text)]))[0, -1]
+    panels = {}
+    for temperature in (1.0, 0.5, 2.0):
+        p, ids = (u / temperature).softmax(0).topk(7)
+        names = pieces(lm.tokenizer, ids.tolist())
+        bars = [*zip(names, p.tolist(), strict=True)]
+        panels[f"temperature {temperature:g}"] = bars
+    plot_text.next_words(panels)
+
+
 def _draw_accuracy(data: dict) -> None:
     """Draw the probes of all encoders on the unchanged test images of the animals."""
     family = next(iter(data.values()))
@@ -254,5 +292,6 @@ def _draw_accuracy(data: dict) -> None:
 WIDGETS = {  # name of the script: its data, and the function that draws the still image
     "loss": (loss_data, _draw_loss),
     "words": (words_data, _draw_words),
+    "write_on": (write_on_data, _draw_write_on),
     "accuracy": (accuracy_data, _draw_accuracy),
 }
