@@ -36,3 +36,16 @@ document.addEventListener("DOMContentLoaded", () => {
     else moving.addEventListener("load", prepare, { once: true });
   }
 });
+
+// What the search quotes of a page is prose: no code, and no formula as it is typed.
+document.addEventListener("DOMContentLoaded", () => {
+  if (typeof Search === "undefined") return;
+  const textOf = Search.htmlToText;
+  Search.htmlToText = (text, anchor) => {
+    const page = new DOMParser().parseFromString(text, "text/html");
+    for (const part of page.querySelectorAll(".cell_input, .cell_output pre, .math")) {
+      part.remove();
+    }
+    return textOf(page.documentElement.outerHTML, anchor);
+  };
+});

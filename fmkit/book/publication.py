@@ -197,7 +197,7 @@ def _configure(app: Sphinx, config: Config) -> None:
     if (source / MARK).is_file():
         config.html_favicon = MARK
         images = dict.fromkeys(("image_light", "image_dark"), MARK)
-        logo = images | {"text": config.html_title, "alt_text": ""}
+        logo = images | {"text": config.html_title, "alt_text": "Front page"}
         config.html_theme_options["logo"] = logo
     if (source / COVER).is_file():
         config.html_static_path = [*config.html_static_path, COVER]
