@@ -55,11 +55,10 @@ const rows = Array.from({ length: SHOWN }, () => {
 const others = { bar: make("span", { class: "bar" }), number: make("span", { class: "number" }) };
 const tokens = make("ol", { class: "tokens", "aria-label": "most probable next tokens" },
   ...rows.map((row) => row.item),
-  make("li", { class: "rest" }, make("span", { class: "token" }, "all others"),
+  make("li", { class: "rest" }, make("span", { class: "token" }, "others"),
     make("span", { class: "track" }, others.bar), others.number));
 const facts = make("p", { class: "facts two" });
-const said = make("p", { class: "said", role: "status" },
-  `The model (${data.size} MB) is loaded when this figure is in view.`);
+const said = make("p", { class: "said", role: "status" });
 
 const map = make("div", { class: "heads" });
 const strip = make("ol", { class: "strip", "aria-label": "tokens that the model reads" });
@@ -212,7 +211,6 @@ const write = async () => {
 };
 
 const open = async () => {
-  said.textContent = "The model is being loaded.";
   const { header, weights } = await readModel(globalThis.fmkitDecoder);
   live = { ...header.config, start: header.start, ...makeTokenizer(header), ...makeDecoder(header, weights) };
   root.live = { ...live, reshaped, seen, state };
@@ -224,6 +222,7 @@ const open = async () => {
   new MutationObserver(showMaps).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 };
 const fetchModel = () => {
+  said.textContent = `Loading the model, ${data.size} MB.`;
   // The figure goes, and its still image comes back.
   const failed = () => root.classList.remove("alive");
   const script = make("script", {
@@ -238,7 +237,7 @@ label();
 root.append(
   make("div", { class: "controls one-line" }, begin, again),
   make("label", { class: "field" }, "your text", text),
-  make("div", { class: "controls one-line" }, writer, said),
+  make("div", { class: "controls one-line status" }, writer, said),
   make("div", { class: "controls" }, slider("temperature", "temperature", 0, 2),
     slider("top-p", "topP", 0.05, 1)),
   make("p", { class: "facts" }, "The most probable next tokens: choose one to append it. " +
