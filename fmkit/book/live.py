@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int8
 from torch import Tensor
 
 from fmkit import runtime
@@ -46,8 +45,8 @@ def trained() -> LanguageModel:
 
 
 def quantize(
-    weight: Float[Tensor, "rows columns"],
-) -> tuple[Int8[Tensor, "rows columns"], Float[Tensor, " rows"]]:
+    weight: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Return integers and scales whose products are near `weight`.
 
     The scale of a row is a nineteenth of its standard deviation, or more if the row
@@ -105,7 +104,7 @@ def _weights(lm: LanguageModel) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in lm.model.named_parameters()}
 
 
-def _upper_halves(numbers: Float[Tensor, " n"]) -> bytes:
+def _upper_halves(numbers: Tensor) -> bytes:
     """Return float32 numbers without the lower half of their bits, which is 0."""
     return (numbers.numpy().view("<u4") >> 16).astype("<u2").tobytes()
 
