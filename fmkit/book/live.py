@@ -44,10 +44,8 @@ def trained() -> LanguageModel:
     return load_trained(results("language_models") / "causal.safetensors")
 
 
-def quantize(
-    weight: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Return integers and scales whose products are near `weight`.
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return integers (rows, columns) and scales (rows,) for a weight (rows, columns).
 
     The scale of a row is a nineteenth of its standard deviation, or more if the row
     has values that 127 scales do not reach. It has seven binary places, as in bfloat16,
