@@ -49,3 +49,17 @@ document.addEventListener("DOMContentLoaded", () => {
     return textOf(page.documentElement.outerHTML, anchor);
   };
 });
+
+// Formulas are no stops of the Tab key, except those that the keyboard has to scroll.
+window.addEventListener("load", async () => {
+  await window.MathJax?.startup?.promise;
+  const mark = () => {
+    for (const formula of document.querySelectorAll("mjx-container[display]")) {
+      if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
+      else formula.removeAttribute("tabindex");
+    }
+  };
+  mark();
+  document.addEventListener("toggle", mark, true);
+  window.addEventListener("resize", mark);
+});
