@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int8
 from torch import Tensor
 
 from fmkit import runtime
@@ -45,10 +44,8 @@ def trained() -> LanguageModel:
     return load_trained(results("language_models") / "causal.safetensors")
 
 
-def quantize(
-    weight: Float[Tensor, "rows columns"],
-) -> tuple[Int8[Tensor, "rows columns"], Float[Tensor, " rows"]]:
-    """Return integers and scales whose products are near `weight`.
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return integers, and a scale for each row, whose products are near `weight`.
 
     The scale of a row is a nineteenth of its standard deviation, or more if the row
     has values that 127 scales do not reach. It has seven binary places, as in bfloat16,
@@ -105,7 +102,7 @@ def _weights(lm: LanguageModel) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in lm.model.named_parameters()}
 
 
-def _upper_halves(numbers: Float[Tensor, " n"]) -> bytes:
+def _upper_halves(numbers: Tensor) -> bytes:
     """Return float32 numbers without the lower half of their bits, which is 0."""
     return (numbers.numpy().view("<u4") >> 16).astype("<u2").tobytes()
 
