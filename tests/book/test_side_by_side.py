@@ -27,7 +27,7 @@ GIVEN = {
     "zero_shot": {"tasks": ["capitals", "sentiment"]},
     "in_context_learning": {"tasks": ["capitals", "sentiment"], "driven": []},
 }
-AFTER = {"zero_shot": "zs-40", "in_context_learning": "icl-cot"}  # after the last figure
+AFTER = {"zero_shot": "zs-40", "in_context_learning": "icl-cot"}  # the last figure
 
 
 def qwen3():
