@@ -13,7 +13,9 @@ unexport MPLBACKEND
 NBVAL_ENV := FMKIT_DEVICE=cpu FMKIT_FINDINGS=stop OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist loadscope
 
-# Two tests at a time, a thread each.
+# Two tests at a time, a thread each. Chapters leave memory to their process, so each
+# device has processes of its own.
+ON_DEVICES := tests/devices/test_chapters.py
 DEVICES_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 # JupyterLab opens on the README, rendered; its links open the chapters. Without the flag
@@ -95,7 +97,10 @@ unit: $(TEST) fetch html
 
 devices: $(TEST) fetch
 	@echo "Chapters and science on a pretended GPU, on a pretended Mac, in bfloat16"
-	@$(DEVICES_ENV) $(BIN)/pytest tests/devices -n 2
+	@$(DEVICES_ENV) $(BIN)/pytest tests/devices -n 2 --deselect $(ON_DEVICES)
+	@for one in on_a_gpu on_a_mac in_bfloat16; do \
+	  $(DEVICES_ENV) $(BIN)/pytest $(ON_DEVICES) -n 2 -k $$one || exit 1; \
+	done
 
 nbval: $(TEST) fetch
 	@echo "Every chapter again, compared with its stored outputs"

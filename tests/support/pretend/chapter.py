@@ -1,5 +1,6 @@
 """Execute a chapter's cells in this process, on a device of the caller's choice."""
 
+import gc
 import json
 import linecache
 from pathlib import Path
@@ -31,16 +32,20 @@ def execute(name: str, parameters: dict[str, object], *, before: str = "") -> No
     ids = [cell.get("id") for cell in cells]
     cells = cells[: ids.index(before)] if before else cells
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    for number, cell in enumerate(code, start=1):
-        source, file = "".join(cell["source"]), f"<cell {number} of {name}>"
-        lines = source.splitlines(keepends=True)
-        linecache.cache[file] = (len(source), None, lines, file)
-        try:
-            exec(compile(source, file, "exec"), namespace)
-        except Exception as error:
-            error.add_note(f"in cell {number} of {name}")
-            raise
-        finally:
+    try:
+        for number, cell in enumerate(code, start=1):
+            source, file = "".join(cell["source"]), f"<cell {number} of {name}>"
+            lines = source.splitlines(keepends=True)
+            linecache.cache[file] = (len(source), None, lines, file)
+            try:
+                exec(compile(source, file, "exec"), namespace)
+            except Exception as error:
+                error.add_note(f"in cell {number} of {name}")
+                raise
+            if "parameters" in tags_of(cell):
+                namespace |= parameters
             plt.close("all")
-        if "parameters" in tags_of(cell):
-            namespace |= parameters
+    finally:  # functions of a cell hold its names, so models would stay until a late gc
+        plt.close("all")
+        namespace.clear()
+        gc.collect()
