@@ -97,7 +97,7 @@ unit: $(TEST) fetch html
 
 devices: $(TEST) fetch
 	@echo "Chapters and science on a pretended GPU, on a pretended Mac, in bfloat16"
-	@$(DEVICES_ENV) $(BIN)/pytest tests/devices -n 2 --deselect $(ON_DEVICES)
+	@$(DEVICES_ENV) $(BIN)/pytest tests/devices -n 2 --ignore=$(ON_DEVICES)
 	@for one in on_a_gpu on_a_mac in_bfloat16; do \
 	  $(DEVICES_ENV) $(BIN)/pytest $(ON_DEVICES) -n 2 -k $$one || exit 1; \
 	done

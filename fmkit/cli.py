@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib.metadata
 import os
 import re
 import sys
@@ -136,9 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         "formatter_class": argparse.RawDescriptionHelpFormatter,
     }
     parser = argparse.ArgumentParser(prog="fmkit", **described)
-    text = f"%(prog)s {importlib.metadata.version('fmkit')}"
-    parser.add_argument("--version", action="version", version=text)
-    parser.set_defaults(command=lambda _: parser.print_help(), extra=None)
+    parser.add_argument("--version", action="store_true", help="print it, and exit")
+    parser.set_defaults(command=_alone, extra=None)
     commands = parser.add_subparsers(metavar="command")
 
     def add(
@@ -258,6 +256,15 @@ def _add_chapter(command: argparse.ArgumentParser) -> None:
         help="a file of parameters, of which the chapter's section is used; "
         "-p overrides it",
     )
+
+
+def _alone(options: argparse.Namespace) -> None:
+    from fmkit.runs import machine
+
+    if options.version:
+        print(f"fmkit {machine.versions()['fmkit']}")
+    else:
+        _parser().print_help()
 
 
 def _info(options: argparse.Namespace) -> None:
