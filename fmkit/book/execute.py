@@ -86,12 +86,14 @@ def _with_palette(png: str) -> str:
 
     The method that keeps the largest error small: the default one, median cut, spends
     its colours where most pixels are, and gives two thin lines one hue between theirs.
+    A step of k-means then moves each colour to the mean of its pixels, or a grey grid
+    would have a tint.
     """
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
     page = Image.new("RGBA", image.size, "white")
     page.alpha_composite(image)
     file = io.BytesIO()
-    few = page.convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE)
+    few = page.convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, kmeans=1)
     few.save(file, "png", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 

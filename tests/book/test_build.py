@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -244,17 +245,22 @@ def png(pixels):
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_strip_gives_figures_a_palette():
-    rng = np.random.default_rng(0)
-    pixels = np.full((80, 60, 4), 255, dtype=np.uint8)
-    pixels[10:40, 10:40, :3] = rng.integers(100, 120, (30, 30, 3))  # 8,000 colours
-    pixels[50:60] = (9, 9, 9, 0)  # nothing is there
+def stripped(pixels):
+    """What is shown of a figure after it was stripped."""
     cell = code("draw()")
     cell.outputs = [new_output("display_data", data={"image/png": png(pixels)})]
     [output] = strip(notebook(cell)).cells[-1].outputs
     small = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
     assert small.mode == "P"
-    shown = np.asarray(small.convert("RGB")).astype(int)
+    return np.asarray(small.convert("RGB")).astype(int)
+
+
+def test_strip_gives_figures_a_palette():
+    rng = np.random.default_rng(0)
+    pixels = np.full((80, 60, 4), 255, dtype=np.uint8)
+    pixels[10:40, 10:40, :3] = rng.integers(100, 120, (30, 30, 3))  # 8,000 colours
+    pixels[50:60] = (9, 9, 9, 0)  # nothing is there
+    shown = stripped(pixels)
     assert abs(shown[10:40, 10:40] - pixels[10:40, 10:40, :3]).max() < 16
     assert (shown[50:60] == 255).all()
 
@@ -266,12 +272,22 @@ def test_strip_keeps_the_colours_of_thin_lines():
     pixels[:, :160, :2] = np.arange(160)[:, None] + np.arange(64)[:, None, None]
     for x, colour in enumerate(lines):
         pixels[:, 170 + 3 * x, :3] = [round(255 * part) for part in colour]
-    cell = code("draw()")
-    cell.outputs = [new_output("display_data", data={"image/png": png(pixels)})]
-    [output] = strip(notebook(cell)).cells[-1].outputs
-    small = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
-    shown = np.asarray(small.convert("RGB")).astype(int)
+    shown = stripped(pixels)
     assert abs(shown[:, 170::3] - pixels[:, 170::3, :3]).max() < 24
+
+
+def test_strip_leaves_a_grey_grid_grey():
+    """In a figure as the book has them, with lines and clouds of every colour."""
+    figure, ax = plt.subplots(figsize=(4, 3), dpi=100)
+    ax.grid(alpha=0.3)
+    for i, colour in enumerate(FREE):
+        ax.plot(np.arange(30) * (i + 1), "o-", color=colour, alpha=0.6)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())
+    plt.close(figure)
+    grey = (np.ptp(pixels[..., :3], axis=2) < 4) & (pixels[..., 0] < 250)
+    assert grey.sum() > 1000
+    assert (np.ptp(stripped(pixels)[grey], axis=1) > 8).mean() < 0.01
 
 
 def test_committed_outputs_are_made_on_the_cpu(folder):
