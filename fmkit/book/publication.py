@@ -1,8 +1,9 @@
 """A Sphinx extension: what makes the pages a publication that can be found and cited.
 
-Authors, version, date, licence and keywords come from ``CITATION.cff`` alone, the
-address of the site and that of the repository from ``_config.yml``. Where an address
-is empty, nothing is made up: the pages say that there is none.
+Authors, version, date and keywords come from ``CITATION.cff`` alone, the address of
+the site and that of the repository from ``_config.yml``. The licences are written here
+and in ``templates/publication.html``. Where an address is empty, nothing is made up:
+the pages say that there is none.
 """
 
 import datetime
