@@ -16,6 +16,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist lo
 # Two tests at a time, a thread each. Chapters leave memory to their process, so each
 # device has processes of its own.
 ON_DEVICES := tests/devices/test_chapters.py
+EACH_DEVICE := $(shell sed -n 's/^def \(test_[a-z0-9_]*\).*/\1/p' $(ON_DEVICES))
 DEVICES_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 # JupyterLab opens on the README, rendered; its links open the chapters. Without the flag
@@ -98,8 +99,8 @@ unit: $(TEST) fetch html
 devices: $(TEST) fetch
 	@echo "Chapters and science on a pretended GPU, on a pretended Mac, in bfloat16"
 	@$(DEVICES_ENV) $(BIN)/pytest tests/devices -n 2 --ignore=$(ON_DEVICES)
-	@for one in on_a_gpu on_a_mac in_bfloat16; do \
-	  $(DEVICES_ENV) $(BIN)/pytest $(ON_DEVICES) -n 2 -k $$one || exit 1; \
+	@for one in $(EACH_DEVICE); do \
+	  $(DEVICES_ENV) $(BIN)/pytest $(ON_DEVICES)::$$one -n 2 || exit 1; \
 	done
 
 nbval: $(TEST) fetch

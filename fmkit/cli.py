@@ -129,12 +129,9 @@ def _bug() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    described = {
-        "description": "Read, run and rerun Foundation Models, Executed.",
-        "epilog": BEGIN,
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
-    }
-    parser = argparse.ArgumentParser(prog="fmkit", **described)
+    text = "Read, run and rerun Foundation Models, Executed."
+    lines = {"formatter_class": argparse.RawDescriptionHelpFormatter}  # kept in epilogs
+    parser = argparse.ArgumentParser("fmkit", description=text, epilog=BEGIN, **lines)
     parser.add_argument("--version", action="store_true", help="print it, and exit")
     parser.set_defaults(command=_alone, extra=None)
     commands = parser.add_subparsers(metavar="command")
@@ -147,9 +144,8 @@ def _parser() -> argparse.ArgumentParser:
         extra: str | None = None,
         example: str = "",
     ) -> argparse.ArgumentParser:
-        described = {"description": f"{text[0].upper()}{text[1:]}.", "epilog": example}
-        described["formatter_class"] = argparse.RawDescriptionHelpFormatter
-        command = commands.add_parser(name, help=text, **described)
+        about = {"description": f"{text[0].upper()}{text[1:]}.", "epilog": example}
+        command = commands.add_parser(name, help=text, **about, **lines)
         command.set_defaults(command=function, extra=extra)
         return command
 

@@ -149,14 +149,19 @@ def train(folder: Path, size: Size, corpus: Corpus, device: torch.device) -> flo
     settings = asdict(size) | {"tokens": len(corpus.train)}
     options = {"model": model, "generators": {}, "steps": size.steps}
     options |= {"schedule": warmup_cosine(0.05), "settings": settings}
+    kept = kept_after(size.steps)
     records = resume(folder / "run.pt", loss_of, batches, optimizer, **options)
     for record in progress(records, bar=folder.name):
         done = record.step + 1
-        kept = done & (done - 1) == 0 or done == size.steps
-        if kept and ranks.rank() == 0:
+        if done in kept and ranks.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             save_trained(path_of(folder, done), model, corpus.tokenizer)
     return record.seconds
+
+
+def kept_after(steps: int) -> list[int]:
+    """Return the steps after which a model is kept: 1, 2, 4, … and the last one."""
+    return sorted({2**i for i in range(steps.bit_length())} | {steps})
 
 
 def path_of(folder: Path, steps: int) -> Path:
@@ -247,15 +252,15 @@ def main(arguments: list[str] | None = None) -> None:
     if ranks.rank() > 0:
         return
     metrics = record["metrics"]
-    for steps in [*(2**i for i in range(size.steps.bit_length())), size.steps]:
+    for steps in kept_after(size.steps):
         lm = load_trained(path_of(folder, steps)).to(device)
         seen = steps * size.batch_size * size.context
         metrics[f"step-{steps}/tokens/0/train"] = float(seen)
         found = look(lm, corpus.test)
         metrics |= {f"step-{steps}/{key}": value for key, value in found.items()}
-    parameters = sum(p.numel() for p in lm.model.parameters())
+    weights = sum(p.numel() for p in lm.model.parameters())
     metrics |= {
-        "model/parameters/0/train": float(parameters),
+        "model/parameters/0/train": float(weights),
         "model/seconds/0/train": seconds,
         "corpus/tokens/0/train": float(len(corpus.train)),
         "corpus/tokens/0/test": float(len(corpus.test)),

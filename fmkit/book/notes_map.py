@@ -153,13 +153,16 @@ def reached(mark: Mark) -> set[str]:
     """
     parts: dict[str, ast.stmt] = {}
     support = next(x for x in mark.module.parents if x.name == "tests") / "support"
-    body = ast.parse(mark.module.read_text(encoding="utf-8")).body
-    imported = [getattr(x, "module", None) or "" for x in body]
-    helpers = [support / f"{x[8:]}.py" for x in imported if x.startswith("support.")]
-    for path in (*helpers, mark.module):  # the nearer name wins
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            targets = node.targets if isinstance(node, ast.Assign) else [node]
-            parts |= {getattr(x, "name", getattr(x, "id", "")): node for x in targets}
+    own = ast.parse(mark.module.read_text(encoding="utf-8")).body
+    imported = [x.module or "" for x in own if isinstance(x, ast.ImportFrom)]
+    nodes: list[ast.stmt] = []
+    for package, _, name in (module.partition(".") for module in imported):
+        if package == support.name:
+            text = (support / f"{name}.py").read_text(encoding="utf-8")
+            nodes += ast.parse(text).body
+    for node in (*nodes, *own):  # the nearer name wins
+        targets = node.targets if isinstance(node, ast.Assign) else [node]
+        parts |= {getattr(x, "name", getattr(x, "id", "")): node for x in targets}
     names: set[str] = set()
     pending = [mark.name.split(".")[1]]
     while pending:

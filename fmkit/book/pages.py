@@ -26,7 +26,8 @@ def number_figures(app: Sphinx, env: BuildEnvironment) -> list[str]:
     """Number figures by chapter: 2.1 is the first one of the second chapter.
 
     A page of exercises continues its chapter. Pages that are no notebooks have letters.
-    Return the names of the pages whose numbers are new.
+    Return the names of all pages that may have figures, to be written with their new
+    numbers.
     """
     numbers, letters = map(str, count(1)), iter(ascii_uppercase)
     for page in env.toctree_includes.get(env.config.root_doc, []):
@@ -55,7 +56,10 @@ def _below(env: BuildEnvironment, page: str) -> Iterator[str]:
 
 
 def without_code(document: nodes.document) -> nodes.document:
-    """Return a copy of a page without its formulas and what is code in its cells."""
+    """Return a copy of a page without its formulas and without the code of its cells.
+
+    What a cell prints counts as code.
+    """
     copy = document.deepcopy()
     for node in [*copy.findall(nodes.container)]:
         if set(CODE) & set(node["classes"]):

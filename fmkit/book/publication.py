@@ -1,8 +1,9 @@
 """A Sphinx extension: what makes the pages a publication that can be found and cited.
 
-Authors, version, date, licence and keywords come from ``CITATION.cff`` alone, the
-address of the site and that of the repository from ``_config.yml``. Where an address
-is empty, nothing is made up: the pages say that there is none.
+Authors, version, date and keywords come from ``CITATION.cff`` alone, the address of
+the site and that of the repository from ``_config.yml``. The licences are written here
+and in ``templates/publication.html``. Where an address is empty, nothing is made up:
+the pages say that there is none.
 """
 
 import datetime
@@ -37,6 +38,7 @@ class Publication:
     title: str = ""
     abstract: str = ""
     authors: tuple[str, ...] = ()
+    groups: frozenset[str] = frozenset()  # of the authors, those that are not persons
     version: str = ""
     date: str = ""  # ISO 8601
     keywords: tuple[str, ...] = ()
@@ -63,6 +65,7 @@ def read_publication(path: Path, *, site: str, repository: str) -> Publication:
         title=said["title"],
         abstract=said["abstract"],
         authors=tuple(map(_name, said["authors"])),
+        groups=frozenset(a["name"] for a in said["authors"] if "name" in a),
         version=str(said["version"]),
         date=released,
         keywords=tuple(said.get("keywords", ())),
@@ -85,7 +88,7 @@ def bibtex(book: Publication) -> str:
     fields = {
         "title": book.title,
         "author": " and ".join(
-            f"{{{name}}}" if "," in name or name[:1].islower() else name
+            f"{{{name}}}" if name in book.groups or "," in name else name
             for name in book.authors
         ),
         "year": book.date[:4],
@@ -134,7 +137,10 @@ def tags(book: Publication, title: str, page: str, *, kind: str) -> str:
         "@context": "https://schema.org",
         "@type": kind,
         "name": title,
-        "author": [{"@type": _schema(name), "name": name} for name in book.authors],
+        "author": [
+            {"@type": "Organization" if name in book.groups else "Person", "name": name}
+            for name in book.authors
+        ],
         "datePublished": book.date,
         "version": book.version,
         "inLanguage": "en",
@@ -161,11 +167,6 @@ def tags(book: Publication, title: str, page: str, *, kind: str) -> str:
 def _given(**fields: object) -> dict[str, object]:
     """Return the fields that have a value."""
     return {name: value for name, value in fields.items() if value}
-
-
-def _schema(author: str) -> str:
-    """Tell a group from a person: its name begins with a small letter."""
-    return "Organization" if author[:1].islower() else "Person"
 
 
 def _meta(name: str, value: str) -> str:

@@ -25,9 +25,10 @@ def load_installed() -> list[Document]:
     every distribution that :func:`licences` names, and the description in the metadata
     of each distribution, which is usually its README. A document has the name of its
     distribution as label, and its folder as group, so a split by group keeps the
-    modules of a package on one side. Folders of tests are skipped, and so are licence
-    texts, files of more than 300,000 bytes, and those that are not UTF-8. Duplicates
-    are kept. Which documents there are depends on the versions installed.
+    modules of a package on one side. Folders of tests are skipped, and so are files
+    beside the metadata, such as licence texts, files of more than 300,000 bytes, and
+    those that are not UTF-8. Duplicates are kept. Which documents there are depends on
+    the versions installed.
     """
     documents = []
     folder = Path(sysconfig.get_path("stdlib"))
@@ -60,7 +61,7 @@ def licences() -> dict[str, str]:
 
 
 def _distributions() -> Iterator[tuple[str, Distribution]]:
-    """Yield each distribution that names a licence, with its name, in their order.
+    """Yield each distribution that names a licence, with its name, in order of names.
 
     They may be of the class of another package, importlib_metadata, if it is imported.
     """

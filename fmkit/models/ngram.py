@@ -112,8 +112,8 @@ def log_p_of_orders(
 
     The result is that of :func:`fit_ngram` and :meth:`NGram.log_p` for each order. But
     `tokens` are counted once for all orders, and memory holds two lengths of runs at a
-    time. Raises ``ValueError`` if there is no order, if one or V is below 1, or if an
-    id is outside V.
+    time. Raises ``ValueError`` if there is no order, if an order or V is below 1, if
+    `held_out` is a single number, or if an id is outside V.
     """
     require(len(orders) >= 1, "orders", "be at least 1", len(orders))
     require(min(orders) >= 1, "order", "be at least 1", min(orders))
@@ -165,7 +165,7 @@ def choose_order(
 
     Each order is counted on the first 90 % of the tokens and evaluated on the rest. If
     several are equal, the smallest is chosen. Raises ``ValueError`` if there is no
-    order, or there are fewer than 2 tokens.
+    order, if one is below 1, or if there are fewer than 2 tokens.
     """
     require(len(orders) >= 1, "orders", "be at least 1", len(orders))
     tokens = as_int64("tokens", tokens, "T")
@@ -182,10 +182,11 @@ def choose_order(
 def _counted(
     tokens: Int64[Tensor, " T"], *, vocabulary: int, order: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Count all k-grams for k = 1 to `order`: yield codes, counts, and counts below.
+    """Count all k-grams, for k from 1 to `order`: yield three tensors for each k.
 
-    The last are those of the (k - 1)-grams yielded before: how many different tokens
-    precede each. They are None for k = 1.
+    They are the codes of the k-grams, how often each occurs, and how many different
+    tokens precede each of the (k - 1)-grams that were yielded before. The third one is
+    None for k = 1.
     """
     number = torch.zeros(len(tokens) + 1, dtype=torch.int64, device=tokens.device)
     below = None

@@ -172,6 +172,7 @@ authors:
   - given-names: Ada
     family-names: Lovelace
   - name: the others, in a group
+  - name: A Group With Capitals
 """
 
 
@@ -180,13 +181,14 @@ def test_people_and_groups_are_authors(tmp_path):
     read = read_publication(
         tmp_path / "CITATION.cff", site="https://a.org", repository=f"{REPOSITORY}/"
     )
-    assert read.authors == ("Ada Lovelace", "the others, in a group")
+    groups = "the others, in a group", "A Group With Capitals"
+    assert read.authors == ("Ada Lovelace", *groups)
     assert (read.site, read.repository) == ("https://a.org/", REPOSITORY)
     [(key, entry)] = parse_string(bibtex(read), "bibtex").entries.items()
     assert key == "a_book"
     assert [*map(str, entry.persons["author"])] == [
         "Lovelace, Ada",
-        "{the others, in a group}",
+        *(f"{{{group}}}" for group in groups),
     ]
     assert dict(entry.fields) == {
         "title": "A Book",
@@ -198,7 +200,7 @@ def test_people_and_groups_are_authors(tmp_path):
         author["@type"]
         for author in linked(tags(read, "A", "a", kind="Book"))["author"]
     ]
-    assert names == ["Person", "Organization"]
+    assert names == ["Person", "Organization", "Organization"]
 
 
 def test_what_a_title_may_contain():

@@ -93,6 +93,14 @@ def test_two_processes_go_on_where_one_was_killed(corpus, tmp_path, monkeypatch)
         assert two["metrics"][name] == pytest.approx(record["metrics"][name], abs=CLOSE)
 
 
+@pytest.mark.parametrize("size", base_model.SIZES.values())
+def test_each_model_is_kept_once(size):
+    kept = base_model.kept_after(size.steps)
+    assert kept[:3] == [1, 2, 4]
+    assert kept[-1] == size.steps
+    assert len(kept) == len(set(kept))
+
+
 def test_a_corpus_must_be_made_first(tmp_path):
     with pytest.raises(Refused, match=f"base_model {tmp_path} corpus"):
         base_model.read_corpus(tmp_path)
