@@ -13,6 +13,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import cache
+from typing import TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -53,6 +54,7 @@ NOTO = {"CJK": "Noto Sans CJK (Debian's package fonts-noto-cjk)"}
 NOTO["SYMBOL"] = "Noto Sans Symbols or Noto Emoji"
 WARNED: set[str] = set()  # scripts of which this process has warned
 Number = int | float
+T = TypeVar("T")
 Point = tuple[Number, Sequence[Number]]  # the x coordinate; one value or several
 
 
@@ -492,18 +494,13 @@ def grouped_intervals(
     line across the row, in black, of one style for each name. The legend is to the
     right. Raises ``ValueError`` if there is no row, and if one has no series.
     """
-    _require_some("rows", rows, "row")
-    for name, of_row in rows.items():
-        _require_some(name, of_row)
+    series = _side_by_side(rows)
     ax = ax or plt.subplots(figsize=(8, 0.6 * len(rows) + 1))[1]
-    series = [*dict.fromkeys(name for of_row in rows.values() for name in of_row)]
-    step = 0.8 / len(series)
-    for j, name in enumerate(series):
-        at = [i for i, of_row in enumerate(rows.values()) if name in of_row]
-        mean, low, high = np.array([[*rows.values()][i][name] for i in at]).T
+    for j, (name, places) in enumerate(series.items()):
+        mean, low, high = np.array([*places.values()]).T
         ax.errorbar(
             mean,
-            [i + step * (j - (len(series) - 1) / 2) for i in at],
+            [*places],
             xerr=np.maximum([mean - low, high - mean], 0),
             label=plain(name),
             color=f"C{j}",
@@ -584,25 +581,36 @@ def grouped_dots(
     series. The legend is to the right. Raises ``ValueError`` if there is no row, if one
     has no series, and if a series of one has no value.
     """
-    _require_some("rows", rows, "row")
+    series = _side_by_side(rows)
     for row, of_row in rows.items():
-        _require_some(row, of_row)
         for name, values in of_row.items():
             _require_some(f"{name} of {row}", values, "value")
     ax = ax or plt.subplots(figsize=(8, 0.6 * len(rows) + 1))[1]
-    series = [*dict.fromkeys(name for of_row in rows.values() for name in of_row)]
-    step = 0.8 / len(series)
-    for j, name in enumerate(series):
-        some = {i: row[name] for i, row in enumerate(rows.values()) if name in row}
-        beside = step * (j - (len(series) - 1) / 2)
+    for j, (name, places) in enumerate(series.items()):
         look = {"color": _colour(name, j, colours), "marker": MARKERS[j % len(MARKERS)]}
-        means = [sum(values) / len(values) for values in some.values()]
-        at = [i + beside for i in some]
-        ax.plot(means, at, linestyle="", label=plain(name), **look)
-        x = [value for values in some.values() for value in values]
-        y = [i + beside for i, values in some.items() for _ in values]
+        means = [sum(values) / len(values) for values in places.values()]
+        ax.plot(means, [*places], linestyle="", label=plain(name), **look)
+        x = [value for values in places.values() for value in values]
+        y = [place for place, values in places.items() for _ in values]
         ax.scatter(x, y, s=8, color=look["color"], alpha=0.5)
     ax.set_yticks(range(len(rows)), [plain(name) for name in rows])
     ax.set(xlabel=xlabel, title=plain(title), ylim=(len(rows) - 0.5, -0.5))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
+
+
+def _side_by_side(rows: Mapping[str, Mapping[str, T]]) -> dict[str, dict[float, T]]:
+    """Return what each series has, by its place on an axis of rows.
+
+    Raises ``ValueError`` if there is no row, and if one has no series.
+    """
+    _require_some("rows", rows, "row")
+    for name, of_row in rows.items():
+        _require_some(name, of_row)
+    series = [*dict.fromkeys(name for of_row in rows.values() for name in of_row)]
+    step = 0.8 / len(series)
+    shift = {n: step * (j - (len(series) - 1) / 2) for j, n in enumerate(series)}
+    return {
+        n: {i + shift[n]: row[n] for i, row in enumerate(rows.values()) if n in row}
+        for n in series
+    }

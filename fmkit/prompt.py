@@ -6,6 +6,7 @@ answer, or ``score_tokens`` if you encode the texts yourself. q queries, at most
 answers to each, n answers in all, B rows, T tokens, V vocabulary.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -108,6 +109,12 @@ class Scored:
     tokens: Int[Tensor, "q a"]  # of the answer
     bytes: Int[Tensor, "q a"]  # of the answer in UTF-8, with its white space
     greedy: Bool[Tensor, "q a"]  # whether each of its tokens is the most probable one
+
+
+def mentions(text: str, answer: str) -> bool:
+    """Tell if a text contains an answer as a whole word, in letters of any case."""
+    pattern = rf"(?<!\w){re.escape(answer)}(?!\w)"
+    return bool(re.search(pattern, text, re.IGNORECASE))
 
 
 def choice_accuracy(scores: Float[Tensor, "q a"]) -> Float[Tensor, " q"]:

@@ -18,6 +18,7 @@ from fmkit.prompt import (
     Format,
     choice_accuracy,
     draw_examples,
+    mentions,
     score_answers,
     score_tokens,
 )
@@ -456,3 +457,20 @@ def test_scores_are_not_rounded_to_bfloat16(cutter):
     with torch.autocast("cpu", torch.bfloat16):
         found = scored(model, cutter, prompts, answers).log_p
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "found"),
+    [
+        ("The capital is Lima.", "Lima", True),
+        ('It is "lima"!', "Lima", True),
+        ("Limassol is a city.", "Lima", False),
+        ("Colima is a city.", "Lima", False),
+        ("It was 17.", "17", True),
+        ("It was 170.", "17", False),
+        ("C++ (a language)", "C++", True),
+        ("", "Lima", False),
+    ],
+)
+def test_a_text_mentions_a_word_and_no_part_of_one(text, answer, found):
+    assert mentions(text, answer) is found
