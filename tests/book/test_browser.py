@@ -5,10 +5,7 @@ import json
 import re
 import secrets
 import shutil
-import threading
 from dataclasses import dataclass
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -271,24 +268,10 @@ def test_search_finds_a_phrase_of_every_page(site, browser):
     tab.close()
 
 
-@pytest.fixture
-def served(site):
-    """The address of the pages on a server, where the search may read them."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
 def test_search_quotes_prose(served, browser):
+    """On a server, where the search may read the pages."""
     tab = browser.new_page()
-    tab.goto(f"{served}/search.html?q=representations")
+    tab.goto(f"{served.address}/search.html?q=representations")
     quotes = tab.locator("#search-results li p.context")
     quotes.first.wait_for()
     tab.wait_for_timeout(500)

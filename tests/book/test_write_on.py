@@ -4,10 +4,7 @@ import json
 import random
 import re
 import statistics
-import threading
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -20,7 +17,7 @@ from fmkit.data.tokens import encode
 from fmkit.generate import generate, greedy, keep_top_p
 from fmkit.models.heads import attention_weights
 
-ROOT = "#widget-write_on"
+ROOT, PAGE = "#widget-write_on", "chapters/interactive_figures.html"
 CLOSE = 2e-5  # of probabilities, of which float32 changes 4e-6
 MILLISECONDS = 30  # a token, as the book promises
 PROMPTS = [*live.STARTS, "Returns the", "机器学习 is"]
@@ -96,7 +93,7 @@ def loaded(tab):
 
 @pytest.fixture(scope="module")
 def address(site):
-    return (site / "chapters" / "interactive_figures.html").as_uri()
+    return (site / PAGE).as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -344,39 +341,8 @@ def test_nothing_is_loaded_before_the_figure_is_in_view(browser, address):
     tab.context.close()
 
 
-class Server(SimpleHTTPRequestHandler):
-    """Files as servers send them that call every script UTF-8."""
-
-    def guess_type(self, path):
-        kind = super().guess_type(path)
-        return f"{kind}; charset=utf-8" if kind.endswith("javascript") else kind
-
-    def do_GET(self):
-        if self.server.without and self.path.endswith(self.server.without):
-            self.send_error(404)
-        else:
-            super().do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(site):
-    handler = partial(Server, directory=str(site))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.without = None
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def served(server):
-    return f"http://127.0.0.1:{server.server_port}/chapters/interactive_figures.html"
-
-
-def test_a_server_that_names_another_encoding_does_no_harm(browser, server, lm):
-    tab = opened(browser, served(server), offline=False)
+def test_a_server_that_names_another_encoding_does_no_harm(browser, served, lm):
+    tab = opened(browser, f"{served.address}/{PAGE}", offline=False)
     loaded(tab)
     ids = lm.encode(PROMPTS[0])
     with torch.no_grad():
@@ -386,9 +352,9 @@ def test_a_server_that_names_another_encoding_does_no_harm(browser, server, lm):
     tab.context.close()
 
 
-def test_without_its_weights_the_still_comes_back(browser, server):
-    server.without = live.FILE
-    tab = opened(browser, served(server), offline=False)
+def test_without_its_weights_the_still_comes_back(browser, served):
+    served.without = live.FILE
+    tab = opened(browser, f"{served.address}/{PAGE}", offline=False)
     still = tab.locator(f"{ROOT} + figure.still")
     assert not still.is_visible()
     tab.locator(ROOT).scroll_into_view_if_needed()
