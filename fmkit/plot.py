@@ -34,6 +34,8 @@ STYLE = {
     "savefig.dpi": 100,
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.08,  # inches; a title is not on the axes above
+    "figure.constrained_layout.w_pad": 0.08,
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

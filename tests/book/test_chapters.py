@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from nbformat.v4 import new_output
 from support import guards
@@ -14,6 +15,7 @@ from support.notebooks import RUN, code, markdown, notebook, write
 
 from fmkit.book.contents import chapters_of, notebooks_of
 from fmkit.book.exercises import CHECKS
+from fmkit.book.palette import COLOURS, NAMES, NAMES_OF_TEXTS
 from fmkit.runs.parameters import (
     parameters_of,
     read_notebook,
@@ -129,6 +131,40 @@ def test_parameters_name_seed_and_device(good):
 def test_one_parameters_cell(good):
     good.cells.append(code("late: int = 1  # too late", "parameters"))
     assert guards.parameters(good) == ["one cell must be tagged parameters, got 2."]
+
+
+@pytest.mark.parametrize(
+    ("label", "is_wrong"),
+    [
+        ("simclr", True),
+        ("cifar10-jpeg, 400 labels", True),
+        ("reconstruction: 3 seeds", True),
+        ("accuracy against n_task", True),
+        ("$n_{task}$, labels in all", False),
+        ("side of the image, pixels", False),
+        ("NT-Xent, no head", False),
+        ("untrained", False),
+    ],
+)
+@pytest.mark.parametrize("where", ["title", "xlabel", "legend", "text"])
+def test_figures_show_words_and_no_keys(label, is_wrong, where):
+    ax = plt.figure().subplots()
+    if where == "legend":
+        ax.plot([1, 2], label=label)
+        ax.legend()
+    elif where == "text":
+        ax.annotate(label, (0, 0))
+    else:
+        ax.set(**{where: label})
+    complaint = f"a figure shows the key {label!r} in place of words"
+    assert guards.words_in(ax.figure) == [complaint] * is_wrong
+    plt.close("all")
+
+
+def test_every_key_has_words_that_are_no_key():
+    assert not {*COLOURS} & ({*NAMES} - {*NAMES.values()})
+    for words in {*NAMES.values(), *NAMES_OF_TEXTS.values()}:
+        assert words in NAMES.values() or words not in NAMES
 
 
 def test_every_cell_ran_in_order(good):

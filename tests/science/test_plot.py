@@ -1,6 +1,7 @@
 """Figures show the numbers they are given."""
 
 import io
+from itertools import combinations
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -10,7 +11,9 @@ import torch
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
-from matplotlib.patches import Rectangle
+from matplotlib.colors import to_hex
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.text import Annotation
 from PIL import Image
 
 from fmkit import diagrams, plot, plot_text
@@ -159,6 +162,158 @@ def test_the_last_layer_is_crossed_out_and_replaced():
         assert min(line.get_xdata()) < x < max(line.get_xdata())
         assert min(line.get_ydata()) < y < max(line.get_ydata())
     assert len(ax.lines) == 2
+
+
+def texts_of(ax):
+    return " ".join(text.get_text() for text in ax.texts)
+
+
+def boxes_of(ax):
+    """The texts of boxes, with colour, line and the lower left corner of their box."""
+    boxes = [patch for patch in ax.patches if isinstance(patch, FancyBboxPatch)]
+    found = {}
+    for box in boxes:
+        x, y = box.get_x() + box.get_width() / 2, box.get_y() + box.get_height() / 2
+        [text] = [t.get_text() for t in ax.texts if t.get_position() == (x, y)]
+        corner = (round(box.get_x(), 2), round(box.get_y(), 2))
+        found.setdefault(text, []).append(
+            (to_hex(box.get_facecolor()), box.get_linestyle(), *corner)
+        )
+    return found
+
+
+def ends_of(ax):
+    """Start and end of each arrow."""
+    return [(note.xyann, note.xy) for note in ax.texts if isinstance(note, Annotation)]
+
+
+def test_diagrams_fit_a_page_and_their_texts_into_it(rng):
+    """At most 7.2 inches, no text under 9 points, none outside, none over another."""
+    images = torch.rand(3, 1, 8, 8, generator=rng)
+    views = [(255 * images).byte()] * 3
+    sizes = dict.fromkeys(("old train", "old test", "new train", "new test"), 99_999)
+    names = [f"class {i}" for i in range(40)]
+    for draw in (
+        diagrams.two_stages,
+        diagrams.last_layer,
+        diagrams.two_readings,
+        diagrams.second_networks,
+        diagrams.trained_parts,
+        lambda: diagrams.transformer(["the", "cat", "sat"]),
+        lambda: diagrams.masked_pretraining(*images),
+        lambda: diagrams.contrastive_pipeline(*views),
+        lambda: diagrams.data_split(99_999, [10, 5000], 99_999),
+        lambda: diagrams.class_split(names, names, sizes, [8, 400]),
+        lambda: diagrams.forked_caches(["Input: Peru"] * 2, [" Lima"] * 3),
+        lambda: diagrams.induction_circuit(["grey", "cat", "saw", "the", "grey"]),
+    ):
+        ax = draw()
+        figure = ax.figure
+        figure.canvas.draw()
+        assert figure.get_figwidth() <= 7.2
+        page = figure.bbox.padded(2)
+        shown = [t for t in ax.texts if t.get_text()]
+        assert min(text.get_fontsize() for text in shown) >= 9
+        places = [text.get_window_extent() for text in shown]
+        for text, place in zip(shown, places, strict=True):
+            assert page.contains(*place.min), text
+            assert page.contains(*place.max), text
+        for one, other in combinations(places, 2):
+            assert not one.padded(-1).overlaps(other.padded(-1))
+
+
+def test_masked_pretraining_shows_its_images_and_drops_the_decoder(rng):
+    """In the notes: self-supervised loss."""
+    x, x_hidden, x_rebuilt = torch.rand(3, 1, 8, 8, generator=rng)
+    ax = diagrams.masked_pretraining(x, x_hidden, x_rebuilt)
+    shown = [torch.tensor(image.get_array()) for image in ax.images]
+    for image, pixels in zip(shown, (x, x_hidden, x_rebuilt), strict=True):
+        assert torch.equal(image, pixels[0])
+    boxes = boxes_of(ax)
+    assert boxes["decoder"][0][1] == "--"
+    assert boxes["encoder\n$\\phi_\\theta$"][0][1] == "-"
+    assert "squared error" in texts_of(ax)
+
+
+def test_a_split_says_what_each_part_is_for():
+    """In the notes: pretraining data, downstream task."""
+    ax = diagrams.data_split(7711, [200, 10, 500], 1926)
+    data, part, _ = boxes = [*boxes_of(ax)][::2]
+    assert [text.split()[0] for text in boxes] == ["7,711", "10", "1,926"]
+    assert part.startswith("10 to 500 of them")
+    assert boxes_of(ax)[part][0][2] > boxes_of(ax)[data][0][2]  # it is a part of these
+    assert "λ" in [*boxes_of(ax)][3]
+
+
+def test_a_split_of_classes_keeps_old_and_new_apart():
+    sizes = {"old train": 4587, "old test": 11, "new train": 3124, "new test": 78}
+    ax = diagrams.class_split(["bird", "cat"], ["$bear"], sizes, [8])
+    rows = {}
+    for text, [(colour, _, x, y)] in boxes_of(ax).items():
+        rows.setdefault(y, []).append((x, text, colour))
+    rows = [sorted(rows[y]) for y in sorted(rows, reverse=True)]
+    said = [[text for _, text, _ in row] for row in rows]
+    assert said[0][0] == "4,587 train images of old classes:\nbird, cat"
+    assert "θ and U" in said[0][1]
+    assert said[2] == ["3,124 train images of new classes:\n\\$bear"]
+    assert said[3][0].startswith("8 of them")
+    assert said[1] == ["11 test images of old classes", "accuracy of U"]
+    assert said[4] == ["78 test images of new classes", "accuracy on the task"]
+    colours = [{colour for *_, colour in row} for row in rows]
+    assert colours[1] == colours[4]
+    assert colours[2] == colours[3]
+
+
+def test_caches_fork_at_queries_and_at_answers():
+    ax = diagrams.forked_caches(["$a", "b"], [" x", " y", " z"])
+    boxes = boxes_of(ax)
+    assert len(boxes.pop("\\$a")) == len(boxes.pop("b")) == 1
+    assert [len(boxes[text]) for text in (" x", " y", " z")] == [2, 2, 2]
+    assert len(ends_of(ax)) == 2 + 6
+    with pytest.raises(Refused, match="queries and answers must be some each"):
+        diagrams.forked_caches([], ["x"])
+
+
+def test_the_circuit_leads_from_the_first_word_to_the_last():
+    ax = diagrams.induction_circuit(["A", "B", "c", "d", "A"])
+    first, second, last = ends_of(ax)
+    place = {t.get_text(): t.get_position() for t in ax.texts if t.get_text() in "ABcd"}
+    words = [t for t in ax.texts if t.get_text() in {*"ABcd"}]
+    x = [t.get_position()[0] for t in words if t.get_position()[1] < 1]
+    assert (first[0][0], first[1][0]) == (x[0], x[1])  # B attends to A
+    assert (second[0], second[1][0]) == (first[1], x[-1])  # the last A to B, later
+    assert last[0] == second[1]
+    assert place["B"] == (x[-1], last[1][1] + 0.1)  # and B is predicted
+    for words in (["A", "B", "c"], ["A", "A"], []):
+        with pytest.raises(Refused, match="words must begin with two words"):
+            diagrams.induction_circuit(words)
+
+
+def test_each_pretraining_has_a_network_that_is_thrown_away():
+    boxes = boxes_of(diagrams.second_networks())
+    dashed = {text for text, [(_, line, *_)] in boxes.items() if line == "--"}
+    assert {"decoder", "classifier $U$"} < dashed
+    assert len(dashed) == 3
+
+
+def test_what_an_adaptation_trains_is_orange():
+    """In the notes: finetuning."""
+    boxes = boxes_of(diagrams.trained_parts())
+    orange = {
+        text: [colour == diagrams.TASK for colour, *_ in sorted(of, key=lambda x: x[2])]
+        for text, of in boxes.items()
+    }
+    assert orange["$w$"] == [True] * 4
+    assert orange["last block"] == [False, True, False, True]
+    assert orange["block 1"] == orange["embedding"] == [False, False, False, True]
+    assert orange["$BA$"] == [True] * 3
+
+
+def test_an_answer_is_read_in_two_ways():
+    """In the notes: zero-shot adaptation."""
+    said = texts_of(diagrams.two_readings())
+    for word in ("greedy decoding", "multiple choice", "p(x_{T+1}", "\\hat\\theta"):
+        assert word in said
 
 
 def test_the_pipeline_shows_a_batch_and_its_positive_pairs(rng):

@@ -4,8 +4,11 @@ import ast
 import re
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from nbformat import NotebookNode
 
+from fmkit.book.palette import NAMES
 from fmkit.runs.parameters import RerunError, parameters_of, tags_of
 from fmkit.runs.stale import PACKAGE, is_stale
 
@@ -77,6 +80,23 @@ def figures(notebook: NotebookNode) -> list[str]:
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     if any(re.search(r"!\[\s*\]\(", text) for text in texts):
         wrong.append("a Markdown cell shows an image without alt text")
+    return wrong
+
+
+def words_in(figure: Figure) -> list[str]:
+    """Demand labels in words: no key of an experiment, and no name of a variable.
+
+    A key is a whole label or what stands before its first comma or colon. A name is
+    known by its underscore, outside of mathematics. Texts of data may have one.
+    """
+    shown = {text.get_text() for text in figure.findobj(Text) if text.get_visible()}
+    wrong = []
+    for text in sorted(shown):
+        start = re.split("[,:]", text)[0].strip()
+        words = re.sub(r"\$[^$]*\$", "", text)
+        is_key = start in NAMES and start not in NAMES.values()
+        if is_key or re.search(r"\w_\w", words):
+            wrong.append(f"a figure shows the key {text!r} in place of words")
     return wrong
 
 

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import yaml
 
 from fmkit.runs.cells import tags_of
+from support import guards
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -23,8 +24,9 @@ def execute(name: str, parameters: dict[str, object], *, before: str = "") -> No
     """Execute every code cell, with `parameters` in place of its own.
 
     If `before` is the id of a cell, that one and those after it are left out. The
-    current folder must be that of the chapters, where its kernel would start. An
-    error says in which cell it happened, and its traceback shows the cell's line.
+    current folder must be that of the chapters, where its kernel would start. Figures
+    must have labels in words. An error says in which cell it happened, and its
+    traceback shows the cell's line.
     """
     path = ROOT / "chapters" / f"{name}.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -44,6 +46,9 @@ def execute(name: str, parameters: dict[str, object], *, before: str = "") -> No
                 raise
             if "parameters" in tags_of(cell):
                 namespace |= parameters
+            figures = [plt.figure(number) for number in plt.get_fignums()]
+            wrong = [fault for figure in figures for fault in guards.words_in(figure)]
+            assert not wrong, (f"in cell {number} of {name}", wrong)
             plt.close("all")
     finally:  # functions of a cell hold its names, so models would stay until a late gc
         plt.close("all")
