@@ -13,6 +13,9 @@ const figure = make("svg", { viewBox: `0 0 ${W} ${H}`, role: "img" });
 const key = make("ul", { class: "key" });
 const said = make("p", { "aria-live": "polite", class: "said" });
 
+// What is shown for a key of the records.
+const word = (value) => data[state.family].words[value];
+
 // The lines that are switched on: their names, their points, their looks.
 const lines = () => {
   const family = data[state.family];
@@ -55,14 +58,14 @@ const draw = () => {
   figure.replaceChildren(...grid, ...axis, ...level,
     make("text", { x: 4, y: 14 }, "accuracy"),
     make("text", { x: (left + W) / 2, y: H - 6, "text-anchor": "middle" }, family.xlabel), ...curves);
-  const text = ({ of, points }) => `${of.join(", ")}: ` +
+  const text = ({ of, points }) => `${of.map(word).join(", ")}: ` +
     points.map(([k, p]) => `${p.toFixed(2)} at ${k}`).join(", ");
   figure.setAttribute("aria-label",
     `Accuracy against ${family.xlabel}. ${shown.map(text).join("; ")}.`);
   key.replaceChildren(...shown.map(({ of, points, colour, dash }) => make("li", {},
     make("svg", { viewBox: "0 0 34 10", class: "sample", "aria-hidden": "true" },
       make("line", { x1: 0, x2: 34, y1: 5, y2: 5, stroke: colour, "stroke-width": 3, "stroke-dasharray": dash })),
-    `${of.join(", ")}: `, make("b", {}, points.at(-1)[1].toFixed(2)), ` at ${points.at(-1)[0]}`)));
+    `${of.map(word).join(", ")}: `, make("b", {}, points.at(-1)[1].toFixed(2)), ` at ${points.at(-1)[0]}`)));
   said.textContent = shown.length ? family.note : "No line is switched on, or none was run for this choice.";
 };
 
@@ -75,9 +78,9 @@ const show = () => {
         state.on[state.family][i][event.target.checked ? "add" : "delete"](value);
         draw();
       },
-    }), ` ${value} `))));
+    }), ` ${word(value)} `))));
   const one = family.one.values.length > 1 ? [chooser(family.one.name,
-    family.one.values.map((value) => [value, value]), state.one[state.family],
+    family.one.values.map((value) => [value, word(value)]), state.one[state.family],
     (value) => { state.one[state.family] = value; draw(); })] : [];
   controls.replaceChildren(families, ...one, ...boxes);
   draw();

@@ -14,7 +14,7 @@ from support.notebooks import book
 
 from fmkit import plot
 from fmkit.book import widgets
-from fmkit.book.palette import COLOURS
+from fmkit.book.palette import COLOURS, NAMES
 from fmkit.cli import main
 from fmkit.runs import record as records
 from fmkit.runs.record import read_record
@@ -223,6 +223,18 @@ def test_lines_are_where_their_numbers_are(tab, page):
             places = re.findall(r"[ML][\d.]+ ([\d.]+)", path.get_attribute("d"))
             values = [(bottom - float(y)) / (bottom - top) for y in places]
             assert values == pytest.approx([mean for _, mean, *_ in line["points"]])
+
+
+def test_lines_are_called_in_words(tab, page):
+    root = tab.locator("#widget-accuracy")
+    for name, family in numbers_on(page, "accuracy").items():
+        root.locator("select").first.select_option(name)
+        labels = {text.strip() for text in root.locator("label").all_inner_texts()}
+        keys = {*NAMES} - {*NAMES.values()} - {"masked"}
+        assert not labels & keys
+        for kind in family["many"]:
+            assert {family["words"][key] for key in kind["values"]} <= labels
+        assert not re.search(r"\w_\w", root.inner_text())
 
 
 def test_lines_are_switched_by_keys(tab):
