@@ -107,7 +107,7 @@ def masked_pretraining(
         _image(ax, pixels, (left, y), side)
         ax.text(left + side / 2, 0.15, text, fontsize=TEXT, **MIDDLE)
     _box(ax, (2.95, y + 0.1), (0.95, 0.7), "encoder\n$\\phi_\\theta$", MODEL)
-    _box(ax, (4.95, y + 0.1), (0.9, 0.7), "decoder", DATA, line="--")
+    _box(ax, (4.95, y + 0.1), (0.9, 0.7), "a decoder", DATA, line="--")
     ax.text(4.42, y + 0.45, "$m$\nfeatures", fontsize=TEXT, **MIDDLE)
     ends = ((1.0, 1.45), (2.45, 2.9), (3.93, 4.1), (4.75, 4.92), (5.88, 6.15))
     for start, end in ends:
@@ -370,7 +370,7 @@ def second_networks() -> Axes:
     ax = _canvas(7.2, 2.6)
     _box(ax, (2.55, 0.9), (1.1, 0.8), "encoder $\\phi_\\theta$,\nthe same", MODEL)
     rows = (
-        ("image, some squares\nhidden or none", "decoder", "the image"),
+        ("image, some squares\nhidden or none", "a decoder", "the image"),
         ("image of\nanother class", "classifier $U$", "its class"),
         (
             "two views\nof an image",

@@ -516,8 +516,8 @@ def grouped_intervals(
                 text = plain(name) if row == next(iter(values)) else None
                 ends = i - 0.45, i + 0.45
                 ax.vlines(values[row], *ends, "black", style, linewidth=1, label=text)
-    ax.set_yticks(range(len(rows)), [plain(name) for name in rows])
-    ax.set(xlabel=xlabel, title=plain(title), ylim=(len(rows) - 0.5, -0.5))
+    _separate(ax, [*rows])
+    ax.set(xlabel=xlabel, title=plain(title))
     if legend:
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
@@ -595,10 +595,20 @@ def grouped_dots(
         x = [value for values in places.values() for value in values]
         y = [place for place, values in places.items() for _ in values]
         ax.scatter(x, y, s=8, color=look["color"], alpha=0.5)
-    ax.set_yticks(range(len(rows)), [plain(name) for name in rows])
-    ax.set(xlabel=xlabel, title=plain(title), ylim=(len(rows) - 0.5, -0.5))
+    _separate(ax, [*rows])
+    ax.set(xlabel=xlabel, title=plain(title))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
+
+
+def _separate(ax: Axes, rows: Sequence[str]) -> None:
+    """Name rows of several series, the first on top, with a line between two rows."""
+    ax.set_yticks(range(len(rows)), [plain(name) for name in rows])
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False, axis="y")
+    for i in range(1, len(rows)):
+        ax.axhline(i - 0.5, color="#c0c0c0", linewidth=0.8, zorder=0)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def _side_by_side(rows: Mapping[str, Mapping[str, T]]) -> dict[str, dict[float, T]]:

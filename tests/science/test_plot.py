@@ -230,7 +230,7 @@ def test_masked_pretraining_shows_its_images_and_drops_the_decoder(rng):
     for image, pixels in zip(shown, (x, x_hidden, x_rebuilt), strict=True):
         assert torch.equal(image, pixels[0])
     boxes = boxes_of(ax)
-    assert boxes["decoder"][0][1] == "--"
+    assert boxes["a decoder"][0][1] == "--"
     assert boxes["encoder\n$\\phi_\\theta$"][0][1] == "-"
     assert "squared error" in texts_of(ax)
 
@@ -292,7 +292,7 @@ def test_the_circuit_leads_from_the_first_word_to_the_last():
 def test_each_pretraining_has_a_network_that_is_thrown_away():
     boxes = boxes_of(diagrams.second_networks())
     dashed = {text for text, [(_, line, *_)] in boxes.items() if line == "--"}
-    assert {"decoder", "classifier $U$"} < dashed
+    assert {"a decoder", "classifier $U$"} < dashed
     assert len(dashed) == 3
 
 
@@ -662,7 +662,8 @@ def test_heat_maps_have_the_value_of_each_row_and_column():
 def test_grouped_dots_show_every_value_and_the_mean_of_a_series():
     rows = {"first": {"a": [0.4, 0.6], "$b": [0.2]}, "$2": {"$b": [1.0, 0.5]}}
     ax = plot.grouped_dots(rows, xlabel="accuracy", colours={"a": "#123456"})
-    a, b = ax.lines
+    a, b, between = ax.lines
+    assert [*between.get_ydata()] == [0.5, 0.5]  # two rows
     assert a.get_xdata().tolist() == [pytest.approx(0.5)]
     assert b.get_xdata().tolist() == [pytest.approx(0.2), pytest.approx(0.75)]
     assert a.get_ydata().tolist() == [pytest.approx(-0.2)]
