@@ -156,6 +156,7 @@ def test_figures_show_words_and_no_keys(label, is_wrong, where):
         ax.annotate(label, (0, 0))
     else:
         ax.set(**{where: label})
+    ax.set_yticks([0], ["<|im_end|>"])  # a token
     complaint = f"a figure shows the key {label!r} in place of words"
     assert guards.words_in(ax.figure) == [complaint] * is_wrong
     plt.close("all")
