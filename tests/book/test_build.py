@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from fontTools.ttLib import TTFont
 from matplotlib.colors import to_rgb
 from nbformat.v4 import new_output
 from PIL import Image
@@ -116,22 +117,38 @@ def test_a_broken_reference_stops_the_pages(folder, capsys):
     assert not (folder / "_build" / "html").exists()
 
 
-@pytest.mark.parametrize("url", ["", "https://github.com/people/book"])
+LAUNCHED = {  # how a button begins that opens the chapter, by the repository's host
+    "": (),
+    "https://github.com/people/book": (
+        "https://mybinder.org/v2/gh/people/book/main?urlpath=lab/tree/",
+        "https://colab.research.google.com/github/people/book/blob/main/",
+        "https://github.com/people/book/edit/main/",
+    ),
+    "https://gitlab.com/people/book": (
+        "https://mybinder.org/v2/gl/people%2Fbook/main?urlpath=lab/tree/",
+        "https://gitlab.com/people/book/-/edit/main/",
+    ),
+}
+HOSTS = r"https://(?:mybinder\.org|colab\.[\w.]+|git\w+\.com)/"
+
+
+@pytest.mark.parametrize("url", LAUNCHED)
 def test_buttons_lead_to_the_repository_that_the_settings_name(folder, url):
     write(notebook(code("print(steps)")), folder / "chapters" / "tiny.ipynb")
     settings = book(folder) / "_config.yml"
     settings.write_text(
-        settings.read_text(encoding="utf-8").replace('url: ""', f'url: "{url}"'),
+        settings.read_text(encoding="utf-8").replace('url: ""', f'url: "{url}"', 1),
         encoding="utf-8",
     )
     page = books.html(folder).with_name("chapters") / "tiny.html"
-    links = re.findall(r'href="(https://[^"]+)"', page.read_text(encoding="utf-8"))
-    for start, place in (
-        ("https://github.com/", "/edit/main/chapters/tiny.ipynb"),
-        ("https://mybinder.org/", "chapters/tiny.ipynb"),
-    ):
-        links_there = [x for x in links if x.startswith(start) and x.endswith(place)]
-        assert bool(links_there) == bool(url), start
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(rf'href="({HOSTS}[^"]+\.ipynb)"', text)
+    expected = {f"{start}chapters/tiny.ipynb" for start in LAUNCHED[url]}
+    assert set(links) == expected
+    assert ("fa-rocket" in text) == bool(url)
+    font = ROOT / "_static" / "vendor" / "fontawesome" / "webfonts"
+    has = TTFont(next(font.glob("fa-solid-900.woff2"))).getBestCmap()
+    assert {0xF135, 0xF303} <= set(has)  # fa-rocket, fa-pencil-alt
 
 
 FORMULA = "# A page\n\nSo $\\frac{x}{y}$.\n\n$$\nz = 1 \\tag{14.1}\n$$\n"
