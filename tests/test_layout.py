@@ -490,8 +490,9 @@ def test_workflows_run_what_a_reader_runs(project):
                 pythons.setdefault(name, set()).update(filter(None, versions))
                 if "run" in step:
                     program, *words = step["run"].split()
-                    assert program in ("make", ".ci/run", "gh")
-                    assert program == "gh" or set(words[:1]) <= targets()
+                    assert program in ("make", ".ci/run", "gh", "sudo")
+                    if program in ("make", ".ci/run"):
+                        assert set(words[:1]) <= targets()
     assert pythons == {
         change: set(PYTHONS),
         "links.yml": {"3.11"},

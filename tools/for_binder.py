@@ -1,7 +1,7 @@
 """Write the values of a profile into the chapters, each in a cell below its parameters.
 
-``python -m tools.for_binder profiles/binder.yaml`` changes the notebooks in place: it is
-for the copy of the book in Binder's image, where the chapters' own values would need
+``python -m tools.for_binder profiles/binder.yaml`` changes the notebooks in place: it
+is for the copy of the book in Binder's image, where the chapters' own values would need
 more memory than there is.
 """
 

@@ -28,8 +28,8 @@ PAGES = (
     *("examples", "widgets", "vendor", "_static"),
 )
 
-# Binder opens a chapter without an installation: it reads the folder binder. Colab opens
-# what is on GitHub, and the theme warns if the repository is elsewhere.
+# Binder opens a chapter without an installation: it reads the folder binder. Colab
+# opens what is on GitHub, and the theme warns if the repository is elsewhere.
 BINDER = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
 COLAB = {"colab_url": "https://colab.research.google.com"}
 COMPLAINT = r"WARNING|ERROR|SEVERE|malformed|Error: \w"  # marks lines of the log

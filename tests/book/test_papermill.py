@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support.notebooks import RUN, book, code, notebook, write
-from tools import for_binder
 
 from fmkit.runs.parameters import read_notebook
 from fmkit.runs.record import record_in
 from fmkit.runs.rerun import rerun
+from tools import for_binder
 
 CHAPTER = (
     Path(__file__).resolve().parents[2] / "chapters" / "contrastive_learning.ipynb"
