@@ -205,6 +205,9 @@ def test_the_book_is_printed(folder, capsys):
     assert "tag" not in texts[4]
     assert "frac" not in texts[4]
     assert size_of(pages[2], "About this book") == 22  # points, so nothing was shrunk
+    one = (site / "chapters" / "tiny.html").read_text(encoding="utf-8")
+    assert '"onlyprint">\n  <h1>A tiny chapter</h1>' in one
+    assert "jb-print-toc" not in one  # contents without numbers of pages
     copy = site / "book.pdf"
     assert copy.read_bytes() == out.read_bytes()
     for page, link in (("index", "book.pdf"), ("chapters/tiny", "../book.pdf")):
