@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON :=
 PROFILE :=
+VERSIONS := -c constraints.txt
 
 # It would empty every figure of an executed notebook, without an error.
 unexport MPLBACKEND
@@ -30,7 +31,7 @@ PIP := PYTHONWARNINGS='ignore:Editable installation' \
        $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: help env fetch lab execute book html pdf clean
-.PHONY: test lint unit devices nbval smoke test-python mutants bench
+.PHONY: test lint unit devices nbval smoke test-python newest mutants bench
 
 help:
 	@echo "make book      execute every chapter and build the pages (PROFILE=smoke: tiny)"
@@ -45,12 +46,13 @@ help:
 	@echo "make test      all that continuous integration checks, in five stages:"
 	@echo "               make lint, make unit, make devices, make nbval, make smoke"
 	@echo "make test-python PYTHON=3.12   unit and smoke, with that Python"
+	@echo "make newest    the book with the newest versions that are allowed"
 	@echo "make mutants   plant every known bug and see that a test catches it"
 	@echo "make bench     every benchmark, side by side with its peer"
 
 $(VENV)/.python:
 	@sh tools/venv.sh $(VENV) $(PYTHON)
-	@$(PIP) install -c constraints.txt --upgrade pip
+	@$(PIP) install $(VERSIONS) --upgrade pip
 	@touch $@
 
 # A stamp for each set of extras; pip adds a set to those that are there.
@@ -62,7 +64,7 @@ $(TEST): extras := book,lab,test
 $(BENCH): extras := runs,bench
 $(READ) $(TEST) $(BENCH): pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "Installing fmkit[$(extras)] into $(VENV): some minutes"
-	@$(PIP) install -c constraints.txt -e '.[$(extras)]'
+	@$(PIP) install $(VERSIONS) -e '.[$(extras)]'
 	@touch $@
 
 env: $(READ)
@@ -114,6 +116,9 @@ smoke:
 test-python:
 	@test -n "$(PYTHON)" || { echo "Say which: make test-python PYTHON=3.12" >&2; exit 1; }
 	@$(MAKE) --no-print-directory VENV=.venv-$(PYTHON) unit smoke
+
+newest:
+	@$(MAKE) --no-print-directory VENV=.venv-newest VERSIONS=--upgrade book
 
 mutants: $(TEST) fetch
 	@$(BIN)/python -m tools.mutants

@@ -63,3 +63,16 @@ window.addEventListener("load", async () => {
   document.addEventListener("toggle", mark, true);
   window.addEventListener("resize", mark);
 });
+
+// Paper is white, also for those who read in the dark.
+{
+  const root = document.documentElement;
+  let shown;
+  addEventListener("beforeprint", () => {
+    shown = root.dataset.theme;
+    root.dataset.theme = "light";
+  });
+  addEventListener("afterprint", () => {
+    root.dataset.theme = shown;
+  });
+}

@@ -1,6 +1,7 @@
 """What may import what, what may lie in the repository, and one set of versions."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -258,6 +259,23 @@ def test_conda_takes_what_a_reader_needs(project):
     assert set(EXTRAS) == set(project["optional-dependencies"])
 
 
+def test_binder_has_a_torch_without_cuda(project):
+    """From conda, in the versions that pip allows; all else is what conda installs."""
+    folder = ROOT / "binder"
+    environment = yaml.safe_load((folder / "environment.yml").read_text("utf-8"))
+    python, pip, torch_there = environment["dependencies"]
+    assert python.partition("=")[2] in PYTHONS
+    [wanted] = [x for x in project["dependencies"] if x.startswith("torch>")]
+    assert (pip, torch_there) == ("pip", wanted.replace("torch", "pytorch-cpu"))
+    script = folder / "postBuild"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    lines = script.read_text(encoding="utf-8")
+    assert re.findall(r"-e '(.*)'", lines) == [".[book,lab]"]
+    [profile] = re.findall(r"tools\.for_binder (\S+)", lines)
+    assert (ROOT / profile).is_file()
+
+
 # What is imported is declared
 
 OUTSIDE = "import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n"
@@ -452,19 +470,60 @@ def test_make_test_is_its_stages():
     assert 'make "${@:-test}" </dev/null' in script
 
 
+def workflows():
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        yield path.name, yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+WEEKLY = {"links.yml", "newest.yml"}
+
+
 def test_workflows_run_what_a_reader_runs(project):
     """Targets of the Makefile, by make or by .ci/run; every Python on every change."""
     pythons, change = {}, "test.yml"
-    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
-        workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, workflow in workflows():
         for job in workflow["jobs"].values():
             matrix = job.get("strategy", {}).get("matrix", {}).get("python", [])
             for step in job["steps"]:
                 version = step.get("with", {}).get("python-version")
                 versions = matrix if "matrix" in str(version) else [version]
-                pythons.setdefault(path.name, set()).update(filter(None, versions))
+                pythons.setdefault(name, set()).update(filter(None, versions))
                 if "run" in step:
                     program, *words = step["run"].split()
-                    assert program in ("make", ".ci/run")
-                    assert set(words[:1]) <= targets()
-    assert pythons == {change: set(PYTHONS), "site.yml": {"3.11"}}
+                    assert program in ("make", ".ci/run", "gh", "sudo")
+                    if program in ("make", ".ci/run"):
+                        assert set(words[:1]) <= targets()
+    assert pythons == {
+        change: set(PYTHONS),
+        "links.yml": {"3.11"},
+        "newest.yml": {PYTHONS[-1]},
+        "site.yml": {"3.11"},
+    }
+
+
+def test_every_week_an_issue_tells_of_what_broke():
+    """One issue, by the only permission to write, only after a failure."""
+    weekly = {name: w for name, w in workflows() if "schedule" in w[True]}  # on:
+    assert set(weekly) == WEEKLY
+    for name, workflow in weekly.items():
+        assert workflow["permissions"] == {"contents": "read", "issues": "write"}, name
+        [job] = workflow["jobs"].values()
+        [told] = [step for step in job["steps"] if "gh issue" in step.get("run", "")]
+        assert told["if"] in ("failure()", "steps.lychee.outputs.exit_code != 0")
+        assert {"GH_TOKEN", "TITLE"} <= job["env"].keys()
+        syntax = subprocess.run(["bash", "-n", "-c", told["run"]], check=False)
+        assert syntax.returncode == 0
+        lists, _, creates = told["run"].partition(" || ")
+        assert lists == 'gh issue list --search "in:title $TITLE" | grep -q .'
+        assert creates.startswith('gh issue create --title "$TITLE" --body')
+
+
+def test_the_newest_versions_are_those_without_the_lock():
+    command = [shutil.which("make"), "-n", "newest"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert run.returncode == 0, run.stderr
+    installs = re.findall(r"pip .*install (.*)", run.stdout)
+    assert len(installs) == 2
+    assert all(line.startswith("--upgrade") for line in installs)
+    assert "constraints.txt" not in "".join(installs)
+    assert run.stdout.count(".venv-newest/bin/fmkit book") == 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import yaml
@@ -27,8 +28,10 @@ PAGES = (
     *("examples", "widgets", "vendor", "_static"),
 )
 
-# Binder opens a chapter without an installation: it reads environment.yml
-LAUNCH = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
+# Binder opens a chapter without an installation: it reads the folder binder. Colab
+# opens what is on GitHub, and the theme warns if the repository is elsewhere.
+BINDER = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
+COLAB = {"colab_url": "https://colab.research.google.com"}
 COMPLAINT = r"WARNING|ERROR|SEVERE|malformed|Error: \w"  # marks lines of the log
 
 
@@ -122,10 +125,11 @@ def _add_buttons(path: Path) -> None:
     The theme raises an error for such a button without a URL.
     """
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if settings["repository"]["url"]:
+    if url := settings["repository"]["url"]:
         buttons = ("use_repository_button", "use_edit_page_button")
         settings["html"] |= dict.fromkeys(buttons, True)
-        settings["launch_buttons"] = LAUNCH
+        on_github = urlsplit(url).hostname == "github.com"
+        settings["launch_buttons"] = BINDER | (COLAB if on_github else {})
         path.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 

@@ -31,6 +31,19 @@ def notebooks_of(root: Path) -> list[Path]:
     return [page for page in pages if page.is_file()]
 
 
+def parts_of(root: Path) -> list[tuple[str, list[str]]]:
+    """Return the parts of the book in `root`: the caption of each and its pages.
+
+    The pages below another one, such as exercises, are left out. A book without parts
+    is one part without a caption.
+    """
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    return [
+        (part.get("caption", ""), [page["file"] for page in part["chapters"]])
+        for part in toc.get("parts", [toc])
+    ]
+
+
 def files_in(toc: object) -> list[str]:
     """Return the names of all pages in a table of contents, without suffixes."""
     if isinstance(toc, list):

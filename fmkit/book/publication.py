@@ -28,7 +28,7 @@ TEXT_LICENCE = "https://creativecommons.org/licenses/by/4.0/"
 NO_REPOSITORY = """\
 This copy of the book names no repository. Where it is published with one, set as \
 `repository.url` in `_config.yml`, links to the source and to its issues are here, and \
-every chapter has buttons that open its source or start it on Binder."""
+every chapter has buttons that open its source or start it in Colab or on Binder."""
 
 
 @dataclass(frozen=True)

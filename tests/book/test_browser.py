@@ -542,3 +542,13 @@ def test_tables_of_prose_and_of_cells_look_alike(site, browser):
         tab.close()
     assert looks[:2] == looks[2:]
     assert "14.4px" in looks[1][0]
+
+
+def test_paper_is_white_in_the_dark(browser, site):
+    page = browser.new_page(color_scheme="dark")
+    page.goto((site / "index.html").as_uri())
+    theme = "document.documentElement.dataset.theme"
+    page.evaluate(f"addEventListener('beforeprint', () => {{ printed = {theme} }})")
+    page.pdf()
+    assert page.evaluate(f"[printed, {theme}]") == ["light", "dark"]
+    page.close()

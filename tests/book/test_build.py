@@ -11,10 +11,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from fontTools.ttLib import TTFont
 from matplotlib.colors import to_rgb
 from nbformat.v4 import new_output
+from pikepdf import OutlineItem, Pdf
 from PIL import Image
-from pypdf import PdfReader, PdfWriter
+from pypdf import PdfReader
 from support.notebooks import RUN, book, code, markdown, notebook, write
 
 from fmkit.book import build as books
@@ -116,51 +118,113 @@ def test_a_broken_reference_stops_the_pages(folder, capsys):
     assert not (folder / "_build" / "html").exists()
 
 
-@pytest.mark.parametrize("url", ["", "https://github.com/people/book"])
+LAUNCHED = {  # how a button begins that opens the chapter, by the repository's host
+    "": (),
+    "https://github.com/people/book": (
+        "https://mybinder.org/v2/gh/people/book/main?urlpath=lab/tree/",
+        "https://colab.research.google.com/github/people/book/blob/main/",
+        "https://github.com/people/book/edit/main/",
+    ),
+    "https://gitlab.com/people/book": (
+        "https://mybinder.org/v2/gl/people%2Fbook/main?urlpath=lab/tree/",
+        "https://gitlab.com/people/book/-/edit/main/",
+    ),
+}
+HOSTS = r"https://(?:mybinder\.org|colab\.[\w.]+|git\w+\.com)/"
+
+
+@pytest.mark.parametrize("url", LAUNCHED)
 def test_buttons_lead_to_the_repository_that_the_settings_name(folder, url):
     write(notebook(code("print(steps)")), folder / "chapters" / "tiny.ipynb")
     settings = book(folder) / "_config.yml"
     settings.write_text(
-        settings.read_text(encoding="utf-8").replace('url: ""', f'url: "{url}"'),
+        settings.read_text(encoding="utf-8").replace('url: ""', f'url: "{url}"', 1),
         encoding="utf-8",
     )
     page = books.html(folder).with_name("chapters") / "tiny.html"
-    links = re.findall(r'href="(https://[^"]+)"', page.read_text(encoding="utf-8"))
-    for start, place in (
-        ("https://github.com/", "/edit/main/chapters/tiny.ipynb"),
-        ("https://mybinder.org/", "chapters/tiny.ipynb"),
-    ):
-        links_there = [x for x in links if x.startswith(start) and x.endswith(place)]
-        assert bool(links_there) == bool(url), start
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(rf'href="({HOSTS}[^"]+\.ipynb)"', text)
+    expected = {f"{start}chapters/tiny.ipynb" for start in LAUNCHED[url]}
+    assert set(links) == expected
+    assert ("fa-rocket" in text) == bool(url)
+    font = ROOT / "_static" / "vendor" / "fontawesome" / "webfonts"
+    has = TTFont(next(font.glob("fa-solid-900.woff2"))).getBestCmap()
+    assert {0xF135, 0xF303} <= set(has)  # fa-rocket, fa-pencil-alt
 
 
 FORMULA = "# A page\n\nSo $\\frac{x}{y}$.\n\n$$\nz = 1 \\tag{14.1}\n$$\n"
 
 
+WIDE = "| a | b |\n|:--|:--|\n| {} | c |\n".format("a_name_without_a_space" * 9)
+
+
 def test_the_book_is_printed(folder, capsys):
-    """A4, a chapter on a page of its own, numbers below, formulas typeset."""
+    """A4; a title page, contents that lead to pages, a chapter on a page of its own."""
     if not any(map(shutil.which, printed.BROWSERS)):
         assert os.environ.get("CI") != "true", "CI needs the package chromium"
         pytest.skip("no chromium here, so nothing is paper")
     figure = "import matplotlib.pyplot as plt\nplt.plot([steps, 2]);"
-    write(notebook(code(figure)), folder / "chapters" / "tiny.ipynb")
-    book(folder, page=FORMULA)
+    section = markdown("## A section")
+    path = folder / "chapters" / "tiny.ipynb"
+    write(notebook(section, code(figure)), path)
+    book(folder, page=f"{FORMULA}\n{WIDE}")
+    (folder / "CITATION.cff").write_bytes((ROOT / "CITATION.cff").read_bytes())
+    (folder / "images").mkdir()
+    shutil.copy(ROOT / "images" / "cover.png", folder / "images")
     (folder / "vendor").rmdir()
     for name in ("vendor", "_static"):
         (folder / name).symlink_to(ROOT / name)
     execute(folder)
+    site = books.html(folder).parent
+    assert "book.pdf" not in (site / "index.html").read_text(encoding="utf-8")
     assert main(["pdf"]) == 0
-    assert str(folder / "_build" / "book.pdf") in capsys.readouterr().out
-    paper = PdfReader(folder / "_build" / "book.pdf")
+    out = folder / "_build" / "book.pdf"
+    assert str(out) in capsys.readouterr().out
+    paper = PdfReader(out)
     pages = paper.pages
     assert [round(float(side)) for side in pages[0].mediabox[2:]] == [595, 842]
+    assert paper.page_labels == ["i", "ii", "1", "2", "3"]
     texts = [page.extract_text() for page in pages]
-    assert [text.split()[0] for text in texts] == ["1", "2", "3"]
-    assert [len(page.images) for page in pages] == [0, 1, 0]
-    assert "A tiny chapter" in titles_of(paper.outline)
-    assert "(14.1)" in texts[2]
-    assert "tag" not in texts[2]
-    assert "frac" not in texts[2]
+    assert "Version 0.1.0" in texts[0]
+    assert [text.split()[0] for text in texts[1:]] == ["ii", "1", "2", "3"]
+    assert [len(page.images) for page in pages] == [1, 0, 0, 1, 0]
+    titles = ["A tiny book", "Title page", "Contents", "About this book"]
+    titles += ["A tiny chapter", "A section", "A page"]
+    assert [paper.metadata.title.split(",")[0], *titles_of(paper.outline)] == [
+        "Foundation Models",
+        *titles[1:],
+    ]
+    lines = " ".join(texts[1].split())
+    assert lines.endswith(
+        "Contents About this book 1 1 A tiny chapter 2 A section 2 A page 3"
+    )
+    links = [link.get_object() for link in pages[1]["/Annots"]]
+    led_to = [paper.get_page_number(link["/Dest"][0].get_object()) for link in links]
+    assert led_to == [2, 3, 3, 4]
+    assert "(14.1)" in texts[4]
+    assert "tag" not in texts[4]
+    assert "frac" not in texts[4]
+    assert size_of(pages[2], "About this book") == 22  # points, so nothing was shrunk
+    one = (site / "chapters" / "tiny.html").read_text(encoding="utf-8")
+    assert '"onlyprint">\n  <h1>A tiny chapter</h1>' in one
+    assert "jb-print-toc" not in one  # contents without numbers of pages
+    copy = site / "book.pdf"
+    assert copy.read_bytes() == out.read_bytes()
+    for page, link in (("index", "book.pdf"), ("chapters/tiny", "../book.pdf")):
+        text = (site / f"{page}.html").read_text(encoding="utf-8")
+        assert f'href="{link}">PDF</a> (0 MB)' in text
+
+
+def size_of(page, line):
+    """The size of a line of text on a page, in points."""
+    sizes = []
+
+    def visit(text, matrix, of_text, font, size):
+        if text.strip() and text.strip() in line:
+            sizes.append(round(abs(size * of_text[3] * matrix[3]), 1))
+
+    page.extract_text(visitor_text=visit)
+    return max(sizes)
 
 
 def titles_of(outline):
@@ -169,17 +233,24 @@ def titles_of(outline):
 
 
 def test_a_bookmark_has_its_title_once(tmp_path):
-    path = tmp_path / "book.pdf"
-    writer = PdfWriter()
-    writer.add_blank_page(72, 72)
-    parent = writer.add_outline_item(title="In orderIn order", page_number=0)
-    writer.add_outline_item(title="记号记号", page_number=0, parent=parent)
-    writer.add_outline_item(title="Banana", page_number=0)
-    writer.write(path)
-    printed._repair_bookmarks(path)
-    after = PdfReader(path)
+    """Chromium writes the title of a heading that was moved to the next page twice."""
+    book(tmp_path, page="# A page\n")
+    with Pdf.new() as body:
+        body.add_blank_page()
+        with body.open_outline() as outline:
+            first, second, third = (
+                OutlineItem(title, 0)
+                for title in ("In orderIn order", "记号记号", "Banana")
+            )
+            outline.root.append(first)
+            first.children.append(second)
+            second.children.append(third)
+        entries = printed._arrange(body, tmp_path)
+        body.save(tmp_path / "after.pdf")
+    after = PdfReader(tmp_path / "after.pdf")
     assert titles_of(after.outline) == ["In order", "记号", "Banana"]
-    assert len(after.pages) == 1
+    assert [entry.title for entry in entries] == ["In order", "记号"]
+    assert [section.title for section in entries[1].sections] == ["Banana"]
 
 
 def test_without_chromium_nothing_is_printed(folder, capsys, monkeypatch):

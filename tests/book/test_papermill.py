@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.notebooks import RUN, book, code, notebook, write
 
 from fmkit.runs.parameters import read_notebook
 from fmkit.runs.record import record_in
+from fmkit.runs.rerun import rerun
+from tools import for_binder
 
 CHAPTER = (
     Path(__file__).resolve().parents[2] / "chapters" / "contrastive_learning.ipynb"
@@ -59,3 +62,29 @@ def test_a_chapter_runs_from_any_folder(images):
     outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 5
     assert sorted(path.name for path in images.iterdir()) == ["out.ipynb", "pics"]
+
+
+def test_on_binder_chapters_have_smaller_values_and_report(tmp_path):
+    """Values of the profile in a cell of their own; the others stay as they are."""
+    cell = code("run.finding('more than five', steps, at_least=5)")
+    for name in ("one", "other"):
+        write(notebook(cell, derived=RUN), tmp_path / "chapters" / f"{name}.ipynb")
+    before = {p.stem: read_notebook(p) for p in tmp_path.glob("chapters/*.ipynb")}
+    (tmp_path / "small.yaml").write_text("one: {steps: 2}\nother: {}", encoding="utf-8")
+    for _ in range(2):
+        for_binder.main(tmp_path / "small.yaml", book(tmp_path))
+        (tmp_path / "vendor").rmdir()
+    one, other = (
+        read_notebook(tmp_path / "chapters" / f"{name}.ipynb")
+        for name in ("one", "other")
+    )
+    assert other == before["other"]
+    sources = [cell.source for cell in before["one"].cells]
+    assert [cell.source for cell in one.cells] == [
+        *sources[:2],
+        "# Parameters\nsteps = 2\n",
+        *sources[2:],
+    ]
+    record = rerun(tmp_path / "chapters" / "one.ipynb", tmp_path / "out", given={})
+    assert (record["parameters"]["steps"], record["status"]) == (2, "finished")
+    assert not record["findings"]["more than five"]["holds"]
