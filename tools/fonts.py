@@ -1,7 +1,7 @@
 """Make the fonts in ``_static/fonts`` from those of Adobe.
 
-``python -m tools.fonts FOLDER`` reads the packages ``@fontsource-variable/source-serif-4``
-and ``@fontsource-variable/source-code-pro`` (``npm pack``, unpacked into FOLDER). It
+``python -m tools.fonts FOLDER`` reads two packages of npm, unpacked into FOLDER:
+``@fontsource-variable/source-serif-4`` and ``@fontsource-variable/source-code-pro``. It
 keeps the letters of the languages of Western Europe and the weights from regular to
 bold. The fonts get names of their own, because their licence reserves "Source".
 """
@@ -23,9 +23,11 @@ MADE = (
     ("Book Code", "source-code-pro", "normal", WEIGHTS),
 )
 FEATURES = ("ccmp", "kern", "liga", "locl", "mark", "mkmk", "tnum")
-# Latin letters, and the punctuation and signs that pages have
-CHARACTERS = [*range(0x20, 0x7F), *range(0xA0, 0x100)]
-CHARACTERS += [ord(sign) for sign in "ıŒœ‐‑–—‘’‚“”„†•…′″€↑↓−\u2009\u202f"]
+# Latin letters; spaces, dashes, quotation marks, points, primes, €, arrows, the minus
+CHARACTERS = [*range(0x20, 0x7F), *range(0xA0, 0x100), 0x131, 0x152, 0x153, 0x2009]
+CHARACTERS += [0x2010, 0x2011, 0x2013, 0x2014, 0x2018, 0x2019, 0x201A, 0x201C, 0x201D]
+CHARACTERS += [0x201E, 0x2020, 0x2022, 0x2026, 0x202F, 0x2032, 0x2033, 0x20AC, 0x2191]
+CHARACTERS += [0x2193, 0x2212]
 NAMES = (1, 3, 4, 6, 16)  # in the table of names, what a font is called
 
 

@@ -77,7 +77,9 @@ def page(chapters: Sequence[Path], results: Path) -> str:
 
 def times_of(chapters: Sequence[Path]) -> dict[str, str]:
     """Return what each chapter took, such as "72 s", by the name of its file."""
-    records = {path.stem: record_in(read_notebook(path), path.stem) for path in chapters}
+    records = {
+        path.stem: record_in(read_notebook(path), path.stem) for path in chapters
+    }
     return {name: f"{record['seconds']:.0f} s" for name, record in records.items()}
 
 
