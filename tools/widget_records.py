@@ -106,10 +106,11 @@ def write_views(views, path):
     Image.fromarray(pixels).quantize(16).save(path, optimize=True)
 
 
-def write_cover(phi, test_set, path, *, columns=36, rows=11, seed=0):
+def write_cover(phi, test_set, path, *, columns=24, rows=9, seed=0):
     """Draw test images on a grid, so that images of similar representations are close.
 
-    t-SNE maps the representations into the plane. Each image is then assigned to one
+    Each is drawn at twice its size, for screens with two pixels to a CSS pixel. t-SNE
+    maps the representations into the plane. Each image is then assigned to one
     cell of the grid, with the least sum of squared distances. Colours are classes,
     which the network was not trained on.
     """
@@ -122,15 +123,18 @@ def write_cover(phi, test_set, path, *, columns=36, rows=11, seed=0):
     cells = torch.cartesian_prod(torch.arange(columns), torch.arange(rows))
     centres = (cells + 0.5) / torch.tensor([columns, rows])
     image_of, cell_of = linear_sum_assignment(cdist(ranks, centres, "sqeuclidean"))
-    page = np.zeros((rows * 28, columns * 28, 4), dtype=np.uint8)
+    large = F.interpolate(test_set.images[some].float(), scale_factor=2, mode="bicubic")
+    large = (0.5 + 1.8 * (large / 255 - 0.5)).clamp(0, 1)  # or outlines were blurred
+    large = 255 / 4 * (4 * large).round()  # few shades, so that the file is small
+    side = large.shape[-1]
+    page = np.zeros((rows * side, columns * side, 4), dtype=np.uint8)
     for i, cell in zip(image_of, cell_of, strict=True):
-        x, y = (28 * cells[cell]).tolist()
-        page[y : y + 28, x : x + 28, :3] = ImageColor.getrgb(
-            COVER[test_set.labels[some[i]]]
-        )
-        page[y : y + 28, x : x + 28, 3] = test_set.images[some[i], 0].numpy()
-    Image.fromarray(page).quantize(128, method=Image.Quantize.FASTOCTREE).save(
-        path, optimize=True
+        x, y = (side * cells[cell]).tolist()
+        place = np.s_[y : y + side, x : x + side]
+        page[place][..., :3] = ImageColor.getrgb(COVER[test_set.labels[some[i]]])
+        page[place][..., 3] = large[i, 0].numpy()
+    Image.fromarray(page).quantize(64, method=Image.Quantize.FASTOCTREE).save(
+        path, optimize=True, dpi=(200, 200)
     )
 
 

@@ -113,9 +113,7 @@ def _add_reproducibility(root: Path, source: Path) -> None:
         text = reproducibility.page(chapters, root / "results")
         (source / f"{reproducibility.PAGE}.md").write_text(text, encoding="utf-8")
         settings = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
-        settings["parse"]["myst_substitutions"] = reproducibility.times_of(
-            chapters, root / "results"
-        )
+        settings["parse"]["myst_substitutions"] = reproducibility.times_of(chapters)
         (source / "_config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 

@@ -75,19 +75,12 @@ def page(chapters: Sequence[Path], results: Path) -> str:
     return "\n".join(lines)
 
 
-def times_of(chapters: Sequence[Path], results: Path) -> dict[str, str]:
-    """Return the times that each chapter took, by the name of its file.
-
-    For example "72 s, or 156 s without AVX-512": the second is the recorded one, and is
-    left out if there is no record of it.
-    """
-    slower, times = _slower_times(results), {}
-    for path in chapters:
-        record = record_in(read_notebook(path), path.stem)
-        times[path.stem] = f"{record['seconds']:.0f} s"
-        if path.stem in slower:
-            times[path.stem] += f", or {slower[path.stem]} without AVX-512"
-    return times
+def times_of(chapters: Sequence[Path]) -> dict[str, str]:
+    """Return what each chapter took, such as "72 s", by the name of its file."""
+    records = {
+        path.stem: record_in(read_notebook(path), path.stem) for path in chapters
+    }
+    return {name: f"{record['seconds']:.0f} s" for name, record in records.items()}
 
 
 def _slower_times(results: Path) -> dict[str, str]:
