@@ -27,6 +27,7 @@ FOLDER = Path("images") / "figures"  # of the repository, with a folder for each
 VARIABLES = {"FMKIT_FIGURES": "svg"}  # of a kernel whose figures are kept
 PNG, SVG = "image/png", "image/svg+xml"
 NAMESPACE = "http://www.w3.org/2000/svg"
+USE = f"{{{NAMESPACE}}}use"
 HREF = "{http://www.w3.org/1999/xlink}href"
 ElementTree.register_namespace("", NAMESPACE)
 INCH, POINTS = 100, 72  # pixels of a page, and units of an SVG, to an inch of a figure
@@ -37,6 +38,7 @@ DIGITS = 2  # after the point, of a coordinate
 ICON = 32  # pixels of a side, at the most: no photograph, but an image of CIFAR-10
 GROUND, INK = "#121212", "#ced6dd"  # of a dark page, and of its text
 READABLE, SEEN = 4.5, 3  # contrast of a text, and of a line
+BRIGHT = 5.5  # of a vivid colour, which may be that of translucent dots
 PALE, VIVID = 0.04, 0.09  # chroma of a tint at the most, of a vivid colour at the least
 TO_CONES = np.array(
     [
@@ -239,12 +241,11 @@ def _join_groups(parent: ElementTree.Element) -> None:
             else:
                 children.append(one)
     parent[:] = children
-    styles = {child.get("style") for child in parent if child.tag.endswith("}use")}
-    alike = len(styles) == 1 and len(parent) > 1 and "style" not in parent.attrib
-    [style] = styles if alike else [None]
-    all_use = all(child.tag.endswith("}use") for child in parent)
-    if style and parent.tag.endswith("}g") and all_use:
-        if not re.search(r"(^|;)opacity:", style):
+    styles = {child.get("style") for child in parent}
+    alike = len(styles) == 1 and {child.tag for child in parent} == {USE}
+    if alike and parent.tag.endswith("}g") and "style" not in parent.attrib:
+        [style] = styles
+        if style and not re.search(r"(^|;)opacity:", style):  # which adds up
             parent.set("style", style)
             for child in parent:
                 del child.attrib["style"]
@@ -277,14 +278,14 @@ def on_dark(colour: str) -> str:
     """Return the colour of the same hue that a dark page has for one of a white page.
 
     A grey, or a tint, has the contrast with its ground that it had with white: white
-    becomes the ground, black is the colour of texts; but what is a line or a text there,
-    with a contrast of 3, has at least 4.5. A vivid colour stays as it is if it has 4.5,
-    else it is lighter.
+    becomes the ground, black is the colour of texts; but what may be a text there, with
+    a contrast of 3, has at least 4.5. A vivid colour stays as it is if it has 5.5, else
+    it is lighter.
     """
-    lightness, a, b = _oklab(colour)
+    _, a, b = _oklab(colour)
     mirrored = min(contrast(colour, "#ffffff"), contrast(INK, GROUND))
     mirrored = max(mirrored, READABLE) if mirrored >= SEEN else mirrored
-    bright = max(contrast(colour, GROUND), READABLE)
+    bright = max(contrast(colour, GROUND), BRIGHT)
     share = min(max((math.hypot(a, b) - PALE) / (VIVID - PALE), 0), 1)
     wanted = mirrored ** (1 - share) * bright**share
     low, high = 0.0, 1.0  # a search for the lightness
@@ -323,7 +324,7 @@ def _hex(lightness: float, a: float, b: float) -> str:
     for share in np.linspace(1, 0, 21):
         cones = np.linalg.solve(TO_OKLAB, [lightness, share * a, share * b]) ** 3
         linear = np.linalg.solve(TO_CONES, cones)
-        if -0.001 <= linear.min() and linear.max() <= 1.001:
+        if linear.min() >= -0.001 and linear.max() <= 1.001:
             break
     linear = linear.clip(0, 1)
     parts = np.where(

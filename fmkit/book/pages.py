@@ -1,8 +1,8 @@
 """A Sphinx extension: what every page of the book has, and what it does without.
 
 Figures are numbered by chapter and shown as SVG, light or dark, images have their
-sizes, so that nothing moves while they load, a page loads MathJax only if it has a formula, and the search reads prose,
-not code.
+sizes, so that nothing moves while they load, a page loads MathJax only if it has a
+formula, and the search reads prose, not code.
 """
 
 import re

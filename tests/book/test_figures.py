@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 from support.notebooks import book, code, figures_in, notebook, write
 from support.pages import Page
@@ -218,9 +219,12 @@ WHITE = "#ffffff"
 
 @pytest.mark.parametrize("colour", sorted({*COLOURS.values(), *plot.FREE}))
 def test_a_colour_of_the_book_is_readable_in_the_dark(colour):
-    """As a text even, and it has its hue."""
+    """As a text even, as a translucent dot, and it has its hue."""
     dark = figures.on_dark(colour)
-    assert figures.contrast(dark, figures.GROUND) >= 4.49
+    assert figures.contrast(dark, figures.GROUND) >= 4.45
+    both = zip(to_rgb(dark), to_rgb(figures.GROUND), strict=True)
+    dot = to_hex([0.75 * ink + 0.25 * ground for ink, ground in both])
+    assert figures.contrast(dot, figures.GROUND) >= 2.9
     (_, *before), (_, *after) = figures._oklab(colour), figures._oklab(dark)
     if math.hypot(*before) > 0.05:
         turned = math.atan2(*before) - math.atan2(*after)
