@@ -50,13 +50,20 @@ document.addEventListener("DOMContentLoaded", () => {
   };
 });
 
-// Formulas are no stops of the Tab key, except those that the keyboard has to scroll.
+// Formulas and figures are no stops of the Tab key, except those that the keyboard has
+// to scroll.
 window.addEventListener("load", async () => {
   await window.MathJax?.startup?.promise;
   const mark = () => {
-    for (const formula of document.querySelectorAll("mjx-container[display]")) {
-      if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
-      else formula.removeAttribute("tabindex");
+    for (const box of document.querySelectorAll("mjx-container[display], .wide-figure")) {
+      const scrolls = box.scrollWidth > box.clientWidth;
+      box.classList.toggle("scrolls", scrolls);
+      if (scrolls) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+      if (box.matches(".wide-figure")) {
+        box.role = scrolls ? "group" : null;
+        box.ariaLabel = scrolls ? "Figure that scrolls sideways" : null;
+      }
     }
   };
   mark();

@@ -4,9 +4,11 @@ A series has the colour that its caller gives it, else the next one of FREE. The
 the colours of Okabe and Ito, which people with any colour vision can tell apart.
 """
 
+import contextlib
 import io
 import itertools
 import math
+import os
 import string
 import textwrap
 import unicodedata
@@ -19,7 +21,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -43,7 +47,9 @@ STYLE = {
     "axes.prop_cycle": plt.cycler(color=FREE),  # of a series without a colour
     "grid.alpha": 0.3,
     "legend.frameon": False,
+    "svg.hashsalt": "fmkit",  # or two files of one figure would differ
 }
+KEPT = "kept"
 SMOOTHED = 10  # steps in the running mean of a loss
 APART = 0.12  # of a logarithmic axis lie between two labelled ticks, at the least
 BESIDE = 0.07  # of the axis of sizes lie between the letters of two models, and
@@ -61,8 +67,52 @@ Point = tuple[Number, Sequence[Number]]  # the x coordinate; one value or severa
 
 
 def use_style() -> None:
-    """Set the style of this book for all later figures of the process."""
+    """Set the style of this book for all later figures of the process.
+
+    If ``FMKIT_FIGURES`` is ``svg``, a notebook then shows figures as SVG also.
+    """
     plt.rcParams.update(STYLE)
+    if os.environ.get("FMKIT_FIGURES") == "svg":
+        Figure._repr_svg_ = svg  # which IPython calls
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG, on no ground, its images in their own pixels.
+
+    What is drawn on an image is in a group whose id begins with ``kept``: its colours
+    were chosen for those of the image.
+    """
+    file = io.StringIO()
+    with contextlib.ExitStack() as restored:
+        for ax in figure.axes:
+            restored.callback(ax.set_in_layout, ax.get_in_layout())
+            for kind in ("active", "original"):  # which drawing moves a little
+                place = ax.get_position(original=kind == "original").frozen()
+                restored.callback(ax.set_position, place, kind)
+        figure.draw_without_rendering()  # now everything has its place
+        for ax in figure.axes:
+            for image in ax.images:
+                restored.callback(image.set_interpolation, image.get_interpolation())
+                image.set_interpolation("none")
+            for i, artist in enumerate(_on_images(ax)):
+                restored.callback(artist.set_gid, artist.get_gid())
+                artist.set_gid(f"{KEPT}-{i}")
+        restored.enter_context(plt.rc_context({"image.composite_image": False}))
+        look = {"format": "svg", "bbox_inches": "tight", "transparent": True}
+        figure.savefig(file, **look, metadata={"Date": None})
+    return file.getvalue()
+
+
+def _on_images(ax: Axes) -> list[Artist]:
+    """Return the texts and shapes whose middle lies on an image of the axes."""
+    boxes = [image.get_window_extent() for image in ax.images]
+    found = []
+    for artist in [*ax.texts, *ax.lines, *ax.patches, *ax.collections]:
+        (left, bottom), (right, top) = artist.get_window_extent().get_points()
+        if np.isfinite([left, bottom, right, top]).all():  # else nothing is drawn
+            middle = (left + right) / 2, (bottom + top) / 2
+            found += [artist] if any(box.contains(*middle) for box in boxes) else []
+    return found
 
 
 def plain(text: str) -> str:

@@ -15,6 +15,7 @@ import yaml
 from fmkit.book import reproducibility, widgets
 from fmkit.book.contents import BookError, chapters_of, files_in, notebooks_of
 from fmkit.book.execute import execute_one, seconds_since
+from fmkit.book.figures import FOLDER
 from fmkit.runs.parameters import (
     parameters_of,
     read_notebook,
@@ -54,7 +55,8 @@ def book(root: Path, *, profile: Path | None) -> Path:
     start = time.perf_counter()
     source = stage_pages(root, stage)
     for path in chapters_of(root) if profile else notebooks_of(root):
-        executed = execute_one(path, stage / "runs", given=given.get(path.stem, {}))
+        own, drawn = given.get(path.stem, {}), source / FOLDER
+        executed = execute_one(path, stage / "runs", given=own, figures=drawn)
         nbformat.write(executed, source / path.relative_to(root))
     page = build_site(root, source, build / "html")
     print(f"The book took {seconds_since(start)} in all; open {page}", flush=True)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fmkit._writing import whole
 from fmkit.book.contents import notebooks_of
+from fmkit.book.figures import FOLDER, VARIABLES, keep
 from fmkit.runs.parameters import defaults_of, read_notebook
 from fmkit.runs.record import METADATA, OWN
 from fmkit.runs.rerun import environment, rerun
@@ -29,7 +30,7 @@ def execute(root: Path) -> list[Path]:
         runs = root / "_build" / "stage" / "execute"
         variables = {"FMKIT_DEVICE": "cpu", "FMKIT_FINDINGS": "stop"}
         with environment(variables):  # "auto" is the CPU; a false finding stops
-            executed = execute_one(chapter, runs, given={})
+            executed = execute_one(chapter, runs, given={}, figures=root / FOLDER)
         own = defaults_of(executed)  # these become the chapter's own parameters
         executed.metadata[METADATA] = {HASH: digest, OWN: own}
         with whole(chapter) as staging:
@@ -98,14 +99,23 @@ def _with_palette(png: str) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def execute_one(chapter: Path, runs: Path, *, given: dict[str, object]) -> NotebookNode:
-    """Run a notebook in a folder of its own, print its time, and return it stripped."""
+def execute_one(
+    chapter: Path, runs: Path, *, given: dict[str, object], figures: Path
+) -> NotebookNode:
+    """Run a notebook in a folder of its own, print its time, and return it stripped.
+
+    Its figures as SVG are put into a folder of its name in `figures`, in place of those
+    that are there.
+    """
     out = runs / chapter.stem
     print(f"{chapter.stem} …", flush=True)
     start = time.perf_counter()
-    rerun(chapter, out, given=given)
+    with environment(VARIABLES):
+        rerun(chapter, out, given=given)
     print(f"{chapter.stem} took {seconds_since(start)}", flush=True)
-    return strip(read_notebook(out / chapter.name))
+    executed = strip(read_notebook(out / chapter.name))
+    keep(executed, figures / chapter.stem)
+    return executed
 
 
 def seconds_since(start: float) -> str:

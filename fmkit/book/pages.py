@@ -1,8 +1,8 @@
 """A Sphinx extension: what every page of the book has, and what it does without.
 
-Figures are numbered by chapter, images have their sizes, so that nothing moves while
-they load, a page loads MathJax only if it has a formula, and the search reads prose,
-not code.
+Figures are numbered by chapter and shown as SVG, light or dark, images have their
+sizes, so that nothing moves while they load, a page loads MathJax only if it has a
+formula, and the search reads prose, not code.
 """
 
 import re
@@ -15,6 +15,8 @@ import imagesize
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+
+from fmkit.book.figures import FOLDER, shown
 
 NOTEBOOK = ".ipynb"
 IMAGE = re.compile(r"<img\b[^>]*>")
@@ -107,7 +109,10 @@ def _finish(
     if body:
         source = Path(app.srcdir)
         files = {file: source / name for name, file in app.builder.images.items()}
-        context["body"] = sized(body, files)
+        drawn = {path.stem: path for path in (source / FOLDER).rglob("*.svg")}
+        target, paper = Path(app.outdir, "_images"), app.builder.name != "html"
+        target.mkdir(exist_ok=True)
+        context["body"] = sized(shown(body, drawn, target, paper=paper), files)
 
 
 def _is_mathjax(script: object) -> bool:

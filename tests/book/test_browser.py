@@ -1,6 +1,7 @@
 """Every built page as a browser without a network shows it: light, dark, on a phone."""
 
 import gzip
+import io
 import json
 import re
 import secrets
@@ -14,9 +15,13 @@ import pytest
 import yaml
 from fontTools.ttLib import TTFont
 from PIL import Image
+from support.notebooks import book, code, notebook, write
 from support.pages import ROOT, Page, read_by_people, without_text
 
+from fmkit.book import build as books
 from fmkit.book import contents
+from fmkit.book.execute import execute
+from fmkit.book.figures import GROUND, INK
 
 AXE = (
     Path(axe_playwright_python.__file__)
@@ -31,8 +36,8 @@ MOST = 2_600_000  # bytes of a page with all that it loads
 SENT = 600_000
 OF_THE_FIRST = 300_000  # images included
 SHIFT = 0.15  # of layout while it loads, which formulas of a phone's first screen cause
-IMAGES = {".png", ".gif", ".jpg", ".jpeg"}
-PACKED = IMAGES | {".woff", ".woff2"}
+IMAGES = {".png", ".gif", ".jpg", ".jpeg", ".svg"}
+PACKED = IMAGES - {".svg"} | {".woff", ".woff2"}
 
 # What moved, and how far, before anything else is done to the page
 MOVED = """async () => {
@@ -645,4 +650,101 @@ def test_what_is_folded_has_one_look(site, browser):
               style.height, getComputedStyle(fold).boxShadow];
     })""")
     assert looks[0] == looks[1]
+    tab.close()
+
+
+# Figures as SVG, of a tiny book
+
+WIDE = """
+import matplotlib.pyplot as plt
+from fmkit import plot
+plot.use_style()
+figure, axes = plt.subplots(1, 3, figsize=(10, 3))
+axes[0].plot([1, steps, 2])
+axes[1].set_title("rising", fontsize=9);
+"""
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A page with a wide figure, whose smallest text has 9 points."""
+    root = tmp_path_factory.mktemp("book")
+    meta = {"image": {"alt": "A line."}, "figure": {"caption": "A line."}}
+    write(notebook(code(WIDE, mystnb=meta)), root / "chapters" / "tiny.ipynb")
+    (root / "_static").symlink_to(ROOT / "_static")
+    execute(book(root))
+    return books.html(root).with_name("chapters") / "tiny.html"
+
+
+def open_figure(browser, path, theme, size):
+    """The page scrolled to its figure, and the names of the figures that it loaded."""
+    tab = browser.new_page(viewport=size, color_scheme=theme, device_scale_factor=2)
+    loaded = []
+    tab.on("request", lambda asked: loaded.append(asked.url.rpartition("/")[2]))
+    tab.goto(path.as_uri())
+    tab.locator(".wide-figure").scroll_into_view_if_needed()
+    tab.wait_for_timeout(300)
+    return tab, lambda: [name for name in loaded if re.match(r"\w{64}", name)]
+
+
+def ground_of(tab):
+    """The lightness of the corner of the figure, and of the darkest and lightest."""
+    shot = tab.locator(".wide-figure").screenshot()
+    grey = Image.open(io.BytesIO(shot)).convert("L")
+    return grey.getpixel((3, 3)), grey.getextrema()
+
+
+def test_the_figure_of_the_theme_is_shown_and_loaded_alone(drawn, browser):
+    """And the other one once a reader changes the theme."""
+    tab, loaded = open_figure(browser, drawn, "light", DESKTOP)
+    light = tab.locator(".wide-figure img.only-light")
+    dark = tab.locator(".wide-figure img.only-dark")
+    assert (light.is_visible(), dark.is_visible()) == (True, False)
+    [first] = loaded()
+    assert not first.endswith("-dark.svg")
+    assert ground_of(tab) == (255, (0, 255))
+    tab.evaluate("document.documentElement.dataset.theme = 'dark'")
+    dark.wait_for()
+    tab.wait_for_timeout(300)
+    assert not light.is_visible()
+    assert loaded() == [first, first.replace(".svg", "-dark.svg")]
+    tab.close()
+
+
+def test_a_dark_figure_lies_on_the_page(drawn, browser):
+    """Its ground is the page's, of which colours were made; ink is that of its text."""
+    tab, loaded = open_figure(browser, drawn, "dark", DESKTOP)
+    [only] = loaded()
+    assert only.endswith("-dark.svg")
+    corner, (darkest, lightest) = ground_of(tab)
+    assert corner == int(GROUND[1:3], 16) == pytest.approx(darkest, abs=4)
+    assert lightest > 180
+    looks = tab.evaluate("""() => ["--pst-color-background", "--pst-color-text-base"]
+      .map(name => getComputedStyle(document.body).getPropertyValue(name).trim())""")
+    assert looks == [GROUND, INK]
+    tab.emulate_media(media="print")
+    assert tab.locator(".wide-figure img.only-light").is_visible()
+    assert not tab.locator(".wide-figure img.only-dark").is_visible()
+    tab.close()
+
+
+def test_texts_of_a_figure_are_readable_on_a_phone(drawn, browser):
+    """At 10 pixels: the figure scrolls in its box, which the keyboard reaches."""
+    tab, _ = open_figure(browser, drawn, "light", PHONE)
+    box = tab.locator(".wide-figure")
+    width, natural = tab.locator(".wide-figure img.only-light").evaluate(
+        "image => [image.clientWidth, +image.getAttribute('width')]"
+    )
+    assert 9 * 100 / 72 * width / natural >= 10
+    assert width < natural
+    page = "document.documentElement.scrollWidth"
+    assert tab.evaluate(page) == PHONE["width"]
+    assert box.evaluate("box => box.scrollWidth > box.clientWidth")
+    assert (box.get_attribute("tabindex"), box.get_attribute("role")) == ("0", "group")
+    assert "scroll" in box.evaluate("box => getComputedStyle(box, '::after').content")
+    tab.evaluate(AXE)
+    assert tab.evaluate(VIOLATIONS, {}) == []
+    tab.set_viewport_size(DESKTOP)
+    tab.wait_for_function("document.querySelector('.wide-figure').tabIndex < 0")
+    assert box.get_attribute("tabindex") is None
     tab.close()

@@ -288,7 +288,9 @@ def test_two_runs_give_equal_notebooks(folder):
     cells = [markdown("Text."), code(draw), code("print(device)", "a-tag")]
     path = write(notebook(*cells), folder / "tiny.ipynb")
     one, two = (
-        executing.execute_one(path, folder / name, given={"sizes": [3, 4]})
+        executing.execute_one(
+            path, folder / name, given={"sizes": [3, 4]}, figures=folder / "figures"
+        )
         for name in "ab"
     )
     assert one == two

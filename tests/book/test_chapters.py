@@ -11,11 +11,12 @@ import matplotlib.pyplot as plt
 import pytest
 from nbformat.v4 import new_output
 from support import guards
-from support.notebooks import RUN, code, markdown, notebook, write
+from support.notebooks import RUN, code, figures_in, markdown, notebook, write
 
 from fmkit.book.contents import chapters_of, notebooks_of
 from fmkit.book.exercises import CHECKS
 from fmkit.book.palette import COLOURS, NAMES, NAMES_OF_TEXTS
+from fmkit.book.figures import FOLDER
 from fmkit.runs.parameters import (
     parameters_of,
     read_notebook,
@@ -33,6 +34,7 @@ EXERCISES = [path for path in NOTEBOOKS if path not in CHAPTERS]
 WITHOUT_EXERCISES = {"five_pretrainings", "in_context_learning", "inside_the_box"}
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 RECORDS = sorted((ROOT / "results").glob("*/*.json"))
+MOST = 150_000  # bytes of a figure as SVG
 PIXEL = new_output("display_data", data={"image/png": "iVBORw0KGgo="})
 FIGURE = {"image": {"alt": "A line that rises."}, "figure": {"caption": "A line."}}
 
@@ -65,6 +67,19 @@ def test_a_check_belongs_to_one_exercise():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_small(path):
     assert guards.small(path) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_figure_is_kept_as_svg(path):
+    """And no file is left of a figure that the notebook no longer has."""
+    kept = [*(ROOT / FOLDER / path.stem).glob("*")]
+    assert {file.stem for file in kept} == figures_in(path)
+    assert [file.name for file in kept if file.stat().st_size > MOST] == []
+
+
+def test_figures_are_of_notebooks():
+    folders = {path.name for path in (ROOT / FOLDER).glob("*")}
+    assert folders <= {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)

@@ -1,10 +1,13 @@
 """Tiny notebooks and a tiny book for tests to run and to break."""
 
+import base64
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from fmkit.book.figures import name_of
 
 PARAMETERS = """\
 steps: int = 3  # T, steps
@@ -52,6 +55,14 @@ def write(whole: NotebookNode, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(whole, path)
     return path
+
+
+def figures_in(path: Path) -> set[str]:
+    """The names of the files that have a notebook's figures as SVG, by its images."""
+    cells = nbformat.read(path, 4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    pngs = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    return {name_of(base64.b64decode(png)) for png in pngs}
 
 
 def _id(source: str) -> str:
