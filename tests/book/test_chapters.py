@@ -15,8 +15,8 @@ from support.notebooks import RUN, code, figures_in, markdown, notebook, write
 
 from fmkit.book.contents import chapters_of, notebooks_of
 from fmkit.book.exercises import CHECKS
-from fmkit.book.palette import COLOURS, NAMES, NAMES_OF_TEXTS
 from fmkit.book.figures import FOLDER
+from fmkit.book.palette import COLOURS, NAMES, NAMES_OF_TEXTS
 from fmkit.runs.parameters import (
     parameters_of,
     read_notebook,
