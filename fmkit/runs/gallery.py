@@ -3,22 +3,29 @@
 import base64
 import csv
 import hashlib
-import html
 import io
-from dataclasses import dataclass
+import itertools
+import json
+import math
+import re
+import statistics
+from dataclasses import dataclass, replace
 from pathlib import Path
-from string import Template
-from urllib.parse import quote
+from xml.etree import ElementTree
 
 from nbformat import NotebookNode
 
+from fmkit._check import one_line
 from fmkit._writing import write_whole, writing
 from fmkit.runs.cells import tags_of
+from fmkit.runs.pages import environment
 from fmkit.runs.parameters import read_notebook, text_of
 from fmkit.runs.record import bounds_of, number_of, read_record
 
 ENDED = ("finished", "failed")
-TEMPLATE = Path(__file__).with_name("gallery.html")
+SEED = "seed"  # the parameter over which means are taken
+EACH = 5  # values of as many seeds are shown one by one, of more their spread
+IMAGES = {"image/svg+xml": "svg", "image/png": "png"}  # taken from outputs, best first
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,12 @@ class Result:
 
     name: str
     varied: dict[str, object]
-    status: str = "not run"  # or stale, failed, finished
+    status: str = "not run"  # or started, stale, failed, finished
     error: str | None = None
     record: dict[str, object] | None = None
     figures: tuple[Figure, ...] = ()
+    page: str | None = None  # the file of its notebook as HTML
+    unread: str | None = None  # why there is no such page
 
     @property
     def label(self) -> str:
@@ -81,38 +90,81 @@ def read_result(notebook: Path, *, varied: dict[str, object]) -> Result:
     return Result(name, varied, status, record["error"], record, figures)
 
 
+def with_page(result: Result, notebook: Path) -> Result:
+    """Write the notebook of a point as a page beside it; a sweep does without it.
+
+    Whatever prevents it is named in the gallery.
+    """
+    if not notebook.is_file():
+        return result
+    try:
+        from fmkit.runs.readable import write_readable  # which takes a while
+
+        page = write_readable(
+            notebook,
+            title=f"{notebook.stem}: {result.label}",
+            status=result.status,
+            error=result.error,
+            gallery="../index.html",
+        )
+    except Exception as error:  # nbconvert and what it uses raise errors of many kinds
+        return replace(result, unread=f"{type(error).__name__}: {one_line(error)}")
+    return replace(result, page=page.name)
+
+
 def extract_figures(path: Path) -> tuple[Figure, ...]:
-    """Write each PNG output of a notebook into a file beside it.
+    """Write each image in a notebook's outputs into a file beside it, as SVG or PNG.
 
     Captions and alternative texts come from the cells' metadata, as on the pages.
     Raises RerunError if there is no notebook, Refused if a file cannot be written.
     """
     notebook = read_notebook(path)
-    for old in path.parent.glob("figure-*.png"):
-        with writing(old):
-            old.unlink(missing_ok=True)
+    for suffix in IMAGES.values():
+        for old in path.parent.glob(f"figure-*.{suffix}"):
+            with writing(old):
+                old.unlink(missing_ok=True)
     # Only a point whose parameters differ from the defaults has an injected cell.
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     code = [cell for cell in code if "injected-parameters" not in tags_of(cell)]
     figures = []
     for number, cell in enumerate(code, start=1):
-        for which, png in enumerate(_images(cell), start=1):
-            file = path.with_name(f"figure-{number}-{which}.png")
-            write_whole(file, png)
+        for which, (suffix, image) in enumerate(_images(cell), start=1):
+            file = path.with_name(f"figure-{number}-{which}.{suffix}")
+            write_whole(file, image)
             shown = cell.metadata.get("mystnb", {})
             caption = shown.get("figure", {}).get("caption", f"Output of cell {number}")
             alt = shown.get("image", {}).get("alt", caption)
-            size = tuple(int.from_bytes(png[i : i + 4]) for i in (16, 20))
-            digest = hashlib.sha256(png).hexdigest()
-            place = (number, which)
+            digest = hashlib.sha256(image).hexdigest()
+            place, size = (number, which), _size(suffix, image)
             figures.append(Figure(place, caption, alt, file.name, size, digest))
     return tuple(figures)
 
 
-def _images(cell: NotebookNode) -> list[bytes]:
-    outputs = [output.get("data", {}) for output in cell.get("outputs", [])]
-    images = [data["image/png"] for data in outputs if "image/png" in data]
-    return [base64.b64decode(image) for image in images]
+def _images(cell: NotebookNode) -> list[tuple[str, bytes]]:
+    """Return the images that a cell shows, each with the suffix of its file."""
+    images = []
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        kind = next((kind for kind in IMAGES if kind in data), None)
+        if kind == "image/png":
+            images.append((IMAGES[kind], base64.b64decode(data[kind])))
+        elif kind:
+            images.append((IMAGES[kind], data[kind].encode()))
+    return images
+
+
+def _size(suffix: str, image: bytes) -> tuple[int, int]:
+    """Return the width and height of an image; (0, 0) if it does not say them."""
+    if suffix == "png":
+        return tuple(int.from_bytes(image[i : i + 4]) for i in (16, 20))
+    root = ElementTree.fromstring(image)
+    said = [root.get("width", ""), root.get("height", "")]
+    if any("%" in length or not length for length in said):
+        said = root.get("viewBox", "").split()[2:]
+    numbers = [re.match(r"[0-9.]+", length) for length in said]
+    if len(numbers) != 2 or not all(numbers):
+        return 0, 0
+    return tuple(round(float(number[0])) for number in numbers)
 
 
 def write_table(path: Path, results: list[Result]) -> None:
@@ -132,19 +184,156 @@ def write_table(path: Path, results: list[Result]) -> None:
     write_whole(path, file.getvalue())
 
 
-def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
-    """Write the gallery: a page that needs only the images in the points' folders."""
-    title = f"Sweep of {chapter.stem}"
-    body = [
-        f"<h1>{html.escape(title)}</h1>",
-        *_summary(results),
-        *_points(results, path.parent, chapter.name),
-        *_findings(results),
-        *_figures(results),
-        *_metrics(results),
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, a smaller second line, and what it is sorted by."""
+
+    text: str = ""
+    detail: str = ""
+    sort: float | str = ""  # nothing is sorted last
+    bad: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points that differ only in their seed, or a single point.
+
+    `varied` are the values that they share; each member comes with its number.
+    """
+
+    varied: dict[str, object]
+    members: tuple[tuple[int, Result], ...]
+
+    @property
+    def points(self) -> str:
+        """Return the numbers of the points, as the script reads them."""
+        return " ".join(str(number) for number, _ in self.members)
+
+    @property
+    def head(self) -> list[str]:
+        """Return the shared values, each with its name."""
+        return Result("", self.varied).values or ["all seeds"]
+
+    @property
+    def parameters(self) -> list[Cell]:
+        return [Cell(text_of(v), sort=_sort(v)) for v in self.varied.values()]
+
+    @property
+    def statuses(self) -> list[tuple[str, int]]:
+        """Return each status, and how many members have it."""
+        statuses = [result.status for _, result in self.members]
+        return [(status, statuses.count(status)) for status in dict.fromkeys(statuses)]
+
+    @property
+    def seconds(self) -> Cell:
+        taken = [r.record["seconds"] for _, r in self.members if r.record]
+        if not taken:
+            return Cell()
+        mean = sum(taken) / len(taken)
+        return Cell(f"{mean:.1f}", sort=mean)
+
+    @property
+    def hold(self) -> Cell:
+        """Count the findings that hold."""
+        whole = sum(len(result.findings) for _, result in self.members)
+        hold = whole - sum(len(result.broken) for _, result in self.members)
+        return Cell(f"{hold} of {whole}", sort=hold / whole) if whole else Cell()
+
+    def metric(self, name: str) -> Cell:
+        """Return the mean of a metric, with the values that it is taken over.
+
+        Up to five are shown one by one, of more the standard deviation and the range.
+        """
+        values = [r.metrics[name] for _, r in self.members if name in r.metrics]
+        if not values:
+            return Cell()
+        mean, many = sum(values) / len(values), len(self.members)
+        detail = ""
+        if many > 1 and len(values) <= EACH:
+            detail = ", ".join(f"{value:.4g}" for value in values)
+        elif many > 1:
+            low, high = min(values), max(values)
+            detail = f"± {statistics.stdev(values):.2g}, {low:.4g} to {high:.4g}"
+        if len(values) < many:
+            detail += f" ({len(values)} of {many} seeds)"
+        return Cell(f"{mean:.4g}", detail, sort=mean)
+
+    def finding(self, sentence: str) -> Cell:
+        """Return the number of a finding; of several points, how often it holds."""
+        found = [
+            r.findings[sentence] for _, r in self.members if sentence in r.findings
+        ]
+        if not found:
+            return Cell()
+        numbers = [number_of(one) for one in found]
+        hold = sum(one["holds"] for one in found)
+        if len(self.members) == 1:
+            return Cell(numbers[0], "" if hold else "does not hold", bad=not hold)
+        detail = "; ".join(numbers) if len(numbers) <= EACH else ""
+        text = f"holds at {hold} of {len(found)}"
+        return Cell(text, detail, bad=hold < len(found))
+
+
+def _sort(value: object) -> float | str:
+    """Return what a parameter's value is sorted by: a number, or its text."""
+    return value if _is_number(value) else text_of(value)
+
+
+def _is_number(value: object) -> bool:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and math.isfinite(value)
+
+
+def groups_of(results: list[Result]) -> list[Group]:
+    """Return the points that differ only in their seed together, in their order.
+
+    Returns nothing if the seed does not vary.
+    """
+    groups: dict[str, list[tuple[int, Result]]] = {}
+    for number, result in enumerate(results):
+        groups.setdefault(json.dumps(_shared(result)), []).append((number, result))
+    if len(groups) == len(results):
+        return []
+    return [
+        Group(_shared(members[0][1]), tuple(members)) for members in groups.values()
     ]
-    template = Template(TEMPLATE.read_text(encoding="utf-8"))
-    page = template.substitute(title=html.escape(title), body="\n".join(body))
+
+
+def _shared(result: Result) -> dict[str, object]:
+    return {name: value for name, value in result.varied.items() if name != SEED}
+
+
+def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
+    """Write the gallery: a page that needs only the images in the points' folders.
+
+    Without scripts it has all results; its script adds a chart, sorting and filters.
+    """
+    singles = [Group(r.varied, ((i, r),)) for i, r in enumerate(results)]
+    groups, measured = groups_of(results), metric_names(results)
+    choices = [p for p in _parameters(results) if len(p["texts"]) > 1]
+    views = {"means": groups, "points": singles} if groups else {"points": singles}
+    page = (
+        environment()
+        .get_template("gallery.html")
+        .render(
+            title=f"Sweep of {chapter.stem}",
+            count=count(results),
+            alike=_alike(results),
+            notebook=chapter.name,
+            kept=[(path.parent / r.name / chapter.name).is_file() for r in results],
+            results=results,
+            views=views,
+            metrics=measured,
+            findings=_sentences(results),
+            figures=_figures(results),
+            choices=choices,
+            # What a curve is most often drawn over comes first
+            across=sorted(choices, key=lambda p: (p["name"] == SEED, not p["numbers"])),
+            data=_script(results, measured),
+            seed=SEED,
+            ended=ENDED,
+        )
+    )
     write_whole(path, page)
 
 
@@ -155,113 +344,66 @@ def count(results: list[Result]) -> str:
     return f"{len(results)} {'point' if len(results) == 1 else 'points'}: {each}"
 
 
-def _summary(results: list[Result]) -> list[str]:
-    lines = [f'<p>{count(results)}. All numbers: <a href="table.csv">table.csv</a></p>']
+def _alike(results: list[Result]) -> list[str]:
+    """Return the parameters that do not vary, from a point that has a record."""
     record = next((result.record for result in results if result.record), None)
-    if record:
-        rest = {
-            k: v for k, v in record["parameters"].items() if k not in results[0].varied
+    rest = record["parameters"] if record else {}
+    rest = {k: v for k, v in rest.items() if k not in results[0].varied}
+    return [f"{name} = {text_of(value)}" for name, value in rest.items()]
+
+
+def _sentences(results: list[Result]) -> dict[str, str]:
+    """Return every finding that some point has, with its bounds."""
+    found = {s: one for r in reversed(results) for s, one in r.findings.items()}
+    order = dict.fromkeys(s for r in results for s in r.findings)
+    return {sentence: bounds_of(found[sentence]) for sentence in order}
+
+
+def _figures(
+    results: list[Result],
+) -> list[tuple[str, list[tuple[int, Result, Figure]], bool]]:
+    """Return the figures of each place: caption, figures, whether all are the same."""
+    shown = [(i, r, f) for i, r in enumerate(results) for f in r.figures]
+    shown.sort(key=lambda one: one[2].place)
+    places = []
+    for _, group in itertools.groupby(shown, key=lambda one: one[2].place):
+        figures = [*group]
+        same = len({figure.digest for *_, figure in figures}) == 1 < len(figures)
+        places.append((figures[0][2].caption, figures, same))
+    return places
+
+
+def _parameters(results: list[Result]) -> list[dict[str, object]]:
+    """Return what varies: its name, its values as text, and as numbers if they are."""
+    parameters = []
+    for name in results[0].varied:
+        values = {text_of(r.varied[name]): r.varied[name] for r in results}
+        numbers = [*values.values()] if all(map(_is_number, values.values())) else None
+        parameters.append({"name": name, "texts": [*values], "numbers": numbers})
+    return parameters
+
+
+def _script(results: list[Result], measured: list[str]) -> str:
+    """Return what the page's script reads, as JSON that may stand in HTML."""
+    parameters = _parameters(results)
+    points = [
+        {
+            "at": [p["texts"].index(text_of(r.varied[p["name"]])) for p in parameters],
+            "words": f"{r.label} {r.status} {r.error or ''}".lower(),
         }
-        alike = ", ".join(f"{name} = {text_of(value)}" for name, value in rest.items())
-        lines.append(f'<p class="faint">Alike in all: {html.escape(alike)}</p>')
-    return lines
-
-
-def _points(results: list[Result], out: Path, notebook: str) -> list[str]:
-    rows = [["point", "status", "seconds", "findings that hold", "what went wrong"]]
-    for result in results:
-        label, status = html.escape(result.label), result.status
-        if status in ENDED and (out / result.name / notebook).is_file():
-            label = f'<a href="{quote(f"{result.name}/{notebook}")}">{label}</a>'
-        if status == "failed":
-            status = f'<span class="bad">{status}</span>'
-        seconds = f"{result.record['seconds']:.1f}" if result.record else ""
-        wrong = html.escape(result.error or "")
-        count_of = len(result.findings)
-        hold = f"{count_of - len(result.broken)} of {count_of}" if count_of else ""
-        rows.append([label, status, seconds, hold, wrong])
-    return ["<h2>Points</h2>", _table(rows, name="points")]
-
-
-def _figures(results: list[Result]) -> list[str]:
-    """Show each figure at every point, or once if it is the same at all points."""
-    places = sorted({figure.place for result in results for figure in result.figures})
-    lines = ["<h2>Figures</h2>"] if places else []
-    for place in places:
-        shown = [(r, f) for r in results for f in r.figures if f.place == place]
-        lines.append(f"<h3>{html.escape(shown[0][1].caption)}</h3>")
-        figures = [_figure(result, figure, result.label) for result, figure in shown]
-        if len({figure.digest for _, figure in shown}) == 1 < len(shown):
-            figures = [_figure(*shown[0], f"the same at {len(shown)} points")]
-        lines += ['<div class="figures">', *figures, "</div>"]
-    return lines
-
-
-def _figure(result: Result, figure: Figure, label: str) -> str:
-    label, alt = html.escape(label), html.escape(figure.alt)
-    (width, height), href = figure.size, quote(f"{result.name}/{figure.file}")
-    return (
-        f'<figure><a href="{href}"><img src="{href}" alt="{label}: {alt}" '
-        f'width="{width}" height="{height}" loading="lazy"></a>'
-        f"<figcaption>{label}</figcaption></figure>"
-    )
-
-
-def _findings(results: list[Result]) -> list[str]:
-    """Show a row for each finding and a column for each point that has any."""
-    concluded = [result for result in results if result.findings]
-    if not concluded:
-        return []
-    rows = [["finding", *map(_head, concluded)]]
-    for sentence in dict.fromkeys(s for r in concluded for s in r.findings):
-        found = [result.findings.get(sentence) for result in concluded]
-        bounds = next(bounds_of(one) for one in found if one)
-        cells = ["" if one is None else _finding(one) for one in found]
-        rows.append([f"{html.escape(sentence)} ({html.escape(bounds)})", *cells])
-    return ["<h2>Findings</h2>", _table(rows, name="findings")]
-
-
-def _finding(finding: dict[str, object]) -> str:
-    """Show the number of a finding, marked if the finding does not hold."""
-    number = html.escape(number_of(finding))
-    if finding["holds"]:
-        return number
-    return f'<span class="bad">{number}<br>does not hold</span>'
-
-
-def _head(result: Result) -> str:
-    return "<br>".join(map(html.escape, result.values))
-
-
-def _metrics(results: list[Result]) -> list[str]:
-    """Show a row for each metric and a column for each point that has any."""
-    measured = [result for result in results if result.metrics]
-    if not measured:
-        return []
-    rows = [["metric", *map(_head, measured)]]
-    for name in metric_names(measured):
-        values = [result.metrics.get(name) for result in measured]
-        numbers = ["" if value is None else f"{value:.4g}" for value in values]
-        rows.append([html.escape(name).replace("/", "/<wbr>"), *numbers])
-    typed = '<input id="filter" type="search" placeholder="words of a name" '
-    typed += 'aria-label="Show metrics whose names have these words" hidden>'
-    table = _table(rows, name="metrics")
-    return ["<h2>Metrics</h2>", typed, table]
-
-
-def _table(rows: list[list[str]], *, name: str) -> str:
-    """Write a table of cells that are HTML already, in a box that can scroll."""
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in rows[0])
-    lines = [
-        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest)
-        for first, *rest in rows[1:]
+        for r in results
     ]
-    body = "</tr>\n".join(lines)
-    return (
-        f'<div class="box" id="{name}" tabindex="0" role="region" aria-label="{name}">'
-        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tr>\n</tbody>"
-        "\n</table></div>"
-    )
+    metrics = {
+        name: [_finite(result.metrics.get(name)) for result in results]
+        for name in measured
+    }
+    data = {"seed": SEED, "parameters": parameters, "points": points}
+    text = json.dumps(data | {"metrics": metrics}, ensure_ascii=False)
+    return text.replace("<", "\\u003c")
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def metric_names(results: list[Result]) -> list[str]:

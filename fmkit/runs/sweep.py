@@ -7,7 +7,7 @@ up to an engine, see :mod:`fmkit.runs.engines`.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,14 @@ from tqdm import tqdm
 from fmkit._check import Refused
 from fmkit.runs.cells import RerunError
 from fmkit.runs.engines import Ended, Engine, Local
-from fmkit.runs.gallery import Result, count, read_result, write_page, write_table
+from fmkit.runs.gallery import (
+    Result,
+    count,
+    read_result,
+    with_page,
+    write_page,
+    write_table,
+)
 from fmkit.runs.owner import owned
 from fmkit.runs.parameters import (
     Point,
@@ -65,24 +72,31 @@ def sweep(
         began = f"{path.stem}, {count([*results.values()])}"
         if waiting:
             with contextlib.closing(engine(path, points)) as running:
-                _write(path, out, [*results.values()])
+                _write(path, out, results)
                 print(f"{began}; {running.share}", flush=True)
-                ends = _run(waiting, path, running, signals)
-                for number, ended in enumerate(ends, start=1):
-                    result = results[ended.point.folder] = result_after(ended, path)
-                    _write(path, out, [*results.values()])
-                    line = _outcome(result, ended, len(waiting) - number)
-                    with tqdm.external_write_mode():  # beside a bar
-                        print(line, flush=True)
+                remain, started = len(waiting), set()
+                for new, ends in _run(waiting, path, running, signals):
+                    started |= {point.folder for point in new}
+                    for ended in ends:
+                        started.remove(ended.point.folder)
+                        remain -= 1
+                        result = results[ended.point.folder] = result_after(ended, path)
+                        with tqdm.external_write_mode():  # beside a bar
+                            print(_outcome(result, ended, remain), flush=True)
+                    _write(path, out, results, started=started)
         else:
-            _write(path, out, [*results.values()])
             print(began, flush=True)
+        _write(path, out, results)
         _conclude(out, [*results.values()], interrupted=bool(signals))
 
 
-def _write(path: Path, out: Path, results: list[Result]) -> None:
-    write_table(out / "table.csv", results)
-    write_page(out / "index.html", results, chapter=path)
+def _write(
+    path: Path, out: Path, results: dict[Path, Result], *, started: Iterable[Path] = ()
+) -> None:
+    """Write the table and the gallery, in which points that run now have started."""
+    shown = results | {f: replace(results[f], status="started") for f in started}
+    write_table(out / "table.csv", [*shown.values()])
+    write_page(out / "index.html", [*shown.values()], chapter=path)
 
 
 def results_before(points: list[Point], path: Path) -> dict[Path, Result]:
@@ -97,7 +111,7 @@ def results_before(points: list[Point], path: Path) -> dict[Path, Result]:
             values = before.record["parameters"]
             same = (hashed, values) == (source, values | defaults | point.given)
             if before.status == "finished" and same:
-                results[point.folder] = before
+                results[point.folder] = with_page(before, point.folder / path.name)
             elif before.status == "finished":
                 results[point.folder] = replace(results[point.folder], status="stale")
     return results
@@ -105,8 +119,8 @@ def results_before(points: list[Point], path: Path) -> dict[Path, Result]:
 
 def _run(
     waiting: list[Point], path: Path, engine: Engine, signals: list[int]
-) -> Iterator[Ended]:
-    """Start points, as many as the engine takes, and yield each that ends.
+) -> Iterator[tuple[list[Point], list[Ended]]]:
+    """Start points, as many as the engine takes; yield those that started and ended.
 
     Stops when a signal has come; the points that run then are left to the engine.
     """
@@ -116,19 +130,26 @@ def _run(
     )
     with contextlib.closing(bar):
         while (waiting or running) and not signals:
+            ends, started = engine.ended(), []
+            running -= len(ends)
             while waiting and running < engine.room and not signals:
-                engine.start(waiting.pop(0))
+                started.append(waiting.pop(0))
+                engine.start(started[-1])
                 running += 1
-            for ended in engine.ended():
-                running -= 1
-                bar.update()
-                yield ended
+            bar.update(len(ends))
+            if started or ends:
+                yield started, ends
             bar.refresh()  # for its clock
             time.sleep(POLL_SECONDS)
 
 
 def result_after(ended: Ended, path: Path) -> Result:
-    """Read what a point's process left; its last words are the error, if no record."""
+    """Read what a point's process left, and write its notebook as a page."""
+    return with_page(_result_after(ended, path), ended.point.folder / path.name)
+
+
+def _result_after(ended: Ended, path: Path) -> Result:
+    """Read a result; the process's last words are the error, if there is no record."""
     point, status = ended.point, ended.status
     try:
         result = read_result(point.folder / path.name, varied=point.varied)

@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import csv
-import hashlib
 import html
 import io
 import json
@@ -28,7 +27,6 @@ from support.processes import (
 
 from fmkit.cli import main
 from fmkit.runs.engines import Ended
-from fmkit.runs.gallery import Figure, Result, extract_figures, write_page, write_table
 from fmkit.runs.machine import usable_cores
 from fmkit.runs.owner import owned
 from fmkit.runs.parameters import (
@@ -263,12 +261,29 @@ def test_gallery_of_a_sweep(mixed):
     for file in re.findall('src="([^"]*)"', page):
         picture = folder / "out" / file.replace("%3D", "=").replace("%2C", ",")
         assert picture.read_bytes().startswith(base64.b64decode(PNG))
-    assert (
-        'alt="steps = 4, tau = 0.5: A &quot;wave&quot;." width="2" height="1"' in page
-    )
-    assert 'href="steps%3D4%2Ctau%3D0.5/tiny.ipynb"' in page
+    alt = 'alt="steps = 4, tau = 0.5: A &#34;wave&#34;." width="2" height="1"'
+    assert alt in page
+    for steps in (2, 3, 4):  # all have notebooks, and pages of them
+        for file in ("tiny.html", "tiny.ipynb"):
+            assert f'href="steps%3D{steps}%2Ctau%3D0.5/{file}"' in page
     assert "Alike in all: name = blue, shuffle = true, sizes = [1, 2]" in page
-    assert not re.search(r"https?://", page)
+    assert not re.search(r"(src|href)=.?https?://", page)
+
+
+@pytest.mark.parametrize(
+    ("steps", "end", "rest"),
+    [
+        (2, "cell 5: ValueError: no &lt;2&gt;", "did not run: 1."),
+        (3, "its process ended with status -9", ""),
+    ],
+)
+def test_the_page_of_a_failed_point_ends_where_it_failed(mixed, steps, end, rest):
+    folder, *_ = mixed
+    point = folder / "out" / f"steps={steps},tau=0.5"
+    page = (point / "tiny.html").read_text(encoding="utf-8")
+    assert f"The run ended here: {end}</p>" in page
+    assert rest in page
+    assert "An Exception was encountered" not in page  # which papermill adds
 
 
 def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
@@ -286,7 +301,7 @@ def test_an_interrupted_sweep_goes_on_without_repeating(tmp_path, capsys):
     assert not any(is_alive(pid) for _, *both in begun(tmp_path) for pid in both)
     assert [r["status"] for r in rows_of(out)] == ["finished", "not run", "not run"]
     assert (out / "index.html").read_text(encoding="utf-8").count(
-        "<td>not run</td>"
+        "<span>not run</span>"
     ) == 2
     made = record.stat().st_mtime_ns
 
@@ -389,93 +404,3 @@ def test_what_is_run_again(tmp_path, capsys):
     assert status() == "finished"
     (out / "steps=1" / "a.ipynb").unlink()
     assert status() == "not run"
-
-
-def result(folder, tau, *, metrics, holds=True, seconds=1.0):
-    """A finished point that never ran."""
-    record = new_record("tiny", {"tau": tau, "seed": 0}, device="cpu")
-    bounds = {"values": [1.0], "unit": ""}
-    bounds |= {"at_least": None, "at_most": 1.0}
-    findings = {
-        "a <finding>": {**bounds, "holds": holds},
-        "other": {**bounds, "holds": True},
-    }
-    record |= {"metrics": metrics, "findings": findings, "seconds": seconds}
-    return Result(f"tau={tau}", {"tau": tau}, "finished", None, record)
-
-
-def test_table_has_every_metric_of_every_point(tmp_path):
-    results = [
-        result(tmp_path, 0.1, metrics={"b/c": 0.123456789, "a": 1.0}),
-        Result("tau=0.2", {"tau": 0.2}, "failed", 'cell 3: no, "no"'),
-        result(tmp_path, 0.3, metrics={"d": 2.0, "a": 3.0}, holds=False, seconds=2.5),
-        Result("tau=0.4", {"tau": 0.4}),
-    ]
-    write_table(tmp_path / "table.csv", results)
-    with open(tmp_path / "table.csv", encoding="utf-8", newline="") as file:
-        head, *rows = csv.reader(file)
-    assert head[:4] == ["tau", "status", "error", "seconds"]
-    assert head[4:] == ["findings", "findings_that_do_not_hold", "b/c", "a", "d"]
-    assert rows == [
-        ["0.1", "finished", "", "1.0", "2", "0", "0.123456789", "1.0", ""],
-        ["0.2", "failed", 'cell 3: no, "no"', "", "", "", "", "", ""],
-        ["0.3", "finished", "", "2.5", "2", "1", "", "3.0", "2.0"],
-        ["0.4", "not run", "", "", "", "", "", "", ""],
-    ]
-
-
-def test_page_has_metrics_findings_and_what_is_alike(tmp_path):
-    results = [
-        result(tmp_path, 0.1, metrics={"<b>": 0.123456789}),
-        result(tmp_path, 0.3, metrics={"<b>": 2.0, "z": 1.0}, holds=False),
-    ]
-    write(notebook(), tmp_path / "tau=0.1" / "a&b.ipynb")
-    write_page(tmp_path / "index.html", results, chapter=Path("a&b.ipynb"))
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "<title>Sweep of a&amp;b</title>" in page
-    assert '<th scope="col">tau = 0.1</th><th scope="col">tau = 0.3</th>' in page
-    assert '<th scope="row">&lt;b&gt;</th><td>0.1235</td><td>2</td>' in page
-    assert '<th scope="row">z</th><td></td><td>1</td>' in page
-    assert "<td>2 of 2</td>" in page
-    assert "<td>1 of 2</td>" in page
-    row = '<th scope="row">a &lt;finding&gt; (at most 1)</th><td>1</td>'
-    assert f'{row}<td><span class="bad">1<br>does not hold</span></td>' in page
-    assert "Alike in all: seed = 0<" in page
-    assert '<a href="tau%3D0.1/a%26b.ipynb">tau = 0.1</a></th>' in page
-    assert '<th scope="row">tau = 0.3</th>' in page  # which left no notebook
-    assert "$" not in page
-
-
-def test_a_figure_has_the_same_place_with_and_without_injected_parameters(tmp_path):
-    shows = new_output("display_data", {"image/png": PNG})
-    cell = code("draw()")
-    cell["outputs"] = [shows, shows]
-    plain = write(notebook(cell), tmp_path / "a" / "tiny.ipynb")
-    given = notebook(cell)
-    given.cells.insert(2, code("tau = 1", "injected-parameters"))
-    injected = write(given, tmp_path / "b" / "tiny.ipynb")
-    (tmp_path / "a" / "figure-7-1.png").touch()  # of a run before
-    files = [f"figure-2-{which}.png" for which in (1, 2)]
-    text = "Output of cell 2"
-    digest = hashlib.sha256(base64.b64decode(PNG)).hexdigest()
-    expected = [
-        Figure((2, which), text, text, file, (2, 1), digest)
-        for which, file in enumerate(files, 1)
-    ]
-    assert [*extract_figures(plain)] == [*extract_figures(injected)] == expected
-    assert sorted(p.name for p in (tmp_path / "a").glob("*.png")) == files
-
-
-def test_a_picture_that_is_the_same_at_all_points_is_shown_once(tmp_path):
-    def page(*digests):
-        figures = [Figure((1, 1), "c", "a", "f.png", (2, 1), d) for d in digests]
-        names = [f"seed={seed}" for seed in range(len(digests))]
-        pairs = zip(names, figures, strict=True)
-        results = [Result(n, {"seed": n[5:]}, figures=(f,)) for n, f in pairs]
-        write_page(tmp_path / "index.html", results, chapter=Path("tiny.ipynb"))
-        return (tmp_path / "index.html").read_text(encoding="utf-8")
-
-    assert page("x", "x").count("<img ") == 1
-    assert "<figcaption>the same at 2 points</figcaption>" in page("x", "x")
-    assert page("x", "y").count("<img ") == 2
-    assert "<figcaption>seed = 0</figcaption>" in page("x")
