@@ -13,8 +13,8 @@ import matplotlib.pyplot as plt
 import torch
 
 from fmkit import plot, plot_text
-from fmkit.book import live
-from fmkit.book.palette import COLOURS
+from fmkit.book import drawing, live
+from fmkit.book.palette import ANIMAL_COLOURS, COLOURS
 from fmkit.data.animals import ANIMALS
 from fmkit.data.docstrings import LIBRARIES
 from fmkit.data.tokens import pieces
@@ -29,7 +29,7 @@ SPLITS = ("test", "rotate", "thicken", "invert")
 TAU = 0.1  # temperature, as in the chapter on contrastive learning
 NOTE = "Points are means of three seeds, bars reach from the lowest to the highest."
 HELPERS = ("elements",)  # scripts that every figure begins with
-PARTS = {"write_on": ("decoder",)}  # scripts that some figures need besides
+PARTS = {"write_on": ("packed", "decoder"), "draw": ("packed", "encoder")}  # besides
 SITE = "vendor/live"  # Sphinx copies what is in vendor to the top of the site
 Tree = dict[str, list]  # next token → [probability, its own tree or None]
 
@@ -51,6 +51,7 @@ def write(folder: Path) -> None:
         plt.savefig(folder / f"{name}.png")
         plt.close("all")
     live.write(folder.parent / SITE)
+    drawing.write(folder.parent / SITE)
 
 
 def _fragment(name: str, data: object, script: str) -> str:
@@ -155,6 +156,20 @@ def write_on_data() -> dict[str, object]:
         "starts": live.STARTS,
         "layers": lm.model.config.layers,
         "heads": lm.model.config.heads,
+    }
+
+
+def draw_data() -> dict[str, object]:
+    """Return where the encoder is, its size and errors, and the classes."""
+    metrics = committed(FOLDER)["drawing"]["metrics"]
+    return {
+        "file": f"live/{drawing.FILE}",
+        "size": f"{len(drawing.script()) / 1e6:.1f}",
+        "errors": {name: metrics[f"rounded/{name}"] for name in drawing.ERRORS},
+        "classes": ANIMALS,
+        "colours": ANIMAL_COLOURS,
+        "first": ANIMALS.index("horse"),
+        "nearest": drawing.NEAREST,
     }
 
 
@@ -277,6 +292,17 @@ def _draw_write_on(data: dict) -> None:
     plot_text.next_words(panels)
 
 
+def _draw_draw(data: dict) -> None:
+    """Draw the first test image with those that the encoder and pixels find."""
+    known, (examples, _) = drawing.of_page(), drawing.read_sheet()
+    image = examples[[data["first"]]]
+    rows = {
+        name: torch.cat([image, known.images[cosines[0].topk(data["nearest"]).indices]])
+        for name, cosines in known.cosines(image).items()
+    }
+    plot.images({"the encoder": rows["encoder"], "raw pixels": rows["pixels"]})
+
+
 def _draw_accuracy(data: dict) -> None:
     """Draw the probes of all encoders on the unchanged test images of the animals."""
     family = next(iter(data.values()))
@@ -293,5 +319,6 @@ WIDGETS = {  # name of the script: its data, and the function that draws the sti
     "loss": (loss_data, _draw_loss),
     "words": (words_data, _draw_words),
     "write_on": (write_on_data, _draw_write_on),
+    "draw": (draw_data, _draw_draw),
     "accuracy": (accuracy_data, _draw_accuracy),
 }

@@ -12,7 +12,7 @@ from support.bounds import additions_of, rounding
 from support.refusals import refused
 from test_browser import AXE, DESKTOP, PHONE, VIOLATIONS
 
-from fmkit.book import live
+from fmkit.book import live, packing
 from fmkit.data.tokens import encode
 from fmkit.generate import generate, greedy, keep_top_p
 from fmkit.models.heads import attention_weights
@@ -124,7 +124,7 @@ def figure(browser, address):
 
 def test_the_file_is_small_and_always_the_same(site, exact):
     file = (site / "live" / live.FILE).read_bytes()
-    assert len(file) <= live.MOST
+    assert len(file) <= packing.MOST
     assert file == live.script(exact)
 
 
@@ -132,7 +132,7 @@ def test_rounding_moves_no_weight_by_more_than_half_a_scale(exact, rng):
     heavy = torch.randn(40, 160, generator=rng) ** 5  # a few values far from the others
     matrices = [w for w in exact.model.parameters() if w.dim() == 2]
     for weight in (*matrices, heavy, torch.zeros(2, 3)):
-        integers, scale = live.quantize(weight.detach())
+        integers, scale = packing.quantize(weight.detach())
         assert integers.dtype == torch.int8
         torch.testing.assert_close(scale, scale.bfloat16().float(), rtol=0, atol=0)
         apart = (weight - integers.float() * scale[:, None]).abs() / scale[:, None]
