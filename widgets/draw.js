@@ -22,11 +22,10 @@ const thumbnail = () => make("canvas", { width: SIDE, height: SIDE, "aria-hidden
 const cursor = make("span", { class: "cursor" });
 
 const keep = () => { state.before = [...state.before.slice(-49), pixelsOf()]; };
-const changed = (words = "") => { said.textContent = words; later(); };
-const replace = (pixels, words) => { keep(); put(ink, pixels); changed(words); };
+const replace = (pixels) => { keep(); put(ink, pixels); later(); };
 const undo = () => {
   if (state.before.length) put(ink, state.before.pop());
-  changed();
+  later();
 };
 const clear = () => { begin.querySelector("select").value = ""; replace(new Uint8Array(PIXELS)); };
 
@@ -87,7 +86,7 @@ const draw = () => {
 const lift = () => {
   if (!state.trail) return;
   state.trail = null;
-  changed();
+  later();
 };
 board.addEventListener("pointerup", lift);
 board.addEventListener("pointercancel", lift);
@@ -105,7 +104,7 @@ board.addEventListener("keydown", (event) => {
   if (step && !event.shiftKey) return;
   keep();
   stroke(step ? [from, [state.x, state.y]] : [from]);
-  changed();
+  later();
 });
 const showCursor = () => {
   const share = 100 / SIDE;
@@ -133,19 +132,18 @@ const size = make("input", {
   type: "range", min: 1, max: 6, step: 1, value: state.size,
   oninput: () => { state.size = Number(size.value); output.textContent = size.value; showCursor(); },
 });
-const fitter = make("input", { type: "checkbox", checked: state.fit, onchange: () => { state.fit = fitter.checked; changed(); } });
+const fitter = make("input", { type: "checkbox", checked: state.fit, onchange: () => { state.fit = fitter.checked; later(); } });
 
 // What is found
 const seen = thumbnail();
+seen.className = "seen";
 const found = {};
 const lists = Object.entries(WAYS).map(([way, text]) => {
   found[way] = Array.from({ length: SHOWN }, () => {
     const picture = thumbnail(), name = make("span", { class: "name" }), cosine = make("span", { class: "number" });
     return { item: make("li", {}, picture, name, cosine), picture, name, cosine };
   });
-  const verdict = make("b");
-  found[way].verdict = verdict;
-  return make("div", {}, make("p", {}, `Nearest ${text}: `, verdict),
+  return make("div", {}, make("p", {}, `Nearest ${text}:`),
     make("ol", { class: "found", "aria-label": `nearest silhouettes ${text}` }, ...found[way].map(({ item }) => item)));
 });
 const said = make("p", { class: "said", role: "status" });
@@ -191,10 +189,10 @@ const show = () => {
       name.textContent = classes[live.labelOf(i)];
       number.textContent = cosine.toFixed(2);
     });
-    found[way].verdict.textContent = `${classes[label]}, ${count} of ${SHOWN}`;
-    return `${way === "encoder" ? "the encoder" : "raw pixels"}: ${classes[label]}, ${count} of ${SHOWN} neighbours`;
+    const name = classes[label];
+    return `${way === "encoder" ? "the encoder" : "raw pixels"} like ${article(name)} ${name} (${count} of ${SHOWN} neighbours)`;
   });
-  if (!state.trail) said.textContent = `Looks like, to ${words.join("; to ")}.`;
+  if (!state.trail) said.textContent = `It looks to ${words.join(", to ")}.`;
   facts.textContent = `Computed in ${milliseconds.toFixed(0)} ms.`;
   return paintMap(answer.encoder, pixels);
 };
@@ -266,8 +264,8 @@ const open = ({ header, weights, rest }) => {
     fit: (pixels) => fit(pixels, header.longer) };
   live.map = makeMap();
   root.live = { ...live, look, show, state, changes: CHANGES, put: (pixels) => replace(pixels), pixels: pixelsOf };
-  start();
-  state.before = [];
+  put(ink, live.example(data.first));
+  look(); // the first time takes longer
   show();
   new MutationObserver(show).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 };
@@ -292,4 +290,6 @@ root.append(
     `Weights and codes are rounded to 8 bits. On the ${data.errors.images.toLocaleString("en")} test images, the cosine ` +
     `of a code with that of the unrounded network is at least ${data.errors["least cosine"].toFixed(3)}, and the nearest ` +
     `silhouette is the same for ${(100 * data.errors["same nearest"]).toFixed(1)} %.`));
-loadInView(data, "fmkitEncoder", said, open);
+said.textContent = `Loading the model, ${data.size} MB.`;
+await load(data.file);
+open(await readModel(globalThis.fmkitEncoder));

@@ -1,5 +1,4 @@
-// Models that run in a page: their script is loaded once the figure is in view, and
-// unpacked. fmkit.book.packing made it.
+// Models that run in a page, unpacked from the script that fmkit.book.packing made.
 
 // The packed bytes, of which each character holds 15 bits.
 const bytesOf = ({ bytes, text }) => {
@@ -43,26 +42,4 @@ const readModel = async (packed) => {
     weights[name] = { rows, columns, values };
   }
   return { header, weights, rest: new Uint8Array(buffer, place) };
-};
-
-// open(model) is called with what the script at `file` has set. If that fails, the figure
-// goes and its still image comes back.
-const loadInView = ({ file, size }, name, said, open) => {
-  const failed = () => root.classList.remove("alive");
-  const load = () => {
-    said.textContent = `Loading the model, ${size} MB.`;
-    const opened = async () => {
-      await open(await readModel(globalThis[name]));
-      root.classList.add("loaded");
-    };
-    document.head.append(make("script", {
-      src: `${document.documentElement.dataset.content_root ?? "./"}${file}`,
-      onload: () => opened().catch(failed), onerror: failed,
-    }));
-  };
-  new IntersectionObserver((entries, observer) => {
-    if (!entries.some((entry) => entry.isIntersecting)) return;
-    observer.disconnect();
-    load();
-  }).observe(root);
 };

@@ -210,14 +210,26 @@ const write = async () => {
   return stop(`${MANY} tokens written.`);
 };
 
-const open = ({ header, weights }) => {
+const open = async () => {
+  const { header, weights } = await readModel(globalThis.fmkitDecoder);
   live = { ...header.config, start: header.start, ...makeTokenizer(header), ...makeDecoder(header, weights) };
   root.live = { ...live, reshaped, seen, state };
   rows.forEach((row) => { row.button.disabled = false; });
   writer.disabled = false;
+  root.classList.add("loaded");
   said.textContent = "";
   read(text.value);
   new MutationObserver(showMaps).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+};
+const fetchModel = () => {
+  said.textContent = `Loading the model, ${data.size} MB.`;
+  // The figure goes, and its still image comes back.
+  const failed = () => root.classList.remove("alive");
+  const script = make("script", {
+    src: `${document.documentElement.dataset.content_root ?? "./"}${data.file}`,
+    onload: () => open().catch(failed), onerror: failed,
+  });
+  document.head.append(script);
 };
 
 text.value = data.starts[0];
@@ -236,4 +248,8 @@ root.append(
     `probability by at most ${data.errors.largest.toFixed(3)}; the largest change at a place is ` +
     `${data.errors.mean.toFixed(3)} on average, and the most probable token is the same at ` +
     `${(100 * data.errors.same).toFixed(1)} % of them.`));
-loadInView(data, "fmkitDecoder", said, open);
+new IntersectionObserver((entries, observer) => {
+  if (!entries.some((entry) => entry.isIntersecting)) return;
+  observer.disconnect();
+  fetchModel();
+}).observe(root);

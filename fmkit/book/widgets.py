@@ -163,7 +163,7 @@ def draw_data() -> dict[str, object]:
     """Return where the encoder is, its size and errors, and the classes."""
     metrics = committed(FOLDER)["drawing"]["metrics"]
     return {
-        "file": f"live/{drawing.FILE}",
+        "file": drawing.FILE,
         "size": f"{len(drawing.script()) / 1e6:.1f}",
         "errors": {name: metrics[f"rounded/{name}"] for name in drawing.ERRORS},
         "classes": ANIMALS,

@@ -69,9 +69,11 @@ def save_resnet(path: str | Path, phi: ResNet) -> None:
 
     Raises ``ValueError`` if the file cannot be written.
     """
-    state = {name: value.half() for name, value in phi.state_dict().items()}
-    tensors = {name: value.contiguous() for name, value in state.items()}
-    write_tensors(Path(path), tensors, about={"config": json.dumps(asdict(phi.config))})
+    weights = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in phi.state_dict().items()  # batch norm counts its batches
+    }
+    write_tensors(Path(path), weights, about={"config": json.dumps(asdict(phi.config))})
 
 
 def load_resnet(path: str | Path) -> ResNet:
@@ -82,23 +84,26 @@ def load_resnet(path: str | Path) -> ResNet:
     """
     about, weights = _read(path)
     try:
-        phi = ResNet(ResNetConfig(**_values(about)))
-        phi.load_state_dict(weights)
+        with torch.device("meta"):
+            phi = ResNet(ResNetConfig(**_values(about)))
+        phi.load_state_dict(weights, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _no_model(path, error) from error
-    return phi.eval()
+    return phi.eval().to(memory_format=torch.channels_last)
 
 
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return the texts and the tensors of a file, in float32."""
+    """Return the texts and the tensors of a file, those of float16 in float32."""
     refuse_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
-            weights = {name: file.get_tensor(name).float() for name in names}
-            return file.metadata() or {}, weights
+            weights = {name: file.get_tensor(name) for name in names}
+            about = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise _no_model(path, error) from error
+    half = {name for name, value in weights.items() if value.is_floating_point()}
+    return about, weights | {name: weights[name].float() for name in half}
 
 
 def _values(about: dict[str, str]) -> dict[str, object]:
