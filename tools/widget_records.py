@@ -1,11 +1,11 @@
-"""Make the records behind three of the interactive figures, and the book's cover.
+"""Make the data of three of the interactive figures, and the book's cover.
 
 ``python -m tools.widget_records``, run on a clean checkout, writes ``results/widgets``:
-the cosines between views of eight images, before and after contrastive pretraining as
-in its chapter; these views; the encoder that this run trained; the silhouettes that go
-with it into the page, and how often it finds the correct class; and the next-token
-probabilities of SmolLM2 after a few prompts. ``images/cover.png`` shows the
-representation that the first run learned. It takes about three minutes on two cores.
+an encoder, which is pretrained here as in the chapter on contrastive learning; the
+silhouettes that go with it into the page, and how often it finds the correct class; two
+views of each of eight images; and the next-token probabilities of SmolLM2 after a few
+prompts. ``images/cover.png`` shows the representation of the same encoder. It takes
+about three minutes on two cores.
 """
 
 import contextlib
@@ -55,12 +55,8 @@ PROMPTS = (
 ASKED, KEPT = 60, 5  # places a prompt, in order of probability; tokens at each
 
 
-def similarities(run, train_set, *, steps, seed):
-    """Pretrain a network; return it and both views of the eight images.
-
-    Records the metrics ``trained/cat/dog``, ``untrained/…``: cosines between outputs
-    of the projection head, which are the inputs of the loss.
-    """
+def pretrain(train_set, *, steps, seed):
+    """Pretrain a network; return it and both views of the eight images."""
     images, labels, classes = train_set.images, train_set.labels, [*train_set.classes]
     config = ViewConfig(
         **{"size": images.shape[-1], "area": (0.3, 1.0), "ratio": (3 / 4, 4 / 3)},
@@ -73,7 +69,6 @@ def similarities(run, train_set, *, steps, seed):
     whole = nn.Sequential(phi, head)
     eight = [int((labels == classes.index(name)).nonzero()[0]) for name in CLASSES]
     views = two_views(images[eight], config, generator=rng).chunk(2)
-    _measure(run, "untrained", whole, views)
 
     def loss_of(batch):
         views = two_views(images[batch], config, generator=rng)
@@ -85,19 +80,7 @@ def similarities(run, train_set, *, steps, seed):
     records = train(loss_of, batches, steppers, **options)
     for _ in progress(records, bar="pretraining"):
         pass
-    _measure(run, "trained", whole, views)
     return phi.eval(), views
-
-
-def _measure(run, name, whole, views):
-    """Record the cosines between the first and the second views."""
-    whole.eval()
-    with torch.no_grad():
-        unit_hat, unit_tilde = (F.normalize(whole(x), dim=1) for x in views)
-    whole.train()
-    for i, row in enumerate((unit_hat @ unit_tilde.T).tolist()):
-        for j, cosine in enumerate(row):
-            run.metric(f"{name}/{CLASSES[i]}/{CLASSES[j]}", cosine)
 
 
 def write_views(views, path):
@@ -179,11 +162,11 @@ def next_words(run, lm, prompt):
 
 
 def main():
-    """Make both records, the views and the cover, then copy them to their places."""
+    """Make the record, the views and the cover, then copy them to their places."""
     # In a temporary folder first, because a record states whether the checkout is clean
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
-        _record(made / "similarities.json", _images, steps=660, seed=0)
+        _images(made, steps=660, seed=0)
         _record(made / "drawing.json", _drawing, seed=0)
         _record(made / "next_words.json", _of_words, seed=0)
         RESULTS.mkdir(parents=True, exist_ok=True)
@@ -202,9 +185,9 @@ def _record(path, work, **parameters):
         run.card()
 
 
-def _images(run, folder, *, steps, seed, device):
-    train_set, test_set = load_images("animals", device=device)
-    phi, views = similarities(run, train_set, steps=steps, seed=seed)
+def _images(folder, *, steps, seed):
+    train_set, test_set = load_images("animals", device="cpu")
+    phi, views = pretrain(train_set, steps=steps, seed=seed)
     save_resnet(folder / "encoder.safetensors", phi)
     write_views(views, folder / "views.png")
     write_cover(phi, test_set, folder / "cover.png")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -93,7 +94,13 @@ def errors(lm: LanguageModel) -> dict[str, float | int]:
     }
 
 
+@cache
+def packed() -> bytes:
+    """Return the script of the book's own decoder."""
+    return script(trained())
+
+
 def write(folder: Path) -> None:
-    """Write the script of :func:`script` into `folder`, which is made if need be."""
+    """Write the script of the book's decoder into `folder`, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_bytes(script(trained()))
+    (folder / FILE).write_bytes(packed())
