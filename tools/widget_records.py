@@ -1,10 +1,11 @@
-"""Make the records behind two of the interactive figures, and the book's cover.
+"""Make the data of three of the interactive figures, and the book's cover.
 
 ``python -m tools.widget_records``, run on a clean checkout, writes ``results/widgets``:
-the cosines between views of eight images, before and after contrastive pretraining as
-in its chapter; these views; and the next-token probabilities of SmolLM2 after a few
-prompts. ``images/cover.png`` shows the representation that the first run learned. It
-takes about three minutes on two cores.
+an encoder, which is pretrained here as in the chapter on contrastive learning; the
+silhouettes that go with it into the page, and how often it finds the correct class; two
+views of each of eight images; and the next-token probabilities of SmolLM2 after a few
+prompts. ``images/cover.png`` shows the representation of the same encoder. It takes
+about three minutes on two cores.
 """
 
 import contextlib
@@ -27,10 +28,13 @@ from torch import nn
 from fmkit import runtime
 from fmkit.assets import fetch
 from fmkit.augment import ViewConfig, two_views
+from fmkit.book import drawing
+from fmkit.book.palette import ANIMAL_COLOURS
 from fmkit.data.load import load_images
 from fmkit.losses import nt_xent_loss
 from fmkit.models.pretrained import load_gguf
 from fmkit.models.resnet import ResNet, ResNetConfig
+from fmkit.models.saved import load_resnet, save_resnet
 from fmkit.progress import progress
 from fmkit.runs.record import Run
 from fmkit.train import minibatches, train, warmup_cosine
@@ -48,18 +52,11 @@ PROMPTS = (
     "def add(a, b):\n    return",
     "sea otter => loutre de mer, cheese =>",
 )
-# Ten classes, told apart with any colour vision (Okabe and Ito; Tol): none near white
-COVER = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-COVER += ("#882255", "#999933", "#6f5fc4")
 ASKED, KEPT = 60, 5  # places a prompt, in order of probability; tokens at each
 
 
-def similarities(run, train_set, *, steps, seed):
-    """Pretrain a network; return it and both views of the eight images.
-
-    Records the metrics ``trained/cat/dog``, ``untrained/…``: cosines between outputs
-    of the projection head, which are the inputs of the loss.
-    """
+def pretrain(train_set, *, steps, seed):
+    """Pretrain a network; return it and both views of the eight images."""
     images, labels, classes = train_set.images, train_set.labels, [*train_set.classes]
     config = ViewConfig(
         **{"size": images.shape[-1], "area": (0.3, 1.0), "ratio": (3 / 4, 4 / 3)},
@@ -72,7 +69,6 @@ def similarities(run, train_set, *, steps, seed):
     whole = nn.Sequential(phi, head)
     eight = [int((labels == classes.index(name)).nonzero()[0]) for name in CLASSES]
     views = two_views(images[eight], config, generator=rng).chunk(2)
-    _measure(run, "untrained", whole, views)
 
     def loss_of(batch):
         views = two_views(images[batch], config, generator=rng)
@@ -84,19 +80,7 @@ def similarities(run, train_set, *, steps, seed):
     records = train(loss_of, batches, steppers, **options)
     for _ in progress(records, bar="pretraining"):
         pass
-    _measure(run, "trained", whole, views)
     return phi.eval(), views
-
-
-def _measure(run, name, whole, views):
-    """Record the cosines between the first and the second views."""
-    whole.eval()
-    with torch.no_grad():
-        unit_hat, unit_tilde = (F.normalize(whole(x), dim=1) for x in views)
-    whole.train()
-    for i, row in enumerate((unit_hat @ unit_tilde.T).tolist()):
-        for j, cosine in enumerate(row):
-            run.metric(f"{name}/{CLASSES[i]}/{CLASSES[j]}", cosine)
 
 
 def write_views(views, path):
@@ -131,11 +115,35 @@ def write_cover(phi, test_set, path, *, columns=24, rows=9, seed=0):
     for i, cell in zip(image_of, cell_of, strict=True):
         x, y = (side * cells[cell]).tolist()
         place = np.s_[y : y + side, x : x + side]
-        page[place][..., :3] = ImageColor.getrgb(COVER[test_set.labels[some[i]]])
+        page[place][..., :3] = ImageColor.getrgb(ANIMAL_COLOURS[test_set.labels[some[i]]])
         page[place][..., 3] = large[i, 0].numpy()
     Image.fromarray(page).quantize(64, method=Image.Quantize.FASTOCTREE).save(
         path, optimize=True, dpi=(200, 200)
     )
+
+
+def nearest(run, known, test_set):
+    """Record how often the nearest silhouettes are of the class of a test image.
+
+    A metric is called ``encoder/nearest/mirror/test``: the share of mirrored test
+    images whose nearest silhouette by the encoder has the same class. With ``vote`` it
+    is the class of most of the nearest six, and ``same`` is the share whose nearest
+    silhouette is that of the unchanged image.
+    """
+    before = {}
+    for change, function in drawing.CHANGES.items():
+        for way, cosines in known.cosines(function(test_set.images)).items():
+            found = cosines.topk(drawing.NEAREST, dim=1).indices
+            labels = known.labels[found]
+            before.setdefault(way, found[:, 0])
+            shares = {
+                "nearest": labels[:, 0] == test_set.labels,
+                "vote": drawing.vote(labels) == test_set.labels,
+                "same": found[:, 0] == before[way],
+            }
+            for name, share in shares.items():
+                value = share.double().mean().item()
+                run.metric(f"{way}/{name}/{change}/test", value)
 
 
 def next_words(run, lm, prompt):
@@ -158,11 +166,12 @@ def next_words(run, lm, prompt):
 
 
 def main():
-    """Make both records, the views and the cover, then copy them to their places."""
+    """Make the record, the views and the cover, then copy them to their places."""
     # In a temporary folder first, because a record states whether the checkout is clean
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
-        _record(made / "similarities.json", _images, steps=660, seed=0)
+        _images(made, steps=660, seed=0)
+        _record(made / "drawing.json", _drawing, seed=0)
         _record(made / "next_words.json", _of_words, seed=0)
         RESULTS.mkdir(parents=True, exist_ok=True)
         for path in made.iterdir():
@@ -180,11 +189,22 @@ def _record(path, work, **parameters):
         run.card()
 
 
-def _images(run, folder, *, steps, seed, device):
-    train_set, test_set = load_images("animals", device=device)
-    phi, views = similarities(run, train_set, steps=steps, seed=seed)
+def _images(folder, *, steps, seed):
+    train_set, test_set = load_images("animals", device="cpu")
+    phi, views = pretrain(train_set, steps=steps, seed=seed)
+    save_resnet(folder / "encoder.safetensors", phi)
     write_views(views, folder / "views.png")
     write_cover(phi, test_set, folder / "cover.png")
+
+
+def _drawing(run, folder, *, seed, device):
+    train_set, test_set = load_images("animals", device=device)
+    drawing.write_sheet(train_set, test_set, folder / drawing.SHEET, seed=seed)
+    phi = load_resnet(folder / "encoder.safetensors")
+    _, images = drawing.read_sheet(folder / drawing.SHEET)
+    for name, value in drawing.errors(phi, images, test_set.images).items():
+        run.metric(f"rounded/{name}", value)
+    nearest(run, drawing.gallery(drawing.rounded(phi), images), test_set)
 
 
 def _of_words(run, folder, *, seed, device):

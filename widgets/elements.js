@@ -1,5 +1,5 @@
 // make("button", {class: "wide", onclick: f}, "text", child): an element in one call.
-const drawn = new Set(["svg", "g", "line", "path", "circle", "text"]);
+const drawn = new Set(["svg", "g", "line", "path", "circle", "rect", "text"]);
 const make = (name, attributes = {}, ...children) => {
   const element = drawn.has(name)
     ? document.createElementNS("http://www.w3.org/2000/svg", name)

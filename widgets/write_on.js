@@ -1,5 +1,4 @@
-// Write on: the decoder continues a text, and shows its heads of attention. It is loaded
-// once the figure is in view. `root.live` has its functions, for tests and for a console.
+// Write on: the decoder continues a text, and shows its heads of attention. `root.live` has its functions, for tests and for a console.
 const SHOWN = 7; // of the most probable tokens
 const MANY = 20; // tokens that the button writes
 const PACE = 60; // milliseconds between them, so that one can stop
@@ -221,17 +220,6 @@ const open = async () => {
   read(text.value);
   new MutationObserver(showMaps).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 };
-const fetchModel = () => {
-  said.textContent = `Loading the model, ${data.size} MB.`;
-  // The figure goes, and its still image comes back.
-  const failed = () => root.classList.remove("alive");
-  const script = make("script", {
-    src: `${document.documentElement.dataset.content_root ?? "./"}${data.file}`,
-    onload: () => open().catch(failed), onerror: failed,
-  });
-  document.head.append(script);
-};
-
 text.value = data.starts[0];
 label();
 root.append(
@@ -248,8 +236,6 @@ root.append(
     `probability by at most ${data.errors.largest.toFixed(3)}; the largest change at a place is ` +
     `${data.errors.mean.toFixed(3)} on average, and the most probable token is the same at ` +
     `${(100 * data.errors.same).toFixed(1)} % of them.`));
-new IntersectionObserver((entries, observer) => {
-  if (!entries.some((entry) => entry.isIntersecting)) return;
-  observer.disconnect();
-  fetchModel();
-}).observe(root);
+said.textContent = `Loading the model, ${data.size} MB.`;
+await load(data.file);
+await open();

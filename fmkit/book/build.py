@@ -146,6 +146,7 @@ def build_site(
     _add_reproducibility(root, source)
     if (source / widgets.FOLDER).is_dir():
         widgets.write(source / widgets.FOLDER)
+        widgets.embed(source)
     log, output = source.with_name("site.log"), source.with_name("site")
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", str(source)]

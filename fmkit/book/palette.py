@@ -74,3 +74,9 @@ COLOURS = {
     "LoRA": "#e69f00",
     "all weights": "#d55e00",
 }
+
+# Ten classes, told apart with any colour vision (Okabe and Ito; Tol): none near white
+ANIMAL_COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"),
+    *("#882255", "#999933", "#6f5fc4"),
+)

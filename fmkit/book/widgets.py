@@ -1,23 +1,33 @@
 """Make the interactive figures: their data, from records, and a still image of each.
 
 Each figure is a script in the folder ``widgets``. The build joins the script and its
-data to one piece of HTML, which the page includes, and draws the still image that
-replaces the figure in print and where no script runs.
+data to one script, which ``_static/widgets.js`` loads when the figure comes near the
+screen, and draws the still image that replaces the figure in print and where no script
+runs. Any page can show a figure: see :func:`embed`.
 """
 
 import base64
 import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from fmkit import plot, plot_text
-from fmkit.book import live
-from fmkit.book.palette import COLOURS, NAMES, NAMES_OF_TEXTS
+from fmkit.book import drawing, live
+from fmkit.book.contents import BookError
+from fmkit.book.palette import ANIMAL_COLOURS, COLOURS, NAMES, NAMES_OF_TEXTS
 from fmkit.data.animals import ANIMALS
 from fmkit.data.docstrings import LIBRARIES
 from fmkit.data.tokens import pieces
+from fmkit.losses import nt_xent_loss, simclr_loss
+from fmkit.runs.parameters import read_notebook
 from fmkit.runs.record import committed, results, scores_of
 from fmkit.tasks.questions import TASKS, load_task
 
@@ -26,61 +36,128 @@ ENCODERS = ("pixels", "untrained", "reconstruction", "simclr", "imagenet")
 MODELS = ("words", "untrained", "decoder", "masked", "minilm", "smollm2")
 ADAPTATIONS = ("probe", "finetune", "lp-ft", "last-block", "lora", "all", "scratch")
 SPLITS = ("test", "rotate", "thicken", "invert")
-TAU = 0.1  # temperature, as in the chapter on contrastive learning
 NOTE = "Points are means of three seeds, bars reach from the lowest to the highest."
 HELPERS = ("elements",)  # scripts that every figure begins with
-PARTS = {"write_on": ("decoder",)}  # scripts that some figures need besides
+PARTS = {"write_on": ("packed", "decoder"), "draw": ("packed", "encoder")}  # besides
 SITE = "vendor/live"  # Sphinx copies what is in vendor to the top of the site
+PLACE = re.compile(r"^<!-- interactive: (\w+) -->$", re.MULTILINE)
 Tree = dict[str, list]  # next token → [probability, its own tree or None]
+
+# The batch of the figure of the loss. In views.png the images are in this order
+VIEWS = ("bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "zebra")
+BATCH = ("cat", "elephant", "giraffe", "horse")
+START = (27, 81, 117, 153, 99, 135, 45, 63)  # degrees: of first, then of second views
+TAU = 0.5
+RATES = {"notes": 0.1, "ntXent": 1.0}  # of NT-Xent times τ, so that no vector jumps
+
+
+@dataclass(frozen=True)
+class Widget:
+    """An interactive figure: how its data and its still image are made, and its texts.
+
+    `caption` and `alt` describe the still image, `label` marks the place of the figure
+    on the page of all figures.
+    """
+
+    data: Callable[[], dict]
+    draw: Callable[[dict], None]
+    title: str
+    label: str
+    caption: str
+    alt: str
 
 
 def write(folder: Path) -> None:
     """Write ``<name>.html`` and ``<name>.png`` beside each script in `folder`.
 
-    What a script loads later is written for the top of the site.
+    What a page loads later is written for the top of the site.
     """
-    for name, (data, draw) in WIDGETS.items():
-        numbers = data()
+    site = folder.parent / SITE
+    live.write(site)
+    drawing.write(site)
+    for name, widget in WIDGETS.items():
+        data = widget.data()
         parts = [*HELPERS, *PARTS.get(name, ()), name]
         paths = [folder / f"{part}.js" for part in parts]
-        script = "".join(path.read_text(encoding="utf-8") for path in paths)
-        fragment = _fragment(name, numbers, script)
-        (folder / f"{name}.html").write_text(fragment, encoding="utf-8")
+        code = "".join(path.read_text(encoding="utf-8") for path in paths)
+        (site / f"{name}.js").write_text(_script(name, data, code), encoding="utf-8")
+        (folder / f"{name}.html").write_text(_fragment(name), encoding="utf-8")
         plot.use_style()
-        draw(numbers)
+        widget.draw(data)
         plt.savefig(folder / f"{name}.png")
         plt.close("all")
-    live.write(folder.parent / SITE)
 
 
-def _fragment(name: str, data: object, script: str) -> str:
-    """Return a div that fills itself.
-
-    It contains its data, because a page opened as a file may not read other files.
-    """
-    text = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
+def _script(name: str, data: dict, code: str) -> str:
+    """Return a script that adds a function to ``fmkitFigures``, which fills a div."""
     return (
-        f'<div class="widget" id="widget-{name}">\n'
-        f'<script type="application/json">{text}</script>\n<script>(() => {{\n'
-        "const root = document.currentScript.parentElement;\n"
-        'const data = JSON.parse(root.querySelector("script").textContent);\n'
-        f'{script}root.classList.add("alive");\n}})();</script>\n</div>\n'
+        f"(globalThis.fmkitFigures ??= {{}}).{name} = async (root, load) => {{\n"
+        f"const data = {json.dumps(data, ensure_ascii=False)};\n{code}}};\n"
+    )
+
+
+def _fragment(name: str) -> str:
+    """Return an empty div, which ``_static/widgets.js`` fills."""
+    return (
+        f'<div class="widget" data-figure="{name}" role="group" '
+        f'aria-label="{WIDGETS[name].title}">\n'
+        '<script>document.currentScript.parentElement.classList.add("alive")</script>\n'
+        "</div>\n"
+    )
+
+
+def embed(source: Path) -> None:
+    """Put the figures into the pages in the folder `source`.
+
+    In Markdown a figure replaces a line ``<!-- interactive: loss -->``, in a notebook
+    the text of a cell with ``{"fmkit": {"widget": "loss"}}`` in its metadata. That text
+    leads to the figure from programs that show notebooks without it. Raises
+    :class:`~fmkit.book.contents.BookError` if no figure has the name.
+    """
+    for page in sorted((source / "chapters").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(
+            PLACE.sub(lambda match, page=page: _place(page, match[1]), text),
+            encoding="utf-8",
+        )
+    for page in sorted((source / "chapters").glob("*.ipynb")):
+        notebook = read_notebook(page)
+        for cell in notebook.cells:
+            name = cell.metadata.get("fmkit", {}).get("widget")
+            if name is not None:
+                cell.source = _place(page, name, more=True)
+        nbformat.write(notebook, page)
+
+
+def _place(page: Path, name: str, *, more: bool = False) -> str:
+    """Return a figure and its still image in MyST, if need be with a link to more."""
+    if name not in WIDGETS:
+        known = ", ".join(WIDGETS)
+        raise BookError(
+            f"{page.name} shows the figure {name}, which is not in {known}."
+        )
+    widget = WIDGETS[name]
+    link = f" {{ref}}`Things to try <{widget.label}>`." if more else ""
+    return (
+        f"```{{raw}} html\n:file: ../{FOLDER}/{name}.html\n```\n\n"
+        f"```{{figure}} ../{FOLDER}/{name}.png\n:figclass: still\n"
+        f":alt: {widget.alt}\n\n{widget.caption}{link}\n```"
     )
 
 
 def loss_data() -> dict[str, object]:
-    """Return cosines between views of eight images, before and after pretraining."""
-    metrics = committed(FOLDER)["similarities"]["metrics"]
+    """Return a batch of images, two views of each, and where their vectors start."""
     views = (results(FOLDER) / "views.png").read_bytes()
-    classes = list(dict.fromkeys(name.split("/")[1] for name in metrics))
-    cosines = {
-        state: [
-            [round(metrics[f"{state}/{a}/{b}"], 4) for b in classes] for a in classes
-        ]
-        for state in ("untrained", "trained")
+    return {
+        "images": BATCH,
+        "columns": [VIEWS.index(name) for name in BATCH],
+        "across": len(VIEWS),
+        "views": f"data:image/png;base64,{base64.b64encode(views).decode()}",
+        "colours": plot.FREE[: len(BATCH)],
+        "start": START,
+        "tau": TAU,
+        "rates": RATES,
     }
-    source = f"data:image/png;base64,{base64.b64encode(views).decode()}"
-    return {"classes": classes, **cosines, "views": source}
 
 
 def words_data() -> dict[str, Tree]:
@@ -152,12 +229,26 @@ def write_on_data() -> dict[str, object]:
     """Return where the decoder is, its size and its errors, and beginnings of texts."""
     lm = live.trained()
     return {
-        "file": f"live/{live.FILE}",
-        "size": f"{len(live.script(lm)) / 1e6:.1f}",
+        "file": live.FILE,
+        "size": f"{len(live.packed()) / 1e6:.1f}",
         "errors": live.errors(lm),
         "starts": live.STARTS,
         "layers": lm.model.config.layers,
         "heads": lm.model.config.heads,
+    }
+
+
+def draw_data() -> dict[str, object]:
+    """Return where the encoder is, its size and errors, and the classes."""
+    metrics = committed(FOLDER)["drawing"]["metrics"]
+    return {
+        "file": drawing.FILE,
+        "size": f"{len(drawing.script()) / 1e6:.1f}",
+        "errors": {name: metrics[f"rounded/{name}"] for name in drawing.ERRORS},
+        "classes": ANIMALS,
+        "colours": ANIMAL_COLOURS,
+        "first": ANIMALS.index("horse"),
+        "nearest": drawing.NEAREST,
     }
 
 
@@ -246,15 +337,52 @@ def _colours(keys: list[str], words: dict[str, str]) -> list[str]:
 
 
 def _draw_loss(data: dict) -> None:
-    """Draw the softmax of the first image's similarities, before and after training."""
-    _, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
-    for ax, state in zip(axes, ("untrained", "trained"), strict=True):
-        s = torch.tensor(data[state][0])
-        ax.barh(data["classes"], (s / TAU).softmax(0).tolist(), color="#0072b2")
-        loss = -(s / TAU).log_softmax(0)[0]
-        title = f"{state}: loss of the {data['classes'][0]} {loss:.3f} nats"
-        ax.set(xlim=(0, 1), title=title, xlabel=f"softmax of the cosines over {TAU}")
-    axes[0].invert_yaxis()
+    """Draw how 100 steps down each loss move the vectors of the batch."""
+    notes, tau = data["rates"]["notes"], data["tau"]
+    angles = torch.deg2rad(torch.tensor(data["start"]).float())
+    start = torch.stack([angles.cos(), angles.sin()], dim=1)
+    panels = {
+        "loss of the notes": _path(start, simclr_loss, rate=notes),
+        f"NT-Xent, τ = {tau}": _path(
+            start,
+            lambda hat, tilde: nt_xent_loss(hat, tilde, tau=tau),
+            rate=data["rates"]["ntXent"] * tau,
+            onto=lambda v: F.normalize(v, dim=1),
+        ),
+    }
+    _, axes = plt.subplots(1, 2, figsize=(9, 4.4))
+    for ax, (title, path) in zip(axes, panels.items(), strict=True):
+        ax.add_patch(plt.Circle((0, 0), 1, fill=False, color="#bbbbbb"))
+        for i in range(path.shape[1]):
+            colour = data["colours"][i % len(BATCH)]
+            marker = "o" if i < len(BATCH) else "s"
+            ax.plot(*path[:, i].T, color=colour, linewidth=1)
+            ax.plot(*path[0, i], marker, color=colour, markerfacecolor="white")
+            name = data["images"][i] if i < len(BATCH) else None
+            ax.plot(*path[-1, i], marker, color=colour, label=name)
+        ax.set(title=title, aspect="equal")
+        ax.axis("off")
+    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _path(
+    start: Tensor,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    *,
+    rate: float,
+    onto: Callable[[Tensor], Tensor] = lambda v: v,
+    steps: int = 100,
+) -> Tensor:
+    """Return the vectors (steps + 1, 2B, 2) on their way down the gradient of a loss.
+
+    `onto` is applied after each step. The first half of the vectors are first views.
+    """
+    path = [start]
+    for _ in range(steps):
+        v = path[-1].clone().requires_grad_()
+        [gradient] = torch.autograd.grad(loss_of(*v.chunk(2)), v)
+        path.append(onto(path[-1] - rate * gradient))
+    return torch.stack(path)
 
 
 def _draw_words(data: dict) -> None:
@@ -283,6 +411,17 @@ def _draw_write_on(data: dict) -> None:
     plot_text.next_words(panels)
 
 
+def _draw_draw(data: dict) -> None:
+    """Draw the first test image with those that the encoder and pixels find."""
+    known, (examples, _) = drawing.of_page(), drawing.read_sheet()
+    image = examples[[data["first"]]]
+    rows = {
+        name: torch.cat([image, known.images[cosines[0].topk(data["nearest"]).indices]])
+        for name, cosines in known.cosines(image).items()
+    }
+    plot.images({"the encoder": rows["encoder"], "raw pixels": rows["pixels"]})
+
+
 def _draw_accuracy(data: dict) -> None:
     """Draw the probes of all encoders on the unchanged test images of the animals."""
     family = next(iter(data.values()))
@@ -295,9 +434,63 @@ def _draw_accuracy(data: dict) -> None:
     plot.curves(lines, chance=family["chance"][""], colours=COLOURS, **text)
 
 
-WIDGETS = {  # name of the script: its data, and the function that draws the still image
-    "loss": (loss_data, _draw_loss),
-    "words": (words_data, _draw_words),
-    "write_on": (write_on_data, _draw_write_on),
-    "accuracy": (accuracy_data, _draw_accuracy),
+WIDGETS = {  # by the name of the script
+    "loss": Widget(
+        loss_data,
+        _draw_loss,
+        title="A batch in your hand",
+        label="interactive-loss",
+        caption="Two views each of four images, as vectors in the plane. Both losses "
+        "pull the two views of an image together and push different images apart. The "
+        "loss of the notes also makes the vectors longer; NT-Xent compares directions "
+        "only, and divides by the temperature τ.",
+        alt="Two planes with a circle, in which eight vectors start close together. "
+        "After 100 steps down the loss of the notes the vectors of four images point "
+        "in four directions and are more than twice as long. After 100 steps down "
+        "NT-Xent they still end on the circle, a quarter turn apart, and the two views "
+        "of each image have met.",
+    ),
+    "words": Widget(
+        words_data,
+        _draw_words,
+        title="The next word",
+        label="interactive-next-word",
+        caption="The five most probable next tokens after a prompt, after the first of "
+        "them was chosen, and once more.",
+        alt="Three panels of bars: the five most probable tokens after “The capital of "
+        "France is”, then after Paris was chosen, then after a full stop.",
+    ),
+    "write_on": Widget(
+        write_on_data,
+        _draw_write_on,
+        title="Write on",
+        label="interactive-write-on",
+        caption="The most probable tokens after the beginning of a docstring. A low "
+        "temperature favours the most probable token, a high one makes all more alike.",
+        alt="Three panels of bars, the seven most probable next tokens after the "
+        "beginning of a docstring at temperatures 1, one half and 2; the first bar is "
+        "longest at one half and nearly as short as the others at 2.",
+    ),
+    "draw": Widget(
+        draw_data,
+        _draw_draw,
+        title="Draw an animal",
+        label="interactive-draw",
+        caption="A horse of the test set, and its six nearest training silhouettes by "
+        "the encoder and by raw pixels.",
+        alt="Two rows of seven silhouettes, which begin with the same horse. The six "
+        "nearest by the encoder are horses that face either way. The six nearest by "
+        "raw pixels all stand as the first horse does, and one of them is a zebra.",
+    ),
+    "accuracy": Widget(
+        accuracy_data,
+        _draw_accuracy,
+        title="What labels and examples are worth",
+        label="interactive-accuracy",
+        caption="Linear probes on the animals: means of three seeds, bars from the "
+        "lowest to the highest.",
+        alt="Accuracy of linear probes on five representations of the animals against "
+        "the number of labels; the ImageNet representation is highest, raw pixels are "
+        "lowest.",
+    ),
 }

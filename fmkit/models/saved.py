@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from fmkit._check import Refused, one_line
 from fmkit._reading import refuse_pointer
 from fmkit._writing import write_tensors
 from fmkit.data.tokens import START, read_tokenizer
 from fmkit.models.language_model import LanguageModel
+from fmkit.models.resnet import ResNet, ResNetConfig
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
 
 
@@ -49,23 +51,66 @@ def load_trained(path: str | Path) -> LanguageModel:
     The model is in float32 and in eval mode. Raises ``ValueError`` if the file is
     damaged or was not written by that function.
     """
-    refuse_pointer(path)
+    about, weights = _read(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            values = json.loads(about["config"]).items()
-            config = TransformerConfig(  # JSON knows no tuples
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in values}
-            )
-            tokenizer = None
-            if "tokenizer" in about:
-                tokenizer = read_tokenizer(about["tokenizer"])
-            names = file.keys()
-            values = {name: file.get_tensor(name).float() for name in names}
-        model = with_weights(config, values)
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        what = f"{path} holds no model of this book's"
-        raise Refused(f"{what} ({one_line(error)}).") from error
+        config, tokenizer = TransformerConfig(**_values(about)), None
+        if "tokenizer" in about:
+            tokenizer = read_tokenizer(about["tokenizer"])
+        model = with_weights(config, weights)
+    except (OSError, KeyError, TypeError, RuntimeError) as error:
+        raise _no_model(path, error) from error
     if tokenizer is None:
         return LanguageModel(model, None, None)
     return LanguageModel(model, tokenizer, START, (START,))
+
+
+def save_resnet(path: str | Path, phi: ResNet) -> None:
+    """Write the network in float16 and its config as safetensors.
+
+    Raises ``ValueError`` if the file cannot be written.
+    """
+    weights = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in phi.state_dict().items()  # batch norm counts its batches
+    }
+    write_tensors(Path(path), weights, about={"config": json.dumps(asdict(phi.config))})
+
+
+def load_resnet(path: str | Path) -> ResNet:
+    """Load what :func:`fmkit.models.saved.save_resnet` wrote.
+
+    The network is in float32 and in eval mode. Raises ``ValueError`` if the file is
+    damaged or was not written by that function.
+    """
+    about, weights = _read(path)
+    try:
+        with torch.device("meta"):
+            phi = ResNet(ResNetConfig(**_values(about)))
+        phi.load_state_dict(weights, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _no_model(path, error) from error
+    return phi.eval().to(memory_format=torch.channels_last)
+
+
+def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the texts and the tensors of a file, those of float16 in float32."""
+    refuse_pointer(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            weights = {name: file.get_tensor(name) for name in names}
+            about = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise _no_model(path, error) from error
+    half = {name for name, value in weights.items() if value.is_floating_point()}
+    return about, weights | {name: weights[name].float() for name in half}
+
+
+def _values(about: dict[str, str]) -> dict[str, object]:
+    """Return the values of a config: JSON knows no tuples."""
+    values = json.loads(about["config"]).items()
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values}
+
+
+def _no_model(path: str | Path, error: Exception) -> Refused:
+    return Refused(f"{path} holds no model of this book's ({one_line(error)}).")

@@ -60,6 +60,12 @@ READY = """async () => {
   });
   const up = document.querySelector("#pst-back-to-top");
   up?.style.setProperty("display", "block", "important");
+  for (const figure of document.querySelectorAll(".widget")) {
+    figure.scrollIntoView();
+    while (!figure.matches(".loaded, :not(.alive)")) {
+      await new Promise(resolve => setTimeout(resolve, 50));
+    }
+  }
   await document.fonts.ready;
   if (window.MathJax) await MathJax.startup.promise;
 }"""
@@ -112,7 +118,7 @@ class Visit:
     theme: str  # that it took
     console: list[str]  # errors and warnings
     elsewhere: list[str]  # addresses that are no file
-    size: int  # bytes of the page and of every file that it asked for
+    size: int  # bytes of the page and of every file that it asked for as it opened
     sent: int  # of these, compressed as a server does, before images
     first: int  # with images
     shift: float  # of the layout
@@ -140,6 +146,7 @@ def visit(browser, path, theme):
     tab.on("request", lambda request: addresses.add(request.url))
     tab.goto(path.as_uri())
     shift = tab.evaluate(MOVED)
+    loaded = set(addresses)  # by itself, before a reader scrolls
     tab.evaluate(READY)
     tab.wait_for_timeout(400)  # the theme gives what scrolls a tab stop after 300 ms
     page = Page(tab.content())
@@ -153,7 +160,7 @@ def visit(browser, path, theme):
     cut = tab.evaluate(CUT)
     taken = tab.evaluate("document.documentElement.dataset.theme")
     context.close()
-    parts = {urlsplit(address) for address in addresses}
+    parts = {urlsplit(address) for address in loaded}
     files = {Path(unquote(part.path)) for part in parts if part.scheme == "file"}
     sent = {file: packed(file) for file in files if file.is_file()}
     return Visit(

@@ -10,7 +10,8 @@ from support.processes import no_file_above
 from fmkit.data.tokens import byte_pairs, consecutive
 from fmkit.evaluate import token_nats
 from fmkit.lora import merge_low_rank, with_low_rank
-from fmkit.models.saved import load_trained, save_trained
+from fmkit.models.resnet import ResNet, ResNetConfig
+from fmkit.models.saved import load_resnet, load_trained, save_resnet, save_trained
 from fmkit.models.transformer import Transformer, TransformerConfig
 from fmkit.runs.record import results
 
@@ -41,6 +42,30 @@ def test_what_is_saved_is_loaded(tmp_path, tokenizer, tied):
     torch.testing.assert_close(loaded(x), rounded(x), rtol=0, atol=0)
     assert (loaded.unembedding.weight is loaded.embedding.weight) is tied
     assert path.stat().st_size < 2 * sum(p.numel() for p in model.parameters()) + 50_000
+
+
+def test_a_resnet_is_saved_with_its_statistics(tmp_path, rng):
+    phi, path = ResNet(ResNetConfig(3, (4, 8), (1, 2), 1)), tmp_path / "phi.safetensors"
+    x = torch.rand(6, 3, 16, 16, generator=rng)
+    phi(x)  # batch norm takes statistics
+    save_resnet(path, phi)
+    drawn = torch.random.get_rng_state()
+    loaded = load_resnet(str(path))
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    assert (loaded.config, loaded.training) == (phi.config, False)
+    assert loaded.stem[1].num_batches_tracked == 1
+    rounded = copy.deepcopy(phi).half().float().eval()  # as the file has it
+    torch.testing.assert_close(loaded(x), rounded(x), rtol=0, atol=0)
+
+
+def test_each_loader_refuses_the_file_of_the_other(tmp_path):
+    path = tmp_path / "phi.safetensors"
+    save_resnet(path, ResNet(ResNetConfig(1, (4,), (1,), 1)))
+    with pytest.raises(ValueError, match="holds no model of this book's"):
+        load_trained(path)
+    save_trained(path, Transformer(TransformerConfig(vocabulary=5, hidden=16, **SHAPE)))
+    with pytest.raises(ValueError, match="holds no model of this book's"):
+        load_resnet(path)
 
 
 def test_a_model_without_a_tokenizer_is_saved_too(tmp_path):
