@@ -115,7 +115,9 @@ def write_cover(phi, test_set, path, *, columns=24, rows=9, seed=0):
     for i, cell in zip(image_of, cell_of, strict=True):
         x, y = (side * cells[cell]).tolist()
         place = np.s_[y : y + side, x : x + side]
-        page[place][..., :3] = ImageColor.getrgb(ANIMAL_COLOURS[test_set.labels[some[i]]])
+        page[place][..., :3] = ImageColor.getrgb(
+            ANIMAL_COLOURS[test_set.labels[some[i]]]
+        )
         page[place][..., 3] = large[i, 0].numpy()
     Image.fromarray(page).quantize(64, method=Image.Quantize.FASTOCTREE).save(
         path, optimize=True, dpi=(200, 200)
