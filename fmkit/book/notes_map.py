@@ -1,8 +1,9 @@
 """Make the map of the notes: each of their items, its place, function and test.
 
-``notes_map.toml`` lists the items. The place of an item in a chapter is a label,
-``(notes-footnote-5)=``, in front of the item, or the name of a figure. The docstring of
-a function or a test ends with its items: ``In the notes: finetuning, (14.2).``
+``notes_map.toml`` lists the items. The place of an item in a chapter is a label in
+front of the item, ``<a id="notes-footnote-5"></a>``, or the name of a figure. The
+docstring of a function or a test ends with its items:
+``In the notes: finetuning, (14.2).``
 
 ``python -m fmkit.book.notes_map`` writes the page and prints what is wrong.
 """
@@ -117,7 +118,7 @@ def places_of(root: Path) -> dict[str, list[Place]]:
             else:
                 waiting, lines = [], cell.source.split("\n")
             for i, line in enumerate([*lines, ""]):
-                label = re.fullmatch(r"\(([\w-]+)\)=", line.strip())
+                label = re.fullmatch(r'<a id="([\w-]+)"></a>', line.strip())
                 if label:
                     waiting.append(label[1])
                 elif line.strip() or i == len(lines):
@@ -128,6 +129,11 @@ def places_of(root: Path) -> dict[str, list[Place]]:
                         places.setdefault(one, []).append(place)
                     waiting = []
     return places
+
+
+def marked(label: str) -> str:
+    """Return the line that gives a place its label."""
+    return f'<a id="{label}"></a>'
 
 
 def marks(path: Path, package: Path) -> Iterator[Mark]:
@@ -183,7 +189,7 @@ def complaints(whole: Map) -> Iterator[str]:
         yield f"{LIST.name} has {one} more than once."
     for label, places in whole.places.items():
         if re.match(OF_THE_MAP, label) and label not in labels:
-            yield f"{places[0].chapter}: ({label})= is of no item of {LIST.name}."
+            yield f"{places[0].chapter}: {marked(label)} is of no item of {LIST.name}."
     for mark in (*whole.functions, *whole.tests):
         for name in mark.items:
             if name not in names:
@@ -200,7 +206,7 @@ def _of_one(item: Item, whole: Map) -> Iterator[str]:
     if item.kind not in (*KINDS, *IN_CODE):
         yield f"{item.name} is of the kind {item.kind}, which is unknown."
     places = whole.places.get(item.label, [])
-    label = f"({item.label})="
+    label = marked(item.label)
     if not places:
         yield f"{item.name} has no place: put {label} before it in a chapter."
     if len(places) > 1:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from fmkit.runs.cells import code_of, results_named, trees_of
+from fmkit.runs.cells import code_of, results_named, tags_of, trees_of
 from fmkit.runs.record import METADATA, results
 
 PACKAGE = Path(__file__).parents[1]
 HASH = "source_hash"  # under METADATA in a notebook
+NEEDS = "needs-fmkit"  # the tag of a cell that only says what to install
 
 
 def is_stale(notebook: NotebookNode, *, package: Path = PACKAGE) -> bool:
@@ -25,12 +26,14 @@ def is_stale(notebook: NotebookNode, *, package: Path = PACKAGE) -> bool:
 def source_hash(notebook: NotebookNode, *, package: Path = PACKAGE) -> str:
     """Hash everything that decides a notebook's outputs.
 
-    This is the code of its cells; the modules of `package` that it imports, directly or
+    This is the code of its cells, except one that only says how to install fmkit; the
+    modules of `package` that it imports, directly or
     not, without their comments and docstrings; the data files that these modules name,
     see :func:`data_of`; and each folder of ``results`` that cells or modules read.
     Nothing is executed.
     """
-    cells = code_of(notebook)
+    counted = [cell for cell in notebook.cells if NEEDS not in tags_of(cell)]
+    cells = code_of({"cells": counted})
     digest = hashlib.sha256("\0".join(cells).encode())
     trees = trees_of(cells)
     modules = _modules(trees, package)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from pybtex.database import parse_file
 
-from fmkit.book import contents
+from fmkit.book import contents, portable
 from fmkit.runs.parameters import read_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
+KEYS = portable.keys_of(ROOT / "references.bib")
 NOTES = ROOT.parent / "shared" / "reference" / "chapter14.zh.md"
 BY_THE_NOTES = {
     *("bommasani2021", "brown2020", "chen2020"),
@@ -33,8 +34,8 @@ def by_page():
     pages = [ROOT / "index.md", *(ROOT / "chapters").glob("*.md")]
     cited_on = {path.stem: cited(path.read_text(encoding="utf-8")) for path in pages}
     for path in contents.notebooks_of(ROOT):
-        cells = read_notebook(path).cells
-        cited_on[path.stem] = set().union(*(cited(cell.source) for cell in cells))
+        notebook = portable.to_myst(read_notebook(path), KEYS)
+        cited_on[path.stem] = set().union(*(cited(c.source) for c in notebook.cells))
     return cited_on
 
 

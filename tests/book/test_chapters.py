@@ -36,7 +36,8 @@ PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 RECORDS = sorted((ROOT / "results").glob("*/*.json"))
 MOST = 150_000  # bytes of a figure as SVG
 PIXEL = new_output("display_data", data={"image/png": "iVBORw0KGgo="})
-FIGURE = {"image": {"alt": "A line that rises."}, "figure": {"caption": "A line."}}
+FIGURE = {"image": {"alt": "A line that rises."}}
+CAPTION = "**Figure.** A line."
 
 
 def test_the_book_holds_every_notebook():
@@ -99,13 +100,14 @@ def test_committed_records_are_of_whole_runs_of_a_commit(path):
 
 @pytest.fixture
 def good():
-    """A notebook without a fault; the cell that draws is the last one."""
+    """A notebook without a fault; the last two cells are a figure and its caption."""
     whole = notebook(
         code("print(1)", "nbval-check-output", text="1\n"),
         code("run.finding('one', 1, at_least=1)", "finding"),
         code("plt.plot([1, 2])", mystnb=FIGURE),
+        markdown(CAPTION, tags=["caption"]),
     )
-    whole.cells[-1].outputs = [copy.deepcopy(PIXEL)]
+    whole.cells[-2].outputs = [copy.deepcopy(PIXEL)]
     whole.metadata["fmkit"] = {"source_hash": source_hash(whole)}
     return whole
 
@@ -198,32 +200,33 @@ def test_outputs_without_errors(good):
 
 @pytest.mark.parametrize("alt", ["", " ", "_images/0a1b.png"])
 def test_figure_without_alt_text(good, alt):
-    good.cells[-1].metadata["mystnb"] = {**FIGURE, "image": {"alt": alt}}
+    good.cells[-2].metadata["mystnb"] = {"image": {"alt": alt}}
     assert guards.figures(good) == ["cell 4 shows an image without alt text"]
 
 
 def test_figure_without_a_caption(good):
-    good.cells[-1].metadata["mystnb"] = {"image": FIGURE["image"]}
+    good.cells[-1].metadata["tags"] = []
     assert guards.figures(good) == ["cell 4 shows an image without a caption"]
 
 
 def test_figure_beside_another_output(good):
     text = new_output("stream", name="stdout", text="1\n")
-    good.cells[-1].outputs.append(text)
+    good.cells[-2].outputs.append(text)
     assert guards.figures(good) == ["cell 4 shows an image and something else"]
 
 
 def test_drawing_without_an_image(good):
-    good.cells[-1].outputs = []  # as MPLBACKEND=Agg leaves it
+    good.cells[-2].outputs = []  # as MPLBACKEND=Agg leaves it
     assert guards.figures(good) == ["cell 4 draws, but shows 0 images"]
 
 
 def test_an_optional_figure_may_be_absent(good):
-    good.cells[-1].metadata["tags"] = ["optional-figure"]
+    good.cells[-2].metadata["tags"] = ["optional-figure"]
     assert guards.figures(good) == []
-    good.cells[-1].outputs = []
+    good.cells[-2].outputs = []
     assert guards.figures(good) == []
-    del good.cells[-1].metadata["mystnb"]
+    del good.cells[-2].metadata["mystnb"]
+    del good.cells[-1]
     wrong = ["alt text", "a caption"]
     assert guards.figures(good) == [f"cell 4 shows an image without {x}" for x in wrong]
 
@@ -250,17 +253,42 @@ def test_stale_outputs(good):
     assert guards.fresh(good) == ["its outputs are stale: run make execute"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["See {doc}`zero_shot`.", "{cite:p}`he2022`", ":::{dropdown} Hint", "(eq-14-1)="],
+)
+def test_markdown_that_only_sphinx_understands(good, text):
+    good.cells.append(markdown(f"As follows.\n\n{text}\n\nAnd `{{x}}` is no role."))
+    [wrong] = guards.plain(good)
+    assert re.match(r"a Markdown cell has [{:(]", wrong)
+
+
+def test_folded_code_is_folded_everywhere_and_has_words(good):
+    good.cells.append(code("b = 1", "hide-input"))
+    assert guards.plain(good) == [
+        "cell None is folded on pages, but not in JupyterLab",
+        "cell None is folded without words",
+    ]
+    words = {"code_prompt_show": "The code"}
+    good.cells[-1].metadata |= {"jupyter": {"source_hidden": True}, "mystnb": words}
+    assert guards.plain(good) == []
+
+
 @pytest.fixture
 def exercises():
     """Three exercises without a fault; the first can be checked."""
-    folded = ":::{dropdown} Hint\nLook.\n:::\n\n:::{dropdown} Solution\nSo.\n:::"
-    cells = []
-    for number in (1, 2, 3):
-        cells += [markdown(f"## {number}. Understand\n\nWhy?\n\n{folded}")]
-        cells += [code(f"print({number})", "hide-cell")]
-    cells[1] = code('check("one", 1)', "hide-cell", text="Right.\n")
-    cells.insert(1, code('check("one", ...)', text="Not yet.\n"))
-    return notebook(*cells)
+    hint = "<details><summary>Hint</summary>\n\nLook.\n\n</details>"
+    asked = [
+        markdown(f"## {i}. Understand\n\n{hint}\n\n[Solution](#solution-{i})")
+        for i in (1, 2, 3)
+    ]
+    asked.insert(1, code('check("one", ...)', text="Not yet.\n"))
+    answered = [markdown("## Solutions")]
+    for i in (1, 2, 3):
+        heading = markdown(f'<a id="solution-{i}"></a>\n\n### Solution {i}')
+        answered += [heading, markdown(f"So {i}."), code(f"print({i})")]
+    answered[3] = code('check("one", 1)', text="Right.\n")
+    return notebook(*asked, *answered)
 
 
 def test_no_complaint_of_good_exercises(exercises):
@@ -271,12 +299,15 @@ def test_no_complaint_of_good_exercises(exercises):
     ("cell", "old", "new", "complaint"),
     [
         (2, "## 1", "## One", ["it has 2 exercises", "none of its exercises can be "]),
-        (2, "Hint", "Nudge", ["1. Understand has no hint that"]),
-        (2, "Solution", "Answer", ["1. Understand has no solution in words and"]),
-        (4, 'check("one", 1)', "", ["1. Understand has a check that its solution"]),
+        (2, ">Hint", ">Nudge", ["1. Understand has no hint that"]),
+        (4, "[Solution]", "[Answer]", ["2. Understand has no link to a solution"]),
+        (4, "tion-2", "tion-4", ["2. Understand has no link to a solution"]),
+        (11, "So 2.", "", ["2. Understand has no link to a solution in words and"]),
+        (9, 'check("one", 1)', "", ["1. Understand has a check that its solution"]),
     ],
 )
 def test_exercises_with_a_fault(exercises, cell, old, new, complaint):
+    assert old in exercises.cells[cell].source
     exercises.cells[cell].source = exercises.cells[cell].source.replace(old, new)
     faults = guards.solved(exercises)
     assert len(faults) == len(complaint)
@@ -287,13 +318,13 @@ def test_exercises_with_a_fault(exercises, cell, old, new, complaint):
 
 
 def test_exercises_show_no_solution(exercises):
-    exercises.cells[-1].metadata["tags"] = []
+    del exercises.cells[-1]
     [wrong] = guards.solved(exercises)
-    assert wrong.startswith("3. Understand has no solution in words and code")
+    assert wrong == "3. Understand has no link to a solution in words and code"
 
 
 def test_the_solution_passes_its_own_check(exercises):
-    exercises.cells[4].outputs = copy.deepcopy(exercises.cells[3].outputs)
+    exercises.cells[9].outputs = copy.deepcopy(exercises.cells[3].outputs)
     [wrong] = guards.solved(exercises)
     assert wrong == "1. Understand has a check that its solution does not pass"
 

@@ -15,15 +15,18 @@ ITEMS = """
 """
 TEXT = r"""## The probe
 
-(notes-linear-probe)=
+<a id="notes-linear-probe"></a>
+
 A probe learns $w$ by minimizing
 
-(eq-14-1)=
+<a id="eq-14-1"></a>
+
 $$
 \min_w L(w). \tag{14.1}
 $$
 
-(notes-few-shot)=
+<a id="notes-few-shot"></a>
+
 ### Few labels
 
 Fewer than fifty.
@@ -116,39 +119,42 @@ def test_a_row_has_place_function_and_test(tmp_path):
     ("old", "new", "complaint"),
     [
         (
-            "(notes-few-shot)=",
+            '<a id="notes-few-shot"></a>',
             "",
-            "few-shot has no place: put (notes-few-shot)= before it in a chapter.",
+            'few-shot has no place: put <a id="notes-few-shot"></a> before it in a'
+            " chapter.",
         ),
         (
             '"fig-in"',
             '"fig-out"',
-            "figure 14.1 has no place: put (fig-out)= before it in a chapter.",
+            'figure 14.1 has no place: put <a id="fig-out"></a> before it in a'
+            " chapter.",
         ),
         (
             "Fewer than",
-            "(notes-few-shots)=\nFewer than",
-            "tiny: (notes-few-shots)= is of no item of notes_map.toml.",
+            '<a id="notes-few-shots"></a>\nFewer than',
+            'tiny: <a id="notes-few-shots"></a> is of no item of notes_map.toml.',
         ),
         (
             "Fewer than",
-            "(eq-14-2)=\nFewer than",
-            "tiny: (eq-14-2)= is of no item of notes_map.toml.",
+            '<a id="eq-14-2"></a>\nFewer than',
+            'tiny: <a id="eq-14-2"></a> is of no item of notes_map.toml.',
         ),
         (
             "Fewer than fifty.",
-            "(notes-few-shot)=\nFewer than fifty.",
-            "few-shot has several places: (notes-few-shot)= stands in tiny, tiny.",
+            '<a id="notes-few-shot"></a>\nFewer than fifty.',
+            'few-shot has several places: <a id="notes-few-shot"></a> stands in tiny,'
+            " tiny.",
         ),
         (
             "### Few labels\n\nFewer than fifty.\n",
             "",
-            "tiny: (notes-few-shot)= stands before nothing.",
+            'tiny: <a id="notes-few-shot"></a> stands before nothing.',
         ),
         (
             r"\tag{14.1}",
             r"\tag{14.2}",
-            "tiny: (eq-14-1)= is not before the equation (14.1).",
+            'tiny: <a id="eq-14-1"></a> is not before the equation (14.1).',
         ),
         (
             "linear probe, (14.1).",

@@ -9,8 +9,9 @@ from matplotlib.text import Text
 from nbformat import NotebookNode
 
 from fmkit.book.palette import NAMES
+from fmkit.book.portable import CAPTION
 from fmkit.runs.parameters import RerunError, parameters_of, tags_of
-from fmkit.runs.stale import PACKAGE, is_stale
+from fmkit.runs.stale import NEEDS, PACKAGE, is_stale
 
 CELLS, LINES, COLUMNS = 32, 25, 88  # the house style: about 25, about 20, 88
 SIZE = 400_000  # bytes of a notebook with its outputs
@@ -18,6 +19,7 @@ DRAWS = (
     r"\bplt\.(?!rcParams|style|close)|\bplot\.(?!use_style|plain)\w+\(|\bdiagrams\.\w+\("
     r"|\.(imshow|plot|figure)\("
 )
+MYST = r"(?<!`)\{[a-z]\w*(?::\w+)*\}`[^`]*`|^:::.*|^```\{.*|^\([\w-]+\)=$"
 IMAGE_FILE = r"\.(png|svg|jpe?g|gif)\s*$"
 
 
@@ -57,13 +59,14 @@ def executed(notebook: NotebookNode) -> list[str]:
 def figures(notebook: NotebookNode) -> list[str]:
     """Demand that a cell that draws shows one image, with alt text and a caption.
 
-    A cell tagged ``optional-figure`` draws only with other parameters than the
-    chapter's own. It may show nothing, but must have both.
+    The caption is the cell after it. A cell tagged ``optional-figure`` draws only with
+    other parameters than the chapter's own. It may show nothing, but must have both.
     """
     wrong = []
-    for cell in _code(notebook):
-        shown = cell.metadata.get("mystnb", {})
-        alt = shown.get("image", {}).get("alt", "").strip()
+    for cell, after in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+        if cell.cell_type != "code":
+            continue
+        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "").strip()
         images = [o for o in cell.outputs if _is_image(o)]
         draws = re.search(DRAWS, cell.source) or alt
         where = f"cell {cell.execution_count}"
@@ -72,8 +75,8 @@ def figures(notebook: NotebookNode) -> list[str]:
             wrong.append(f"{where} draws, but shows {len(images)} images")
         if (images or optional) and (not alt or re.search(IMAGE_FILE, alt)):
             wrong.append(f"{where} shows an image without alt text")
-        caption = shown.get("figure", {}).get("caption", "").strip()
-        if (images or optional) and not caption:
+        captioned = after is not None and CAPTION in tags_of(after)
+        if (images or optional) and not captioned:
             wrong.append(f"{where} shows an image without a caption")
         if images and len(cell.outputs) > 1:  # each output would get the caption
             wrong.append(f"{where} shows an image and something else")
@@ -120,23 +123,24 @@ def fresh(notebook: NotebookNode, *, package: Path = PACKAGE) -> list[str]:
 
 
 def solved(notebook: NotebookNode) -> list[str]:
-    """Demand three exercises or more, each with a folded hint and a folded solution.
+    """Demand three exercises or more, each with a folded hint and a solution.
 
-    At least one of them must have a check, which its solution passes.
+    Solutions are in the last section, in words and as code, and an exercise has a link
+    to its own. At least one exercise must have a check, which its solution passes.
     """
-    parts = _exercises(notebook)
+    parts, solutions = _exercises(notebook), _solutions(notebook)
     wrong = [f"it has {len(parts)} exercises"] if len(parts) < 3 else []
     checked = set()
     for title, cells in parts.items():
-        text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
-        code = [cell for cell in cells if cell.cell_type == "code"]
-        solutions = [cell for cell in code if "hide-cell" in tags_of(cell)]
-        if ":::{dropdown} Hint" not in text:
+        text = _text(cells)
+        if "<details><summary>Hint</summary>" not in text:
             wrong.append(f"{title} has no hint that is folded away")
-        if ":::{dropdown} Solution" not in text or not solutions:
-            wrong.append(f"{title} has no solution in words and code, folded away")
-        asked = {name for cell in code for name in checks_in(cell)}
-        answered = [cell for cell in solutions if checks_in(cell)]
+        link = re.search(r"^\[Solution\]\(#([\w-]+)\)$", text, re.MULTILINE)
+        solution = solutions.get(link[1], []) if link else []
+        if not _text(solution) or not _code_of(solution):
+            wrong.append(f"{title} has no link to a solution in words and code")
+        asked = {name for cell in _code_of(cells) for name in checks_in(cell)}
+        answered = [cell for cell in _code_of(solution) if checks_in(cell)]
         if asked and not any("Right." in str(cell.outputs) for cell in answered):
             wrong.append(f"{title} has a check that its solution does not pass")
         checked |= asked
@@ -146,16 +150,31 @@ def solved(notebook: NotebookNode) -> list[str]:
 
 def _exercises(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:
     """Return the cells of each exercise, by its heading, which begins with a number."""
-    exercises: dict[str, list[NotebookNode]] = {}
+    parts = _parts(notebook.cells, r"## (.*)")
+    return {title: cells for title, cells in parts.items() if re.match(r"\d", title)}
+
+
+def _solutions(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:
+    """Return the cells of each solution, without its heading, by its label."""
+    last = list(_parts(notebook.cells, "(## Solutions)$").values())[-1:]
+    parts = _parts(last[0] if last else [], r'<a id="([\w-]+)"></a>\n\n### ')
+    return {label: cells[1:] for label, cells in parts.items()}
+
+
+def _parts(cells: list[NotebookNode], start: str) -> dict[str, list[NotebookNode]]:
+    """Divide cells where a Markdown cell matches; return the parts by what matched."""
+    parts: dict[str, list[NotebookNode]] = {}
     current: list[NotebookNode] = []
-    for cell in notebook.cells:
-        heading = re.match(r"## (.*)", cell.source)
-        if cell.cell_type == "markdown" and heading:
-            current = []
-            if re.match(r"\d", heading[1]):
-                exercises[heading[1]] = current
+    for cell in cells:
+        match = re.match(start, cell.source) if cell.cell_type == "markdown" else None
+        if match:
+            current = parts.setdefault(match[1], [])
         current.append(cell)
-    return exercises
+    return parts
+
+
+def _text(cells: list[NotebookNode]) -> str:
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
 def checks_in(cell: NotebookNode) -> list[str]:
@@ -165,7 +184,7 @@ def checks_in(cell: NotebookNode) -> list[str]:
 
 def readable(notebook: NotebookNode) -> list[str]:
     """Demand few and short cells, and no code in them that belongs into the package."""
-    code = _code(notebook)
+    code = [cell for cell in _code(notebook) if NEEDS not in tags_of(cell)]
     wrong = [f"it has {len(code)} code cells"] if len(code) > CELLS else []
     for cell in code:
         lines, where = cell.source.splitlines(), f"cell {cell.execution_count}"
@@ -180,19 +199,40 @@ def readable(notebook: NotebookNode) -> list[str]:
     return wrong
 
 
+def plain(notebook: NotebookNode) -> list[str]:
+    """Demand Markdown that any program shows, and code that is folded everywhere."""
+    wrong = [
+        f"a Markdown cell has {found}, see fmkit.book.portable"
+        for found in re.findall(MYST, _text(notebook.cells), re.MULTILINE)
+    ]
+    for cell in _code(notebook):
+        where = f"cell {cell.execution_count}"
+        folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        if "hide-input" in tags_of(cell) and not folded:
+            wrong.append(f"{where} is folded on pages, but not in JupyterLab")
+        words = cell.metadata.get("mystnb", {}).get("code_prompt_show")
+        if "hide-input" in tags_of(cell) and not words:
+            wrong.append(f"{where} is folded without words")
+    return wrong
+
+
 def small(path: Path) -> list[str]:
     """Demand a file that code hosts still show."""
     size = path.stat().st_size
     return [f"it has {size} bytes, more than {SIZE}"] if size > SIZE else []
 
 
-EVERYWHERE = (parameters, executed, figures, fresh, readable)
+EVERYWHERE = (parameters, executed, figures, fresh, plain, readable)
 GUARDS = (*EVERYWHERE, checks)
 OF_EXERCISES = (*EVERYWHERE, solved)
 
 
 def _code(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return _code_of(notebook.cells)
+
+
+def _code_of(cells: list[NotebookNode]) -> list[NotebookNode]:
+    return [cell for cell in cells if cell.cell_type == "code"]
 
 
 def _outputs(notebook: NotebookNode) -> list[tuple[NotebookNode, NotebookNode]]:
