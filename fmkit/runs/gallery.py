@@ -324,6 +324,7 @@ def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
             results=results,
             views=views,
             metrics=measured,
+            chosen=_first(groups or singles, measured),
             findings=_sentences(results),
             figures=_figures(results),
             choices=choices,
@@ -342,6 +343,14 @@ def count(results: list[Result]) -> str:
     statuses = [result.status for result in results]
     each = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
     return f"{len(results)} {'point' if len(results) == 1 else 'points'}: {each}"
+
+
+def _first(groups: list[Group], metrics: list[str]) -> str | None:
+    """Return the first metric that is not the same for all groups, or the first."""
+    for name in metrics:
+        if len({group.metric(name).text for group in groups} - {""}) > 1:
+            return name
+    return metrics[0] if metrics else None
 
 
 def _alike(results: list[Result]) -> list[str]:

@@ -1,5 +1,6 @@
 """Write an executed notebook as a page that any browser reads, without a network."""
 
+import base64
 import functools
 from html import escape
 from pathlib import Path
@@ -18,8 +19,8 @@ from fmkit.runs.pages import environment
 STYLES = {"light": "default", "dark": "github-dark"}  # of code, pygments' names
 # What a browser shows of an output, best first. Scripts of Jupyter are left out, as are
 # widgets: both need Jupyter around them.
-SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg")
-SHOWN += ("text/latex", "text/plain")
+SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/gif", "image/png")
+SHOWN += ("image/jpeg", "text/latex", "text/plain")
 
 
 def write_readable(
@@ -117,13 +118,13 @@ def _output(output: NotebookNode, shown: dict[str, dict]) -> dict[str, object]:
     content = output.data.get(kind, "")
     if kind.startswith("image/"):
         sizes = output.get("metadata", {}).get(kind, {})
-        # An SVG is text in a notebook; as an image, its names are its own.
-        data = content.replace("\n", "") if kind != "image/svg+xml" else None
+        # SVG is text in a notebook. As an image, its names do not meet those of others.
+        if kind == "image/svg+xml":
+            content = base64.b64encode(content.encode()).decode()
         return {
             "kind": "image",
             "mime": kind,
-            "data": data,
-            "svg": content,
+            "data": content.replace("\n", ""),
             "alt": shown.get("image", {}).get("alt", "Output of this cell"),
             "width": sizes.get("width") if isinstance(sizes, dict) else None,
         }

@@ -161,6 +161,17 @@ def test_a_group_says_what_failed(tmp_path):
     assert 'seed 1: <span class="bad">cell 2: no</span>' in means
 
 
+def test_the_first_metric_that_varies_is_shown_first(tmp_path):
+    grid = itertools.product((0.1, 1.0), range(3))
+    results = [
+        result({"start": seed / 7, "end": tau * seed}, tau=tau, seed=seed)
+        for tau, seed in grid
+    ]
+    page = page_of(tmp_path, results)
+    assert '<th scope="col" class="chosen long">end</th>' in page
+    assert "<option selected>end</option>" in page
+
+
 # Figures
 
 
@@ -231,8 +242,9 @@ def executed(tmp_path):
         code("raise ValueError"),
         code("late()"),
     ]
-    images = {"image/png": PNG, "text/plain": "<Figure>"}
-    cells[2]["outputs"] = [new_output("display_data", images)]
+    kinds = {"image/png": PNG}, {"image/svg+xml": SVG.format(3, 4, "")}
+    shown = [new_output("display_data", {"text/plain": "a", **kind}) for kind in kinds]
+    cells[2]["outputs"] = shown
     html = {"text/html": "<table><tr><td>7</td></tr></table>", "text/plain": "seven"}
     script = {"application/javascript": "alert(1)", "text/plain": "<a script>"}
     outputs = [new_output("display_data", data) for data in (html, script)]
@@ -257,6 +269,8 @@ def test_a_notebook_as_a_page(executed):
     assert "<h2>A $\\tau &lt; 1$</h2>" in page
     assert '<span class="ansi-red-fg">red</span> &lt;b&gt;' in page
     assert f'src="data:image/png;base64,{PNG}" alt="A &#34;wave&#34;"' in page
+    drawing = base64.b64encode(SVG.format(3, 4, "").encode()).decode()
+    assert f'src="data:image/svg+xml;base64,{drawing}"' in page
     assert "<td>7</td>" in page
     assert "alert(1)" not in page
     assert "&lt;a script&gt;" in page
