@@ -24,6 +24,7 @@ from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 from torch import Tensor
 
@@ -195,6 +196,7 @@ def images(
         longest,
         figsize=(height * longest + 1.2, height * len(rows)),
         squeeze=False,
+        layout=ConstrainedLayoutEngine(h_pad=0.04, w_pad=0.04),
     )
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for ax in line:
