@@ -82,6 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a locale may lack a character
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
+    if options.version:  # whatever else is asked for
+        options.command, options.extra = _version, None
     try:
         for argument in arguments:
             _require_text("an argument", argument)
@@ -255,12 +257,13 @@ def _add_chapter(command: argparse.ArgumentParser) -> None:
 
 
 def _alone(options: argparse.Namespace) -> None:
+    _parser().print_help()
+
+
+def _version(options: argparse.Namespace) -> None:
     from fmkit.runs import machine
 
-    if options.version:
-        print(f"fmkit {machine.versions()['fmkit']}")
-    else:
-        _parser().print_help()
+    print(f"fmkit {machine.versions()['fmkit']}")
 
 
 def _info(options: argparse.Namespace) -> None:

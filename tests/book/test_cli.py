@@ -199,8 +199,9 @@ def test_alone_it_says_what_it_can_do(capsys):
     assert "to begin, in the folder of the book:" in out
 
 
-def test_the_version(capsys):
-    assert main(["--version"]) == 0
+@pytest.mark.parametrize("command", [[], ["info"]])
+def test_the_version(capsys, command):
+    assert main(["--version", *command]) == 0
     assert capsys.readouterr().out == f"fmkit {version('fmkit')}\n"
 
 
