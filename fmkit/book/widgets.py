@@ -423,8 +423,8 @@ WIDGETS = {  # by the name of the script
         _draw_words,
         title="The next word",
         label="interactive-next-word",
-        caption="The most probable next tokens of SmolLM2 after a prompt and after each "
-        "token that is chosen.",
+        caption="The most probable next tokens of SmolLM2 after a prompt, and after "
+        "each token that is chosen.",
         alt="Three panels of bars: the five most probable tokens after “The capital of "
         "France is”, then after Paris was chosen, then after a full stop.",
     ),
