@@ -449,8 +449,8 @@ WIDGETS = {  # by the name of the script
         _draw_words,
         title="The next word",
         label="interactive-next-word",
-        caption="The five most probable next tokens after a prompt, after the first of "
-        "them was chosen, and once more.",
+        caption="The most probable next tokens of SmolLM2 after a prompt, and after "
+        "each token that is chosen.",
         alt="Three panels of bars: the five most probable tokens after “The capital of "
         "France is”, then after Paris was chosen, then after a full stop.",
     ),
@@ -459,8 +459,9 @@ WIDGETS = {  # by the name of the script
         _draw_write_on,
         title="Write on",
         label="interactive-write-on",
-        caption="The most probable tokens after the beginning of a docstring. A low "
-        "temperature favours the most probable token, a high one makes all more alike.",
+        caption="The most probable next tokens of the decoder after the beginning of a "
+        "text. A low temperature favours the most probable token, a high one makes all "
+        "more alike.",
         alt="Three panels of bars, the seven most probable next tokens after the "
         "beginning of a docstring at temperatures 1, one half and 2; the first bar is "
         "longest at one half and nearly as short as the others at 2.",
@@ -481,8 +482,8 @@ WIDGETS = {  # by the name of the script
         _draw_accuracy,
         title="What labels and examples are worth",
         label="interactive-accuracy",
-        caption="Linear probes on the animals: means of three seeds, bars from the "
-        "lowest to the highest.",
+        caption="Accuracy against the number of labels: means of three seeds, bars "
+        "from the lowest to the highest.",
         alt="Accuracy of linear probes on five representations of the animals against "
         "the number of labels; the ImageNet representation is highest, raw pixels are "
         "lowest.",
