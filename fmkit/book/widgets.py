@@ -471,8 +471,8 @@ WIDGETS = {  # by the name of the script
         _draw_draw,
         title="Draw an animal",
         label="interactive-draw",
-        caption="A horse of the test set, and its six nearest training silhouettes by "
-        "the encoder and by raw pixels.",
+        caption="A drawing, or an image of the test set, and its six nearest training "
+        "silhouettes by the encoder and by raw pixels.",
         alt="Two rows of seven silhouettes, which begin with the same horse. The six "
         "nearest by the encoder are horses that face either way. The six nearest by "
         "raw pixels all stand as the first horse does, and one of them is a zebra.",
