@@ -22,7 +22,7 @@ from torch import Tensor
 from fmkit import plot, plot_text
 from fmkit.book import drawing, live
 from fmkit.book.contents import BookError
-from fmkit.book.palette import ANIMAL_COLOURS, COLOURS, NAMES, NAMES_OF_TEXTS
+from fmkit.book.palette import ANIMAL_COLOURS, COLOURS
 from fmkit.data.animals import ANIMALS
 from fmkit.data.docstrings import LIBRARIES
 from fmkit.data.tokens import pieces
@@ -199,7 +199,6 @@ def accuracy_data() -> dict[str, object]:
             chosen="test images",
             chance={"": 1 / len(ANIMALS)},
             note="An untrained network finetuned is training from scratch.",
-            words=NAMES | {"test": "unchanged"},
         ),
         "docstrings, with labels": _family(
             texts,
@@ -210,8 +209,7 @@ def accuracy_data() -> dict[str, object]:
             },
             chosen="texts",
             chance={"": 1 / len(LIBRARIES)},
-            note="Which library is a text from? The bag of words counts words.",
-            words=NAMES_OF_TEXTS,
+            note="Which library is a text from? The model “words” counts them.",
         ),
         "SmolLM2, with examples": _family(
             _prompt_lines(),
@@ -220,7 +218,6 @@ def accuracy_data() -> dict[str, object]:
             chosen="task",
             chance={name: 1 / n for name, n in _answers().items() if n},
             note="Where a task has few answers, the most probable of them counts.",
-            words={name: load_task(name).title for name in TASKS},
         ),
     }
 
@@ -301,18 +298,16 @@ def _family(
     chosen: str,
     chance: dict[str, float],
     note: str,
-    words: dict[str, str],
 ) -> dict[str, object]:
     """Return a family of lines, whose keys are (chosen, switched, …).
 
-    `switched` names the lines that are on at first; `words` are shown for keys.
+    `switched` names the lines that are on at first.
     """
     values = [list(dict.fromkeys(column)) for column in zip(*lines, strict=True)]
     return {
         "xlabel": xlabel,
         "x": sorted({point[0] for points in lines.values() for point in points}),
-        "colours": dict(zip(values[1], _colours(values[1], words), strict=True)),
-        "words": {key: words.get(key, key) for column in values for key in column},
+        "colours": dict(zip(values[1], _colours(values[1]), strict=True)),
         "one": {"name": chosen, "values": values[0]},
         "many": [
             {"name": name, "values": all_values, "first": first}
@@ -329,9 +324,8 @@ def _family(
     }
 
 
-def _colours(keys: list[str], words: dict[str, str]) -> list[str]:
-    """Return the colour of each key's words, or one that no other key has."""
-    names = [words.get(key, key) for key in keys]
+def _colours(names: list[str]) -> list[str]:
+    """Return the colour of each name in the palette, or one that no other name has."""
     free = iter([c for c in plot.FREE if c not in map(COLOURS.get, names)])
     return [COLOURS.get(name) or next(free) for name in names]
 
@@ -426,7 +420,7 @@ def _draw_accuracy(data: dict) -> None:
     """Draw the probes of all encoders on the unchanged test images of the animals."""
     family = next(iter(data.values()))
     lines = {
-        family["words"][line["of"][0]]: [(x, [mean]) for x, mean, *_ in line["points"]]
+        line["of"][0]: [(x, [mean]) for x, mean, *_ in line["points"]]
         for line in family["lines"]
         if (line["one"], line["of"][1]) == ("test", "probe")
     }
@@ -455,7 +449,7 @@ WIDGETS = {  # by the name of the script
         _draw_words,
         title="The next word",
         label="interactive-next-word",
-        caption="The most probable next tokens of SmolLM2 after a prompt and after "
+        caption="The most probable next tokens of SmolLM2 after a prompt, and after "
         "each token that is chosen.",
         alt="Three panels of bars: the five most probable tokens after “The capital of "
         "France is”, then after Paris was chosen, then after a full stop.",
@@ -477,8 +471,8 @@ WIDGETS = {  # by the name of the script
         _draw_draw,
         title="Draw an animal",
         label="interactive-draw",
-        caption="A horse of the test set, and its six nearest training silhouettes by "
-        "the encoder and by raw pixels.",
+        caption="A drawing, or an image of the test set, and its six nearest training "
+        "silhouettes by the encoder and by raw pixels.",
         alt="Two rows of seven silhouettes, which begin with the same horse. The six "
         "nearest by the encoder are horses that face either way. The six nearest by "
         "raw pixels all stand as the first horse does, and one of them is a zebra.",

@@ -36,6 +36,7 @@ AXE_HERE = """async () => {
 }"""
 
 
+WEIGHTS = {"write_on": "decoder-weights.js", "draw": "encoder-weights.js"}
 PLACES = {  # of the figures in chapters
     "contrastive_learning": ["loss", "draw"],
     "language_models": ["words", "write_on"],
@@ -574,7 +575,7 @@ def test_a_figure_is_loaded_where_it_stands(open_page, name, size, theme):
     scripts = [url.rsplit("/", 1)[1] for url in tab.asked if "/live/" in url]
     assert sorted(scripts) == sorted(
         [f"{which}.js" for which in PAGES[name]]
-        + (["decoder-weights.js"] if "write_on" in PAGES[name] else [])
+        + [file for which, file in WEIGHTS.items() if which in PAGES[name]]
     )
     assert tab.locator(".widget [id]").count() == 0  # a figure may be there twice
     assert tab.evaluate("document.documentElement.scrollWidth") <= size["width"]
