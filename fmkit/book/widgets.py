@@ -199,6 +199,7 @@ def accuracy_data() -> dict[str, object]:
             chosen="test images",
             chance={"": 1 / len(ANIMALS)},
             note="An untrained network finetuned is training from scratch.",
+            words=NAMES | {"test": "unchanged"},
         ),
         "docstrings, with labels": _family(
             texts,
@@ -209,7 +210,8 @@ def accuracy_data() -> dict[str, object]:
             },
             chosen="texts",
             chance={"": 1 / len(LIBRARIES)},
-            note="Which library is a text from? The model “words” counts them.",
+            note="Which library is a text from? The bag of words counts words.",
+            words=NAMES_OF_TEXTS,
         ),
         "SmolLM2, with examples": _family(
             _prompt_lines(),
@@ -218,6 +220,7 @@ def accuracy_data() -> dict[str, object]:
             chosen="task",
             chance={name: 1 / n for name, n in _answers().items() if n},
             note="Where a task has few answers, the most probable of them counts.",
+            words={name: load_task(name).title for name in TASKS},
         ),
     }
 
@@ -298,16 +301,18 @@ def _family(
     chosen: str,
     chance: dict[str, float],
     note: str,
+    words: dict[str, str],
 ) -> dict[str, object]:
     """Return a family of lines, whose keys are (chosen, switched, …).
 
-    `switched` names the lines that are on at first.
+    `switched` names the lines that are on at first; `words` are shown for keys.
     """
     values = [list(dict.fromkeys(column)) for column in zip(*lines, strict=True)]
     return {
         "xlabel": xlabel,
         "x": sorted({point[0] for points in lines.values() for point in points}),
-        "colours": dict(zip(values[1], _colours(values[1]), strict=True)),
+        "colours": dict(zip(values[1], _colours(values[1], words), strict=True)),
+        "words": {key: words.get(key, key) for column in values for key in column},
         "one": {"name": chosen, "values": values[0]},
         "many": [
             {"name": name, "values": all_values, "first": first}
@@ -324,8 +329,9 @@ def _family(
     }
 
 
-def _colours(names: list[str]) -> list[str]:
-    """Return the colour of each name in the palette, or one that no other name has."""
+def _colours(keys: list[str], words: dict[str, str]) -> list[str]:
+    """Return the colour of each key's words, or one that no other key has."""
+    names = [words.get(key, key) for key in keys]
     free = iter([c for c in plot.FREE if c not in map(COLOURS.get, names)])
     return [COLOURS.get(name) or next(free) for name in names]
 
@@ -420,7 +426,7 @@ def _draw_accuracy(data: dict) -> None:
     """Draw the probes of all encoders on the unchanged test images of the animals."""
     family = next(iter(data.values()))
     lines = {
-        line["of"][0]: [(x, [mean]) for x, mean, *_ in line["points"]]
+        family["words"][line["of"][0]]: [(x, [mean]) for x, mean, *_ in line["points"]]
         for line in family["lines"]
         if (line["one"], line["of"][1]) == ("test", "probe")
     }
