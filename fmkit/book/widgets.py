@@ -22,7 +22,7 @@ from torch import Tensor
 from fmkit import plot, plot_text
 from fmkit.book import drawing, live
 from fmkit.book.contents import BookError
-from fmkit.book.palette import ANIMAL_COLOURS, COLOURS
+from fmkit.book.palette import ANIMAL_COLOURS, COLOURS, NAMES, NAMES_OF_TEXTS
 from fmkit.data.animals import ANIMALS
 from fmkit.data.docstrings import LIBRARIES
 from fmkit.data.tokens import pieces
