@@ -5,7 +5,7 @@ finds those nearest to a drawing. A code is a vector minus the mean of the galle
 length 1, so that products are cosines, as for kNN in the chapter. There are two vectors
 to compare by: the representation, and raw pixels.
 
-Axes: n silhouettes, m coordinates of a representation, w ones of a code.
+Images are bytes (n, 1, 28, 28), or (28, 28) where there is one. Codes are (n, m).
 """
 
 import copy
@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
@@ -42,7 +41,6 @@ NEAREST = 6  # silhouettes that the page shows, and that vote
 SIDE = 28  # pixels of an image
 LONGER = 26  # pixels of the longer side of a drawing once it is fitted
 ERRORS = ("images", "least cosine", "mean cosine", "same nearest")
-Images = UInt8[Tensor, "n 1 28 28"]
 
 
 @dataclass(frozen=True)
@@ -50,22 +48,22 @@ class Gallery:
     """Silhouettes and what drawings are compared with.
 
     Silhouette i is of class ``ANIMALS[i % 10]``. Its code is a row of `unrounded`; in
-    `codes` it is quantized, as in the page. `mean` is the mean representation; the rows
-    of `axes` span the plane of the map.
+    `codes` it is quantized, as in the page. `mean` (m,) is the mean representation; the
+    rows of `axes` (2, m) span the plane of the map.
     """
 
     phi: ResNet
-    images: Images
-    unrounded: Float[Tensor, "n m"]
-    codes: Float[Tensor, "n m"]
-    mean: Float[Tensor, " m"]
-    axes: Float[Tensor, "2 m"]
+    images: Tensor
+    unrounded: Tensor
+    codes: Tensor
+    mean: Tensor
+    axes: Tensor
 
     @property
-    def labels(self) -> Int64[Tensor, " n"]:
+    def labels(self) -> Tensor:
         return torch.arange(len(self.images)) % len(ANIMALS)
 
-    def coded(self, images: Images) -> dict[str, Float[Tensor, "n w"]]:
+    def coded(self, images: Tensor) -> dict[str, Tensor]:
         """Return the codes of images, by the encoder and by raw pixels."""
         z = frozen_outputs(self.phi, images)
         return {
@@ -73,13 +71,13 @@ class Gallery:
             "pixels": _pixels(images, self.images),
         }
 
-    def cosines(self, images: Images) -> dict[str, Float[Tensor, "n k"]]:
+    def cosines(self, images: Tensor) -> dict[str, Tensor]:
         """Return the cosines of images with the k silhouettes, in both ways."""
         known = {"encoder": self.codes, "pixels": _pixels(self.images, self.images)}
         return {way: z @ known[way].T for way, z in self.coded(images).items()}
 
 
-def _pixels(images: Images, known: Images) -> Float[Tensor, "n 784"]:
+def _pixels(images: Tensor, known: Tensor) -> Tensor:
     mean = known.flatten(1).float().mean(dim=0)
     return F.normalize(images.flatten(1).float() - mean, dim=1)
 
@@ -103,7 +101,7 @@ def write_sheet(
     Image.fromarray(page.numpy()).quantize(16).save(path, optimize=True)
 
 
-def read_sheet(path: Path | None = None) -> tuple[Images, Images]:
+def read_sheet(path: Path | None = None) -> tuple[Tensor, Tensor]:
     """Return the ten test images and the gallery, by default of the committed sheet."""
     with Image.open(path or results("widgets") / SHEET) as sheet:
         page = torch.from_numpy(np.array(sheet.convert("L")))
@@ -112,7 +110,7 @@ def read_sheet(path: Path | None = None) -> tuple[Images, Images]:
     return images[: len(ANIMALS)], images[len(ANIMALS) :]
 
 
-def gallery(phi: ResNet, images: Images) -> Gallery:
+def gallery(phi: ResNet, images: Tensor) -> Gallery:
     """Compute the codes of a gallery."""
     z = frozen_outputs(phi, images)
     mean = z.mean(dim=0)
@@ -129,7 +127,7 @@ def of_page() -> Gallery:
 
 
 @runtime.exact()
-def errors(phi: ResNet, known: Images, images: Images) -> dict[str, float]:
+def errors(phi: ResNet, known: Tensor, images: Tensor) -> dict[str, float]:
     """Compare the codes of `images` in the page with those of `phi`.
 
     Both have the gallery `known`. Returned are the number of images, the smallest and
@@ -145,12 +143,12 @@ def errors(phi: ResNet, known: Images, images: Images) -> dict[str, float]:
     return dict(zip(ERRORS, map(float, values), strict=True))
 
 
-def shift(images: Images, pixels: int) -> Images:
+def shift(images: Tensor, pixels: int) -> Tensor:
     """Move images to the right; what leaves the frame is lost."""
     return F.pad(images, (pixels, -pixels))
 
 
-CHANGES: dict[str, Callable[[Images], Images]] = {  # before the nearest are looked for
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {  # before the nearest are looked for
     "unchanged": lambda images: images,
     "fitted": lambda images: fitted(images),
     "mirror": lambda images: images.flip(3),
@@ -162,7 +160,7 @@ CHANGES: dict[str, Callable[[Images], Images]] = {  # before the nearest are loo
 }
 
 
-def vote(labels: Int64[Tensor, "n k"]) -> Int64[Tensor, " n"]:
+def vote(labels: Tensor) -> Tensor:
     """Return the most frequent label of each row; of equal ones, the first."""
     counts = (labels[:, :, None] == labels[:, None, :]).sum(dim=2)
     return labels.gather(1, counts.argmax(dim=1, keepdim=True))[:, 0]
@@ -229,7 +227,7 @@ def _convolutions(phi: ResNet) -> Iterator[tuple[str, nn.Conv2d, nn.BatchNorm2d]
             yield f"{i}.0", *block.shortcut
 
 
-def fitted(images: Images) -> Images:
+def fitted(images: Tensor) -> Tensor:
     """Move and scale what is bright into the frame, as the data set does.
 
     Its longer side gets 26 pixels, and its middle comes to the middle, less than a
@@ -239,7 +237,7 @@ def fitted(images: Images) -> Images:
     return torch.stack([_fit(image[0])[None] for image in images])
 
 
-def _fit(image: UInt8[Tensor, "28 28"]) -> UInt8[Tensor, "28 28"]:
+def _fit(image: Tensor) -> Tensor:
     bright = image > 127
     if not bright.any():
         return image
@@ -252,7 +250,7 @@ def _fit(image: UInt8[Tensor, "28 28"]) -> UInt8[Tensor, "28 28"]:
     return (down @ image.double() @ across.T + 0.5).floor().byte()
 
 
-def _resample(start: int, end: int, scale: float) -> Float[Tensor, "28 28"]:
+def _resample(start: int, end: int, scale: float) -> Tensor:
     """Return how much of each pixel from start to end is in each one of the output."""
     first = (SIDE - math.floor(scale * (end - start) + 0.5)) // 2 - scale * start
     pixels = torch.arange(SIDE + 1, dtype=torch.float64)
