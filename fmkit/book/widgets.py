@@ -73,8 +73,7 @@ def write(folder: Path) -> None:
     What a page loads later is written for the top of the site.
     """
     site = folder.parent / SITE
-    live.write(site)
-    drawing.write(site)
+    site.mkdir(parents=True, exist_ok=True)
     for name, widget in WIDGETS.items():
         data = widget.data()
         parts = [*HELPERS, *PARTS.get(name, ()), name]
@@ -86,6 +85,8 @@ def write(folder: Path) -> None:
         widget.draw(data)
         plt.savefig(folder / f"{name}.png")
         plt.close("all")
+    live.write(site)
+    drawing.write(site)
 
 
 def _script(name: str, data: dict, code: str) -> str:
