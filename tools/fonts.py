@@ -1,11 +1,15 @@
-"""Make the fonts in ``_static/fonts`` from those of Adobe.
+"""Make ``_static/fonts.css``, the typefaces of the pages, from fonts of Adobe.
 
 ``python -m tools.fonts FOLDER`` reads two packages of npm, unpacked into FOLDER:
 ``@fontsource-variable/source-serif-4`` and ``@fontsource-variable/source-code-pro``. It
 keeps the letters of the languages of Western Europe and the weights from regular to
 bold. The fonts get names of their own, because their licence reserves "Source".
+
+They are inside of the style sheet, so they are there before the first line is drawn,
+and no line breaks anew. A page that is opened as a file could load no font early.
 """
 
+import base64
 import io
 import sys
 from pathlib import Path
@@ -14,7 +18,15 @@ from fontTools.subset import Options, Subsetter
 from fontTools.ttLib import TTFont
 from fontTools.varLib.instancer import instantiateVariableFont
 
-FONTS = Path(__file__).resolve().parents[1] / "_static" / "fonts"
+SHEET = Path(__file__).resolve().parents[1] / "_static" / "fonts.css"
+FACE = """
+@font-face {{
+  font-family: "{family}";
+  font-style: {style};
+  font-weight: {weight};
+  src: url("data:font/woff2;base64,{data}") format("woff2");
+}}
+"""
 WEIGHTS = (400, 700)
 # The name of a font here, its package, its style there, and the weights that it has
 MADE = (
@@ -33,14 +45,15 @@ NAMES = (1, 3, 4, 6, 16)  # in the table of names, what a font is called
 
 def make(name: str, source: Path, weights: int | tuple[int, int]) -> bytes:
     """Return a smaller font of another name, as WOFF2."""
-    font = TTFont(source)
+    font = TTFont(source, recalcTimestamp=False)
     options = Options(layout_features=list(FEATURES), hinting=False, name_IDs=["*"])
     subsetter = Subsetter(options)
     subsetter.populate(unicodes=CHARACTERS)
     subsetter.subset(font)
     font.flavor = None
     font.save(file := io.BytesIO())  # or tables that were dropped would be missed
-    font = instantiateVariableFont(TTFont(file), {"wght": weights})
+    font = TTFont(file, recalcTimestamp=False)
+    font = instantiateVariableFont(font, {"wght": weights})
     for entry in font["name"].names:
         if entry.nameID in NAMES:
             entry.string = name.replace(" ", "") if entry.nameID == 6 else name
@@ -50,13 +63,20 @@ def make(name: str, source: Path, weights: int | tuple[int, int]) -> bytes:
 
 
 def main() -> None:
-    """Write all fonts and print their sizes."""
+    """Write the style sheet and print the sizes of its fonts."""
     [folder] = map(Path, sys.argv[1:])
+    text = "/* Made by tools/fonts.py; the licence of the fonts is fonts.txt. */\n"
     for name, package, style, weights in MADE:
         [source] = folder.glob(f"**/{package}-latin-wght-{style}.woff2")
-        path = FONTS / f"{name.lower().replace(' ', '-')}.woff2"
-        path.write_bytes(make(name, source, weights))
-        print(path.name, path.stat().st_size)
+        font = make(name, source, weights)
+        print(name, len(font))
+        text += FACE.format(
+            family=name.removesuffix(" Italic"),
+            style=style,
+            weight=f"{weights[0]} {weights[1]}" if weights == WEIGHTS else weights,
+            data=base64.b64encode(font).decode(),
+        )
+    SHEET.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
