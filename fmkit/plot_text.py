@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from fmkit._check import require
-from fmkit.plot import plain
+from fmkit.plot import KEPT, plain
 
 SHOWN = {chr(i): f"\\x{i:02x}" for i in (*range(32), 127)}  # control characters
 SHOWN |= {" ": "␣", "\n": "↵", "\t": "→"}  # in place of other invisible characters
@@ -72,11 +72,14 @@ def surprise(
                 0.96,
                 0.9,
                 color=shade(0.75 * min(size, darkest) / darkest),
+                gid=f"{KEPT}-{i}-shade",
             )
         )
         middle = {"ha": "center", "va": "center"}
-        ax.text(column + 0.48, -row + 0.6, plain(visible(piece)), fontsize=8, **middle)
-        ax.text(column + 0.48, -row + 0.2, f"{size:.1f}", fontsize=7, **middle)
+        texts = (0.6, plain(visible(piece)), 8), (0.2, f"{size:.1f}", 7)
+        for height, text, points in texts:  # black in the dark too, on their shade
+            options = {"fontsize": points, "gid": f"{KEPT}-{i}-{points}", **middle}
+            ax.text(column + 0.48, -row + height, text, **options)
     ax.set(xlim=(0, columns), ylim=(1 - rows, 1))
     ax.set_axis_off()
     return ax
