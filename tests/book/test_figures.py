@@ -14,7 +14,7 @@ from PIL import Image
 from support.notebooks import book, code, figures_in, notebook, write
 from support.pages import Page
 
-from fmkit import plot
+from fmkit import plot, plot_text
 from fmkit.book import build as books
 from fmkit.book import figures
 from fmkit.book.execute import execute
@@ -210,6 +210,16 @@ def test_what_is_on_an_image_keeps_its_colours(figure):
     text = ElementTree.tostring(rest, encoding="unicode")
     assert "#ffffff" not in text
     assert "#000000" not in text
+
+
+def test_a_text_is_as_dark_on_its_shade():
+    """In the dark too: white is no surprise, and light letters would be lost on it."""
+    drawn = plot_text.surprise(["The", " cat"], [0.0, 6.0], columns=2).figure
+    light = figures.compact(plot.svg(drawn))
+    dark = figures.dark(light)
+    shades = [*map(set, map(figures.COLOUR.findall, (light, dark)))]
+    assert shades[1] == shades[0] | {figures.INK}
+    assert dark.count('class="kept" fill="#000"') == light.count('class="kept"') > 0
 
 
 # Colours
