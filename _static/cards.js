@@ -48,6 +48,10 @@ document.addEventListener("DOMContentLoaded", () => {
     opened = null;
   };
 
+  const closeUnlessIn = ({ target }) => {
+    if (opened && !opened.some((part) => part.contains(target))) close();
+  };
+
   const open = (link, text) => {
     clearTimeout(waiting);
     if (opened?.[0] === link) return;
@@ -89,11 +93,9 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   document.addEventListener("pointerdown", (event) => {
     touched = event.pointerType === "touch";
-    if (opened && !opened.some((part) => part.contains(event.target))) close();
+    closeUnlessIn(event);
   }, true);
-  document.addEventListener("focusin", (event) => {
-    if (opened && !opened.some((part) => part.contains(event.target))) close();
-  });
+  document.addEventListener("focusin", closeUnlessIn);
   document.addEventListener("keydown", (event) => {
     touched = false;
     if (event.key === "Escape") close();

@@ -40,6 +40,15 @@ def site():
     return pages.built()
 
 
+@pytest.fixture
+def served(site):
+    """A server of the built pages at ``address``; it lacks the file ``without``."""
+    from support import pages
+
+    with pages.served(site) as server:
+        yield server
+
+
 @pytest.fixture(scope="module")  # its event loop would stop other modules' notebooks
 def browser():
     """Debian's chromium; Playwright's own is not downloaded."""

@@ -192,6 +192,8 @@ const makeDecoder = ({ config }, weights) => {
   return { run, attention, computed: () => computed };
 };
 
+// The tokens, from the most probable on; of equal ones the first comes first.
+const ranked = (logits) => [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b);
 // The probabilities after temperature and top-p; temperature 0 leaves the most probable.
 const reshaped = (logits, { temperature, topP }) => {
   const largest = Math.max(...logits);
@@ -207,10 +209,9 @@ const reshaped = (logits, { temperature, topP }) => {
   };
   divide();
   if (topP < 1) {
-    const order = [...p.keys()].sort((a, b) => logits[b] - logits[a] || a - b);
     const enough = topP - 8 * 2 ** -23; // a sum that is off by rounding has reached it
     let before = 0;
-    for (const i of order) {
+    for (const i of ranked(logits)) {
       const share = p[i];
       if (before >= enough && before > 0) p[i] = 0;
       before += share;

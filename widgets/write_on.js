@@ -103,7 +103,7 @@ roving(strip, () => places, 1);
 const showTokens = () => {
   if (!live) return;
   const p = reshaped(state.logits, state), before = reshaped(state.logits, { temperature: 1, topP: 1 });
-  const order = [...before.keys()].sort((a, b) => state.logits[b] - state.logits[a] || a - b).slice(0, SHOWN);
+  const order = ranked(state.logits).slice(0, SHOWN);
   order.forEach((id, i) => {
     const row = rows[i];
     row.id = id;

@@ -113,6 +113,9 @@ def test_only_its_page_loads_the_index_of_the_search(site):
         assert ("searchindex.js" in text) == (path.name == "search.html"), path.name
 
 
+BRANDS = {"github", "gitlab"}  # in a font of their own
+
+
 def test_the_font_has_every_icon(site):
     """The font of the theme, without the icons that no page shows."""
     folder = site / "_static" / "vendor" / "fontawesome" / "webfonts"
@@ -121,16 +124,19 @@ def test_the_font_has_every_icon(site):
     names = set()
     for page in read_by_people(site):
         text = page.read_text(encoding="utf-8")
-        for classes in re.findall(r'class="([^"]*\bfa-solid\b[^"]*)"', text):
+        for classes in re.findall(r'class="([^"]*\bfas?\b[^"]*)"', text):
             names |= set(classes.split())
     style = (site / "_static" / "styles" / "pydata-sphinx-theme.css").read_text("utf-8")
     signs = {}
     for selectors, sign in re.findall(r'([^{}]*)\{(?:--fa|content):"\\(\w+)"', style):
         signs |= dict.fromkeys(re.findall(r"\.(fa-[\w-]+)", selectors), int(sign, 16))
     shown = {name: signs[name] for name in names if name in signs}
-    assert "fa-moon" in shown
+    assert {"fa-moon", "fa-download"} <= {*shown}  # with fa-solid, and with fas
+    of_styles = re.findall(r'--pst-icon-([\w-]+):"([^"])"', style)
+    shown |= {name: ord(sign) for name, sign in of_styles}
+    assert "external-link" in shown
     has = TTFont(path).getBestCmap()
-    assert [name for name, code in shown.items() if code not in has] == []
+    assert {name for name, code in shown.items() if code not in has} <= BRANDS
 
 
 def test_prose_without_its_code():

@@ -1,7 +1,11 @@
-"""Find the built pages, build them if they are not current, and read their HTML."""
+"""Find the built pages, build them if they are not current, read and serve them."""
 
+import contextlib
 import re
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from filelock import FileLock
@@ -25,6 +29,35 @@ class Page(HTMLParser):
 
     def of(self, *names):
         return [attributes for tag, attributes in self.tags if tag in names]
+
+
+class Files(SimpleHTTPRequestHandler):
+    """Files as servers send them that call every script UTF-8."""
+
+    def guess_type(self, path):
+        kind = super().guess_type(path)
+        return f"{kind}; charset=utf-8" if kind.endswith("javascript") else kind
+
+    def do_GET(self):
+        if self.server.without and self.path.endswith(self.server.without):
+            self.send_error(404)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def served(site):
+    """Serve the pages at ``address``, except a file that is called ``without``."""
+    handler = partial(Files, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.without = None
+        server.address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 def without_text(page):
