@@ -30,12 +30,13 @@ def test_there_are_enough_and_each_is_another():
 
 @pytest.mark.parametrize("file", sorted({m.file for m in mutants()}))
 def test_every_bug_can_be_planted(file):
-    """Its text stands once in the file, what comes of it is Python, its test exists."""
+    """Its text stands once in its file, what comes of it is code, its test exists."""
     for mutant in mutants():
         if mutant.file == file:
             source = mutant.planted()
             assert source is not None, f"{mutant.bug}: mend its text, or delete it"
-            ast.parse(source)
+            if file.endswith(".py"):
+                ast.parse(source)
             path, _, name = mutant.test.partition("::")
             assert name.partition("[")[0] in functions_of(ROOT / path), mutant.bug
 
