@@ -233,6 +233,13 @@ def check_shown(root):
             assert nearest == pytest.approx(1, abs=1e-6)
 
 
+def test_a_term_names_its_image_to_those_who_listen(batch):
+    for box in batch.locator(".side").all():
+        terms = box.locator(".terms li").all_inner_texts()
+        for name, term in zip(widgets.BATCH, terms, strict=True):
+            assert name in term
+
+
 def test_it_starts_before_training(batch):
     check_shown(batch)
     notes, nt_xent = shown_loss(batch)
