@@ -13,10 +13,9 @@ from pikepdf import Array, Dictionary, Name, OutlineItem, Page, Pdf
 
 from fmkit.book.build import build_site, complaints, stage_pages
 from fmkit.book.contents import BookError, chapters_of, parts_of
-from fmkit.book.publication import FILE, read_publication
+from fmkit.book.publication import FILE, TEMPLATES, read_publication
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-TEMPLATES = Path(__file__).with_name("templates")
 LINK = "page:"  # the scheme of a link from the contents; its number is an index
 OFFER = "<!-- printed -->"  # of the footer, where a link to the PDF can be
 COMPRESSED = {
