@@ -87,8 +87,8 @@ def write(folder: Path) -> None:
         widget.draw(data)
         plt.savefig(folder / f"{name}.png")
         plt.close("all")
-    live.write(site)
-    drawing.write(site)
+    (site / live.FILE).write_bytes(live.packed())
+    (site / drawing.FILE).write_bytes(drawing.script())
 
 
 def _script(name: str, data: dict, code: str) -> str:
