@@ -49,7 +49,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CAPTION = "caption"  # the tag of a cell
 FIGURE = "**Figure.** "  # begins a caption
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
-LINK = r"\[[^\[\]]*\]\([^()\s]*\)"
+LINK = r"\[([^\[\]]*)\]\(([^()\s]*)\)"  # its words and its address
 CITED = re.compile(rf"\({LINK}(?:; {LINK})*\)|{LINK}(?:; {LINK})*")
 IN_TEXT, IN_BRACKETS = r".* \(\d{4}\)", r".*, \d{4}"  # the words of a citation
 FORMS = (
@@ -116,7 +116,7 @@ def markdown(text: str, keys: dict[str, str]) -> str:
 
 def links_in(text: str) -> list[tuple[str, str]]:
     """Return the words and the address of each link in a text."""
-    return re.findall(r"\[([^\[\]]*)\]\(([^()\s]*)\)", text)
+    return re.findall(LINK, text)
 
 
 def _cite(match: re.Match[str], keys: dict[str, str]) -> str:
