@@ -91,8 +91,8 @@ const makePlane = ({ title, about, compute, step, alike, sum, turns, knob }) => 
     const bar = make("span", { class: "bar" }), number = make("span", { class: "number" });
     bar.style.background = `var(--own-${i})`;
     const view = (row) => make("span", { class: "view", style: place(i, row) });
-    return { bar, number, row: make("li", {}, make("span", { class: "who" }, `${i + 1} `, view(0), view(1),
-      make("span", { class: "spare" }, name)), make("span", { class: "track" }, bar, make("span", { class: "before" })), number) };
+    return { bar, number, row: make("li", {}, make("span", {}, `${i + 1} `, view(0), view(1),
+      make("span", { class: "visually-hidden" }, name)), make("span", { class: "track" }, bar, make("span", { class: "before" })), number) };
   });
   const loss = make("output", { class: "loss" });
   const count = make("span", { class: "steps" });
@@ -213,10 +213,10 @@ const makePlane = ({ title, about, compute, step, alike, sum, turns, knob }) => 
     show, pause, walk, move,
     words: () => `${title} ${loss.textContent} nats`,
     element: make("section", { class: "side", "aria-label": title },
-      make("p", { class: "title" }, make("b", {}, title), ` (${about})`),
+      make("p", {}, make("b", {}, title), ` (${about})`),
       make("div", { class: "controls" }, knob),
       svg,
-      make("p", { class: "total" }, `${sum} `, loss, " nats ", count),
+      make("p", {}, `${sum} `, loss, " nats ", count),
       make("ul", { class: "terms", "aria-label": `terms of ${title}` }, ...rows.map(({ row }) => row)),
       make("div", { class: "controls" }, one, player)),
   });
@@ -275,7 +275,6 @@ const showLength = () => {
 };
 const said = make("p", { class: "spoken", role: "status" });
 
-root.classList.add("batch");
 root.append(
   make("div", { class: "controls" }, begin, make("button", { type: "button", onclick: () => restart() }, "start again")),
   make("div", { class: "sides" }, ...planes.map((plane) => plane.element)),

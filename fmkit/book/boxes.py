@@ -18,16 +18,15 @@ HEAD = re.compile(r"(Definition|Warning|Note)(?: \(.+\))?\.")
 def set_off(document: nodes.document) -> None:
     """Replace the paragraphs and quotations of a page that are boxes."""
     for paragraph in [*document.findall(nodes.paragraph)]:
-        first = paragraph.next_node(nodes.Text)
-        if first is not None and first.parent is paragraph:
-            start = KEY_IDEA.match(first)
-            if start and paragraph.index(first) == 0:
-                _replace(first, first[start.end() :])
-                _capitalize(paragraph)
-                box = _box("key-idea", "To remember")
-                paragraph.replace_self(box)  # which takes over its ids
-                paragraph["ids"] = []
-                box += paragraph
+        first = next(iter(paragraph.children), None)
+        start = isinstance(first, nodes.Text) and KEY_IDEA.match(first)
+        if start:
+            _replace(first, first[start.end() :])
+            _capitalize(paragraph)
+            box = _box("key-idea", "To remember")
+            paragraph.replace_self(box)  # which takes over its ids
+            paragraph["ids"] = []
+            box += paragraph
     for quotation in [*document.findall(nodes.block_quote)]:
         first, head = map(quotation.next_node, (nodes.paragraph, nodes.strong))
         named = HEAD.fullmatch(head.astext()) if head is not None else None

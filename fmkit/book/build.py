@@ -13,7 +13,13 @@ import nbformat
 import yaml
 
 from fmkit.book import reproducibility, widgets
-from fmkit.book.contents import BookError, chapters_of, files_in, notebooks_of
+from fmkit.book.contents import (
+    BookError,
+    chapters_of,
+    notebooks_of,
+    pages_of,
+    settings_of,
+)
 from fmkit.book.execute import execute_one, seconds_since
 from fmkit.book.figures import FOLDER
 from fmkit.runs.parameters import (
@@ -100,7 +106,7 @@ def stage_pages(root: Path, stage: Path) -> Path:
             shutil.copytree(root / name, source / name, ignore=ignore)
         elif (root / name).is_file():
             shutil.copy2(root / name, source / name)
-    _add_buttons(source / "_config.yml")
+    _add_buttons(source)
     return source
 
 
@@ -109,28 +115,27 @@ def _add_reproducibility(root: Path, source: Path) -> None:
 
     Other pages can show the time that a chapter took as ``{{ name_of_the_chapter }}``.
     """
-    toc = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
-    if reproducibility.PAGE in files_in(toc):
+    if reproducibility.PAGE in pages_of(source):
         chapters = chapters_of(source)
         text = reproducibility.page(chapters, root / "results")
         (source / f"{reproducibility.PAGE}.md").write_text(text, encoding="utf-8")
-        settings = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
+        settings = settings_of(source)
         settings["parse"]["myst_substitutions"] = reproducibility.times_of(chapters)
         (source / "_config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
-def _add_buttons(path: Path) -> None:
+def _add_buttons(source: Path) -> None:
     """Add launch buttons and "edit this page" if the settings have a repository's URL.
 
     The theme raises an error for such a button without a URL.
     """
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings = settings_of(source)
     if url := settings["repository"]["url"]:
         buttons = ("use_repository_button", "use_edit_page_button")
         settings["html"] |= dict.fromkeys(buttons, True)
         on_github = urlsplit(url).hostname == "github.com"
         settings["launch_buttons"] = BINDER | (COLAB if on_github else {})
-        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        (source / "_config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
 def build_site(

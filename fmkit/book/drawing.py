@@ -258,9 +258,3 @@ def _resample(start: int, end: int, scale: float) -> Tensor:
     low = torch.maximum(edges[None, :-1], pixels[:-1, None])
     high = torch.minimum(edges[None, 1:], pixels[1:, None])
     return (high - low).clamp(min=0)
-
-
-def write(folder: Path) -> None:
-    """Write the script of :func:`script` into `folder`, which is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_bytes(script())

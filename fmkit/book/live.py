@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, replace
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -98,9 +97,3 @@ def errors(lm: LanguageModel) -> dict[str, float | int]:
 def packed() -> bytes:
     """Return the script of the book's own decoder."""
     return script(trained())
-
-
-def write(folder: Path) -> None:
-    """Write the script of the book's decoder into `folder`, made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_bytes(packed())

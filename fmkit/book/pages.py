@@ -16,11 +16,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-from fmkit.book.figures import FOLDER, shown
+from fmkit.book.figures import FOLDER, INCH, shown
 
 NOTEBOOK = ".ipynb"
 IMAGE = re.compile(r"<img\b[^>]*>")
-INCH = 100  # pixels of a page to an inch of a figure
 CODE = ("cell_input", "cell_output")  # a cell's code, and what it prints
 
 

@@ -34,13 +34,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import nbformat
-import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 from pybtex.database import parse_file
 from sphinx.application import Sphinx
 
-from fmkit.book.contents import notebooks_of
+from fmkit.book.contents import notebooks_of, settings_of
 from fmkit.runs.cells import tags_of
 from fmkit.runs.parameters import read_notebook
 from fmkit.runs.stale import NEEDS
@@ -49,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CAPTION = "caption"  # the tag of a cell
 FIGURE = "**Figure.** "  # begins a caption
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
-LINK = r"\[[^\[\]]*\]\([^()\s]*\)"
+LINK = r"\[([^\[\]]*)\]\(([^()\s]*)\)"  # its words and its address
 CITED = re.compile(rf"\({LINK}(?:; {LINK})*\)|{LINK}(?:; {LINK})*")
 IN_TEXT, IN_BRACKETS = r".* \(\d{4}\)", r".*, \d{4}"  # the words of a citation
 FORMS = (
@@ -116,7 +115,7 @@ def markdown(text: str, keys: dict[str, str]) -> str:
 
 def links_in(text: str) -> list[tuple[str, str]]:
     """Return the words and the address of each link in a text."""
-    return re.findall(r"\[([^\[\]]*)\]\(([^()\s]*)\)", text)
+    return re.findall(LINK, text)
 
 
 def _cite(match: re.Match[str], keys: dict[str, str]) -> str:
@@ -172,8 +171,7 @@ def with_what_is_missing(notebook: NotebookNode, repository: str) -> NotebookNod
 
 def repository_of(root: Path) -> str:
     """Return the address of the repository that the settings of the book name."""
-    settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    return settings["repository"]["url"].rstrip("/")
+    return settings_of(root)["repository"]["url"].rstrip("/")
 
 
 def _read(app: Sphinx, page: str, content: list[str]) -> None:

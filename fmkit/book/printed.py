@@ -8,15 +8,13 @@ from pathlib import Path
 
 import jinja2
 import pikepdf
-import yaml
 from pikepdf import Array, Dictionary, Name, OutlineItem, Page, Pdf
 
 from fmkit.book.build import build_site, complaints, stage_pages
-from fmkit.book.contents import BookError, chapters_of, parts_of
-from fmkit.book.publication import FILE, read_publication
+from fmkit.book.contents import BookError, chapters_of, parts_of, settings_of
+from fmkit.book.publication import FILE, TEMPLATES, read_publication
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-TEMPLATES = Path(__file__).with_name("templates")
 LINK = "page:"  # the scheme of a link from the contents; its number is an index
 OFFER = "<!-- printed -->"  # of the footer, where a link to the PDF can be
 COMPRESSED = {
@@ -128,7 +126,7 @@ def _entry(item: OutlineItem, places: dict[object, int], *, depth: int) -> Entry
 
 def _front_matter(root: Path, folder: Path, entries: list[Entry]) -> str:
     """Return the title page and the contents, as a page of the folder of the pages."""
-    settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    settings = settings_of(root)
     book = read_publication(
         root / FILE,
         site=settings["html"].get("baseurl", ""),

@@ -170,12 +170,7 @@ def _given(**fields: object) -> dict[str, object]:
 
 
 def _meta(name: str, value: str) -> str:
-    return f'<meta name="{name}" content="{_escaped(value)}"/>'
-
-
-def _escaped(text: str) -> str:
-    """Return a text as the value of an attribute."""
-    return html.escape(text, quote=True)
+    return f'<meta name="{name}" content="{html.escape(value)}"/>'
 
 
 def _configure(app: Sphinx, config: Config) -> None:
@@ -218,7 +213,7 @@ def _add_tags(
         found = re.sub(r'(property="og:image" content=")[^"]*', rf"\1{cover}", found)
     if page == app.config.root_doc and book.abstract:  # not the caption of the cover
         description = r'((?:property="og:|name=")description" content=")[^"]*'
-        said = _escaped(book.abstract)
+        said = html.escape(book.abstract)
         found = re.sub(description, lambda match: match[1] + said, found)
     context["metatags"] = found
     if document is not None and book.title:

@@ -56,13 +56,15 @@ class Widget:
     """An interactive figure: how its data and its still image are made, and its texts.
 
     `caption` and `alt` describe the still image, `label` marks the place of the figure
-    on the page of all figures.
+    on the page of all figures. `heights` are those of the figure, on a desk and on a
+    phone, in rem: nothing moves when it is loaded.
     """
 
     data: Callable[[], dict]
     draw: Callable[[dict], None]
     title: str
     label: str
+    heights: tuple[float, float]
     caption: str
     alt: str
 
@@ -85,8 +87,8 @@ def write(folder: Path) -> None:
         widget.draw(data)
         plt.savefig(folder / f"{name}.png")
         plt.close("all")
-    live.write(site)
-    drawing.write(site)
+    (site / live.FILE).write_bytes(live.packed())
+    (site / drawing.FILE).write_bytes(drawing.script())
 
 
 def _script(name: str, data: dict, code: str) -> str:
@@ -99,9 +101,11 @@ def _script(name: str, data: dict, code: str) -> str:
 
 def _fragment(name: str) -> str:
     """Return an empty div, which ``_static/widgets.js`` fills."""
+    on_desk, on_phone = WIDGETS[name].heights
     return (
         f'<div class="widget" data-figure="{name}" role="group" '
-        f'aria-label="{WIDGETS[name].title}">\n'
+        f'aria-label="{WIDGETS[name].title}" '
+        f'style="--on-desk: {on_desk}rem; --on-phone: {on_phone}rem">\n'
         '<script>document.currentScript.parentElement.classList.add("alive")</script>\n'
         "</div>\n"
     )
@@ -441,6 +445,7 @@ WIDGETS = {  # by the name of the script
         _draw_loss,
         title="A batch in your hand",
         label="interactive-loss",
+        heights=(49.9, 91.9),
         caption="Two views each of four images, as vectors in the plane. Both losses "
         "pull the two views of an image together and push different images apart. The "
         "loss of the notes also makes the vectors longer; NT-Xent compares directions "
@@ -456,6 +461,7 @@ WIDGETS = {  # by the name of the script
         _draw_words,
         title="The next word",
         label="interactive-next-word",
+        heights=(22.3, 28.0),
         caption="The most probable next tokens of SmolLM2 after a prompt, and after "
         "each token that is chosen.",
         alt="Three panels of bars: the five most probable tokens after “The capital of "
@@ -466,6 +472,7 @@ WIDGETS = {  # by the name of the script
         _draw_write_on,
         title="Write on",
         label="interactive-write-on",
+        heights=(74.4, 107.8),
         caption="The most probable next tokens of the decoder after the beginning of a "
         "text. A low temperature favours the most probable token, a high one makes all "
         "more alike.",
@@ -478,6 +485,7 @@ WIDGETS = {  # by the name of the script
         _draw_draw,
         title="Draw an animal",
         label="interactive-draw",
+        heights=(70.1, 92.5),
         caption="A drawing, or an image of the test set, and its six nearest training "
         "silhouettes by the encoder and by raw pixels.",
         alt="Two rows of seven silhouettes, which begin with the same horse. The six "
@@ -489,6 +497,7 @@ WIDGETS = {  # by the name of the script
         _draw_accuracy,
         title="What labels and examples are worth",
         label="interactive-accuracy",
+        heights=(42.3, 38.9),
         caption="Accuracy against the number of labels: means of three seeds, bars "
         "from the lowest to the highest.",
         alt="Accuracy of linear probes on five representations of the animals against "

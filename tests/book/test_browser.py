@@ -11,27 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import axe_playwright_python
 import pytest
 import yaml
 from fontTools.ttLib import TTFont
 from PIL import Image
-from support.notebooks import book, code, notebook, write
-from support.pages import ROOT, Page, read_by_people, without_text
-
-from fmkit.book import build as books
-from fmkit.book import contents
-from fmkit.book.execute import execute
-from fmkit.book.figures import GROUND, INK
-
-AXE = (
-    Path(axe_playwright_python.__file__)
-    .with_name("axe.min.js")
-    .read_text(encoding="utf-8")
+from support.browser import AXE, DESKTOP, PHONE, READY, VIOLATIONS
+from support.pages import (
+    MADE_BY_SCRIPTS,
+    ROOT,
+    Page,
+    read_by_people,
+    without_text,
 )
-PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1280, "height": 900}
-MADE_BY_SCRIPTS = ("search",)
+
+from fmkit.book import contents
+
 MOST = 2_900_000  # bytes of a page with all that it loads
 # And of what is sent, before images, by a server that compresses texts as all do
 SENT = 660_000
@@ -52,24 +46,6 @@ MOVED = """async () => {
   return shift;
 }"""
 
-# All that a page does by itself is done; what it folds, or shows to whoever scrolls, is
-# to be seen
-READY = """async () => {
-  document.querySelectorAll("details").forEach(box => { box.open = true; });
-  document.querySelectorAll(".toggle-hidden").forEach(box => {
-    box.classList.remove("toggle-hidden");
-  });
-  const up = document.querySelector("#pst-back-to-top");
-  up?.style.setProperty("display", "block", "important");
-  for (const figure of document.querySelectorAll(".widget")) {
-    figure.scrollIntoView();
-    while (!figure.matches(".loaded, :not(.alive)")) {
-      await new Promise(resolve => setTimeout(resolve, 50));
-    }
-  }
-  await document.fonts.ready;
-  if (window.MathJax) await MathJax.startup.promise;
-}"""
 # Of code tokens that look alike one is enough, and axe takes a third of the time; it
 # passes over single letters
 THIN = """() => {
@@ -81,14 +57,6 @@ THIN = """() => {
     if (seen.has(look)) token.replaceWith(...token.childNodes);
     seen.add(look);
   }
-}"""
-# Its preload asks for style sheets a second time, which file:// refuses
-VIOLATIONS = """async rules => {
-  const options = {preload: false, resultTypes: ["violations"], rules};
-  const found = await axe.run(options);
-  return found.violations
-    .filter(rule => ["serious", "critical"].includes(rule.impact))
-    .flatMap(rule => rule.nodes.map(node => `${rule.id}: ${node.target}`));
 }"""
 
 # The slowest rule, once a theme: colours do not change with the width
@@ -262,7 +230,7 @@ def prose(text):
 
 def phrases(site):
     """Of every page the first six plain words in a row that no other page has."""
-    pages = [path for path in read_by_people(site) if path.stem not in MADE_BY_SCRIPTS]
+    pages = [path for path in read_by_people(site) if path.name not in MADE_BY_SCRIPTS]
     texts = {
         str(path.relative_to(site)): prose(path.read_text(encoding="utf-8"))
         for path in pages
@@ -426,102 +394,6 @@ def test_a_chapter_that_the_index_lacks_is_not_found(browser, site, tmp_path):
     tab.close()
 
 
-# The cards that citations and terms open
-
-CARD = ".link-card"
-
-
-@pytest.fixture
-def chapter(site, browser):
-    """Open a chapter for a reader with a mouse, or with fingers."""
-    contexts = []
-
-    def open_page(**options):
-        context = browser.new_context(viewport=DESKTOP, offline=True, **options)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.goto((site / "chapters" / "zero_shot.html").as_uri())
-        tab.evaluate(READY)
-        return tab
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-CITATION, TERM = ".bibtex-citation a >> nth=0", "a.glossary-term >> nth=0"
-
-
-@pytest.mark.parametrize(
-    ("link", "start", "page"),
-    [
-        (CITATION, "https://arxiv.org/abs/2502.02737", "bibliography.html#"),
-        (TERM, None, "glossary.html#"),
-    ],
-)
-def test_a_card_opens_under_the_pointer(chapter, link, start, page):
-    """It stays while the pointer is on it, and leads on; nothing is said twice."""
-    tab = chapter()
-    assert tab.locator(CARD).count() == 0
-    tab.locator(link).hover()
-    card = tab.locator(CARD)
-    card.wait_for()
-    assert tab.locator(link).get_attribute("title") is None
-    addresses = card.locator("a").evaluate_all("links => links.map(link => link.href)")
-    assert page in addresses[-1]
-    assert addresses[:-1] == ([start] if start else [])
-    assert len(card.inner_text()) > 40
-    card.hover()
-    tab.wait_for_timeout(500)
-    assert card.is_visible()
-    tab.evaluate(AXE)
-    assert tab.evaluate(VIOLATIONS, {}) == []
-    tab.mouse.move(5, 5)
-    card.wait_for(state="detached")
-
-
-def test_a_card_opens_with_the_keyboard_s_focus(chapter):
-    """Tab goes from a link into its card; Escape closes it."""
-    tab = chapter()
-    link = tab.locator(CITATION)
-    link.focus()
-    tab.locator(CARD).wait_for()
-    tab.keyboard.press("Tab")
-    inside = "document.activeElement.closest('.link-card') !== null"
-    assert tab.evaluate(inside)
-    link.focus()
-    tab.keyboard.press("Escape")
-    assert tab.locator(CARD).count() == 0
-    tab.locator(TERM).focus()
-    tab.locator(CARD).wait_for()
-    tab.keyboard.press("Shift+Tab")
-    tab.locator(f"{TERM} >> xpath=following-sibling::*[1][@popover]").wait_for(
-        state="detached"
-    )
-
-
-def test_a_card_opens_at_a_first_touch(chapter):
-    """The page stays; a touch elsewhere closes it, a second one follows the link."""
-    tab = chapter(has_touch=True)
-    address = tab.url
-    tab.locator(TERM).tap()
-    tab.locator(CARD).wait_for()
-    assert tab.url == address
-    tab.locator(".bd-article h1").tap()
-    tab.locator(CARD).wait_for(state="detached")
-    tab.locator(TERM).tap()
-    tab.locator(CARD).wait_for()
-    tab.locator(TERM).tap()
-    tab.wait_for_url("**/glossary.html#*")
-
-
-def test_without_scripts_a_link_has_a_title(site):
-    text = (site / "chapters" / "zero_shot.html").read_text(encoding="utf-8")
-    links = [a for a in Page(text).of("a") if "bibliography.html#" in a.get("href", "")]
-    assert links
-    assert all(len(link["title"]) > 40 for link in links)
-
-
 @pytest.mark.parametrize("motion", ["reduce", "no-preference"])
 def test_a_moving_picture_can_be_stopped(site, browser, motion):
     """It stands still, from the beginning, for whoever prefers that."""
@@ -661,101 +533,4 @@ def test_what_is_folded_has_one_look(site, browser):
               style.height, getComputedStyle(fold).boxShadow];
     })""")
     assert looks[0] == looks[1]
-    tab.close()
-
-
-# Figures as SVG, of a tiny book
-
-WIDE = """
-import matplotlib.pyplot as plt
-from fmkit import plot
-plot.use_style()
-figure, axes = plt.subplots(1, 3, figsize=(10, 3))
-axes[0].plot([1, steps, 2])
-axes[1].set_title("rising", fontsize=9);
-"""
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """A page with a wide figure, whose smallest text has 9 points."""
-    root = tmp_path_factory.mktemp("book")
-    meta = {"image": {"alt": "A line."}, "figure": {"caption": "A line."}}
-    write(notebook(code(WIDE, mystnb=meta)), root / "chapters" / "tiny.ipynb")
-    (root / "_static").symlink_to(ROOT / "_static")
-    execute(book(root))
-    return books.html(root).with_name("chapters") / "tiny.html"
-
-
-def open_figure(browser, path, theme, size):
-    """The page scrolled to its figure, and the names of the figures that it loaded."""
-    tab = browser.new_page(viewport=size, color_scheme=theme, device_scale_factor=2)
-    loaded = []
-    tab.on("request", lambda asked: loaded.append(asked.url.rpartition("/")[2]))
-    tab.goto(path.as_uri())
-    tab.locator(".wide-figure").scroll_into_view_if_needed()
-    tab.wait_for_timeout(300)
-    return tab, lambda: [name for name in loaded if re.match(r"\w{64}", name)]
-
-
-def ground_of(tab):
-    """The lightness of the corner of the figure, and of the darkest and lightest."""
-    shot = tab.locator(".wide-figure").screenshot()
-    grey = Image.open(io.BytesIO(shot)).convert("L")
-    return grey.getpixel((3, 3)), grey.getextrema()
-
-
-def test_the_figure_of_the_theme_is_shown_and_loaded_alone(drawn, browser):
-    """And the other one once a reader changes the theme."""
-    tab, loaded = open_figure(browser, drawn, "light", DESKTOP)
-    light = tab.locator(".wide-figure img.only-light")
-    dark = tab.locator(".wide-figure img.only-dark")
-    assert (light.is_visible(), dark.is_visible()) == (True, False)
-    [first] = loaded()
-    assert not first.endswith("-dark.svg")
-    assert ground_of(tab) == (255, (0, 255))
-    tab.evaluate("document.documentElement.dataset.theme = 'dark'")
-    dark.wait_for()
-    tab.wait_for_timeout(300)
-    assert not light.is_visible()
-    assert loaded() == [first, first.replace(".svg", "-dark.svg")]
-    tab.close()
-
-
-def test_a_dark_figure_lies_on_the_page(drawn, browser):
-    """Its ground is the page's, of which colours were made; ink is that of its text."""
-    tab, loaded = open_figure(browser, drawn, "dark", DESKTOP)
-    [only] = loaded()
-    assert only.endswith("-dark.svg")
-    corner, (darkest, lightest) = ground_of(tab)
-    assert corner == int(GROUND[1:3], 16) == pytest.approx(darkest, abs=4)
-    assert lightest > 180
-    looks = tab.evaluate("""() => ["--pst-color-background", "--pst-color-text-base"]
-      .map(name => getComputedStyle(document.body).getPropertyValue(name).trim())""")
-    assert looks == [GROUND, INK]
-    tab.emulate_media(media="print")
-    assert tab.locator(".wide-figure img.only-light").is_visible()
-    assert not tab.locator(".wide-figure img.only-dark").is_visible()
-    tab.close()
-
-
-def test_texts_of_a_figure_are_readable_on_a_phone(drawn, browser):
-    """At 10 pixels: the figure scrolls in its box, which the keyboard reaches."""
-    tab, _ = open_figure(browser, drawn, "light", PHONE)
-    box = tab.locator(".wide-figure")
-    width, natural = tab.locator(".wide-figure img.only-light").evaluate(
-        "image => [image.clientWidth, +image.getAttribute('width')]"
-    )
-    assert 9 * 100 / 72 * width / natural >= 10
-    assert width < natural
-    page = "document.documentElement.scrollWidth"
-    assert tab.evaluate(page) == PHONE["width"]
-    assert box.evaluate("box => box.scrollWidth > box.clientWidth")
-    assert (box.get_attribute("tabindex"), box.get_attribute("role")) == ("0", "group")
-    assert "scroll" in box.evaluate("box => getComputedStyle(box, '::after').content")
-    tab.evaluate(AXE)
-    assert tab.evaluate(VIOLATIONS, {}) == []
-    tab.set_viewport_size(DESKTOP)
-    tab.wait_for_function("document.querySelector('.wide-figure').tabIndex < 0")
-    assert box.get_attribute("tabindex") is None
     tab.close()

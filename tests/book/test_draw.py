@@ -7,18 +7,25 @@ from pathlib import Path
 import pytest
 import torch
 from support.bounds import additions_of, rounding
+from support.browser import AXE, DESKTOP, PHONE, VIOLATIONS, call, loaded, opened
 from support.refusals import refused
-from test_browser import AXE, DESKTOP, PHONE, VIOLATIONS
 
 from fmkit.book import drawing, packing
 from fmkit.data.animals import ANIMALS, load_animals
 from fmkit.models.resnet import ResNet, ResNetConfig
 from fmkit.runs.record import read_record, results
 
-FIGURE, PAGE = '.widget[data-figure="draw"]', "chapters/interactive_figures.html"
+PAGE = "chapters/interactive_figures.html"
 MILLISECONDS = 50  # a drawing, as the book promises
 TEXT = Path(__file__).resolve().parents[2] / "chapters" / "interactive_figures.md"
 WAYS = ("encoder", "pixels")
+BUTTONS = {  # and the changes of fmkit.book.drawing that they make
+    "mirror": "mirror",
+    "shift by 2 pixels": "shift 2",
+    "thicken": "thicken",
+    "hard edges": "hard edges",
+    "rotate by 30°": "rotate",
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,26 +52,16 @@ def metrics():
     return read_record(results("widgets") / "drawing.json")["metrics"]
 
 
-def opened(browser, address, **options):
-    """A tab with the figure, once its model is there."""
-    context = browser.new_context(**{"offline": True, "has_touch": True} | options)
-    tab = context.new_page()
-    tab.goto(address)
-    tab.locator(FIGURE).scroll_into_view_if_needed()
-    tab.wait_for_selector(f"{FIGURE}.loaded")
-    return tab
-
-
 @pytest.fixture(scope="module")
 def address(site):
     return (site / PAGE).as_uri()
 
 
 @pytest.fixture(scope="module")
-def page(browser, address):
-    """A tab whose functions are called; nobody uses its figure."""
+def untouched(browser, address):
+    """The figure, whose functions are called; nobody uses it."""
     tab = opened(browser, address)
-    yield tab
+    yield loaded(tab, "draw")
     tab.context.close()
 
 
@@ -72,14 +69,8 @@ def page(browser, address):
 def figure(browser, address):
     """The figure, for a test that changes it."""
     tab = opened(browser, address, viewport=DESKTOP)
-    yield tab.locator(FIGURE)
+    yield loaded(tab, "draw")
     tab.context.close()
-
-
-def call(tab, body, *arguments):
-    """Evaluate JavaScript in which `live` has the functions of the figure."""
-    start = f"const live = document.querySelector('{FIGURE}').live;"
-    return tab.evaluate(f"given => {{ {start} {body} }}", [*arguments])
 
 
 def as_bytes(image):
@@ -110,11 +101,11 @@ def test_the_gallery_is_of_the_training_set_and_examples_of_the_test_set(test_se
         assert {(as_bytes(x), i % len(ANIMALS)) for i, x in enumerate(drawn)} <= of_set
 
 
-def test_the_page_states_the_errors_of_rounding(page, metrics, test_set):
+def test_the_page_states_the_errors_of_rounding(untouched, metrics, test_set):
     errors = drawing.errors(drawing.trained(), drawing.read_sheet()[1], test_set.images)
     for name, value in errors.items():  # the record may be of another processor
         assert metrics[f"rounded/{name}"] == pytest.approx(value, abs=1e-3)
-    said = page.locator(f"{FIGURE} .facts").last.inner_text()
+    said = untouched.locator(".facts").last.inner_text()
     assert f"{len(test_set):,} test images" in said
     assert f"at least {metrics['rounded/least cosine']:.3f}" in said
     assert f"{100 * metrics['rounded/same nearest']:.1f} %" in said
@@ -184,22 +175,24 @@ def test_the_record_is_of_these_images(known, metrics, test_set):
 # What it computes
 
 
-def test_representations_are_those_of_fmkit(page, known, some):
+def test_representations_are_those_of_fmkit(untouched, known, some):
     with torch.no_grad():
         expected = known.phi(known.phi.prepare(some))
-    got = call(page, "return given[0].map(x => [...live.represent(x)]);", pixels(some))
+    got = call(
+        untouched, "return given[0].map(x => [...live.represent(x)]);", pixels(some)
+    )
     limit = rounding(additions_of(known.phi), expected.abs().max().item())
     assert limit < 1e-4 * expected.norm(dim=1).max()
     torch.testing.assert_close(torch.tensor(got), expected, rtol=0, atol=limit)
 
 
-def test_the_nearest_are_those_of_fmkit(page, known, some):
+def test_the_nearest_are_those_of_fmkit(untouched, known, some):
     body = """
       const [images, way, n] = given;
       return images.map(x => live.nearest(way, live.ways[way].code(x), n));"""
     for way, cosines in known.cosines(some).items():
         ranks, least = cosines.sort(dim=1, descending=True)
-        for row, found in enumerate(call(page, body, pixels(some), way, 6)):
+        for row, found in enumerate(call(untouched, body, pixels(some), way, 6)):
             at, values = zip(*found, strict=True)
             torch.testing.assert_close(
                 torch.tensor(values), ranks[row, :6], rtol=0, atol=1e-5
@@ -209,29 +202,29 @@ def test_the_nearest_are_those_of_fmkit(page, known, some):
             assert same[clear & torch.cat([clear[:1] | True, clear[:-1]])].all()
 
 
-def test_silhouettes_are_those_of_the_sheet(page):
+def test_silhouettes_are_those_of_the_sheet(untouched):
     examples, images = drawing.read_sheet()
     for name, expected in (("example", examples), ("image", images[:300])):
         body = "return [...Array(given[1]).keys()].map(i => [...live[given[0]](i)]);"
-        assert call(page, body, name, len(expected)) == pixels(expected)
+        assert call(untouched, body, name, len(expected)) == pixels(expected)
 
 
-def test_the_map_shows_the_two_directions_of_most_variance(page, known):
-    points = torch.tensor(call(page, "return live.points;"))
+def test_the_map_shows_the_two_directions_of_most_variance(untouched, known):
+    points = torch.tensor(call(untouched, "return live.points;"))
     torch.testing.assert_close(points, known.codes @ known.axes.T, rtol=0, atol=1e-5)
     spread = torch.linalg.svdvals(known.codes - known.codes.mean(dim=0))
     variances = points.double().var(dim=0) * (len(points) - 1)
     torch.testing.assert_close(variances, spread[:2].double() ** 2, rtol=1e-4, atol=0)
 
 
-def test_fitted_drawings_are_those_of_fmkit(page, some, rng):
+def test_fitted_drawings_are_those_of_fmkit(untouched, some, rng):
     small = torch.zeros(20, 1, 28, 28, dtype=torch.uint8)
     for image in small[:, 0]:
         top, left, height, width = torch.randint(1, 14, (4,), generator=rng).tolist()
         dots = torch.randint(256, (height, width), generator=rng)
         image[top : top + height, left : left + width] = dots
     images = torch.cat([some, small])
-    got = call(page, "return given[0].map(x => [...live.fit(x)]);", pixels(images))
+    got = call(untouched, "return given[0].map(x => [...live.fit(x)]);", pixels(images))
     expected = drawing.fitted(images)
     apart = (torch.tensor(got) - expected.flatten(1).int()).abs()
     assert apart.max() <= 1  # a half may be rounded either way
@@ -242,25 +235,18 @@ def test_fitted_drawings_are_those_of_fmkit(page, some, rng):
     assert ((longer >= 25) & (longer <= 27)).double().mean() > 0.9
 
 
-def test_changes_are_those_of_fmkit(page, some):
-    names = {
-        "mirror": "mirror",
-        "shift by 2 pixels": "shift 2",
-        "thicken": "thicken",
-        "hard edges": "hard edges",
-        "rotate by 30°": "rotate",
-    }
-    assert call(page, "return Object.keys(live.changes);") == [*names]
-    for name, change in names.items():
+def test_changes_are_those_of_fmkit(untouched, some):
+    assert call(untouched, "return Object.keys(live.changes);") == [*BUTTONS]
+    for name, change in BUTTONS.items():
         body = "return given[0].map(x => [...live.changes[given[1]](x)]);"
-        got = torch.tensor(call(page, body, pixels(some), name))
+        got = torch.tensor(call(untouched, body, pixels(some), name))
         apart = (got - drawing.CHANGES[change](some).flatten(1).int()).abs()
         assert apart.max() <= (name == "rotate by 30°")
 
 
-def test_a_drawing_takes_less_than_50_milliseconds(page):
+def test_a_drawing_takes_less_than_50_milliseconds(untouched):
     body = "return Array.from({length: 25}, () => live.look().milliseconds);"
-    times = call(page, body)  # other processes may slow some of them down
+    times = call(untouched, body)  # other processes may slow some of them down
     print(f"A drawing takes {min(times):.1f} ms, {statistics.median(times):.1f} busy.")
     assert min(times) < MILLISECONDS
 
@@ -270,7 +256,7 @@ def test_a_drawing_takes_less_than_50_milliseconds(page):
 
 def drawn(figure):
     """The drawing as an image."""
-    values = call(figure.page, "return [...live.pixels()];")
+    values = call(figure, "return [...live.pixels()];")
     return torch.tensor(values, dtype=torch.uint8).view(1, 1, 28, 28)
 
 
@@ -419,16 +405,15 @@ def test_all_of_it_is_reached_by_tab(figure):
               return e.className || (e.type === "button" ? e.textContent : e.type);
             }""")
         )
-    buttons = ["mirror", "shift by 2 pixels", "thicken", "hard edges", "rotate by 30°"]
     controls = ["board", "radio", "range", "checkbox"]
-    assert steps == ["clear", "undo", *controls, *buttons]
+    assert steps == ["clear", "undo", *controls, *BUTTONS]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desk"])
 def test_it_is_accessible_once_it_is_used(browser, address, theme, size):
     tab = opened(browser, address, viewport=size, color_scheme=theme)
-    tab.locator(FIGURE).get_by_role("button", name="mirror").tap()
+    loaded(tab, "draw").get_by_role("button", name="mirror").tap()
     tab.wait_for_timeout(400)
     assert tab.evaluate("document.documentElement.scrollWidth") <= size["width"]
     tab.evaluate(AXE)

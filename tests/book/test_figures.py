@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
+from support.browser import AXE, DESKTOP, PHONE, VIOLATIONS
 from support.notebooks import book, code, figures_in, notebook, write
-from support.pages import Page
+from support.pages import ROOT, Page
 
 from fmkit import plot, plot_text
 from fmkit.book import build as books
@@ -25,24 +26,31 @@ DRAW = """
 import matplotlib.pyplot as plt
 from fmkit import plot
 plot.use_style()
-figure, ax = plt.subplots(figsize=(8, 3))
-ax.plot([1, steps, 2])
-ax.set_title("rising", fontsize=9);
+figure, axes = plt.subplots(1, 3, figsize=(10, 3))
+axes[0].plot([1, steps, 2])
+axes[1].set_title("rising", fontsize=9);
 """
 META = {"mystnb": {"image": {"alt": "A line."}, "figure": {"caption": "A line."}}}
 
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """A tiny book whose one notebook, which draws a figure, was executed."""
+    """A tiny book whose one notebook, which draws a wide figure, was executed."""
     root = tmp_path_factory.mktemp("book")
     path = root / "chapters" / "tiny.ipynb"
     write(notebook(code(DRAW, **META)), path)
     old = root / figures.FOLDER / "tiny" / "old.svg"
     old.parent.mkdir(parents=True)
     old.write_text("of an earlier run", encoding="utf-8")
+    (root / "_static").symlink_to(ROOT / "_static")
     execute(book(root))
     return root
+
+
+@pytest.fixture(scope="module")
+def page(executed):
+    """The page of that notebook."""
+    return books.html(executed).with_name("chapters") / "tiny.html"
 
 
 def test_execute_keeps_a_figure_beside_the_notebook(executed):
@@ -76,8 +84,7 @@ def test_a_run_of_a_reader_keeps_none(executed, monkeypatch):
     assert abs(both[0].astype(int) - both[1]).max() < 16  # one has a palette
 
 
-def test_a_page_has_a_light_and_a_dark_figure(executed):
-    page = books.html(executed).with_name("chapters") / "tiny.html"
+def test_a_page_has_a_light_and_a_dark_figure(executed, page):
     images = [i for i in Page(page.read_text("utf-8")).of("img") if "class" in i]
     drawn = [i for i in images if "only" in i["class"] and "logo" not in i["class"]]
     [kept] = (executed / figures.FOLDER / "tiny").iterdir()
@@ -220,6 +227,83 @@ def test_a_text_is_as_dark_on_its_shade():
     shades = [*map(set, map(figures.COLOUR.findall, (light, dark)))]
     assert shades[1] == shades[0] | {figures.INK}
     assert dark.count('class="kept" fill="#000"') == light.count('class="kept"') > 0
+
+
+# On a page
+
+
+def open_figure(browser, path, theme, size):
+    """The page scrolled to its figure, and the names of the figures that it loaded."""
+    tab = browser.new_page(viewport=size, color_scheme=theme, device_scale_factor=2)
+    loaded = []
+    tab.on("request", lambda asked: loaded.append(asked.url.rpartition("/")[2]))
+    tab.goto(path.as_uri())
+    tab.locator(".wide-figure").scroll_into_view_if_needed()
+    tab.wait_for_timeout(300)
+    return tab, lambda: [name for name in loaded if re.match(r"\w{64}", name)]
+
+
+def ground_of(tab):
+    """The lightness of the corner of the figure, and of the darkest and lightest."""
+    shot = tab.locator(".wide-figure").screenshot()
+    grey = Image.open(io.BytesIO(shot)).convert("L")
+    return grey.getpixel((3, 3)), grey.getextrema()
+
+
+def test_the_figure_of_the_theme_is_shown_and_loaded_alone(page, browser):
+    """And the other one once a reader changes the theme."""
+    tab, loaded = open_figure(browser, page, "light", DESKTOP)
+    light = tab.locator(".wide-figure img.only-light")
+    dark = tab.locator(".wide-figure img.only-dark")
+    assert (light.is_visible(), dark.is_visible()) == (True, False)
+    [first] = loaded()
+    assert not first.endswith("-dark.svg")
+    assert ground_of(tab) == (255, (0, 255))
+    tab.evaluate("document.documentElement.dataset.theme = 'dark'")
+    dark.wait_for()
+    tab.wait_for_timeout(300)
+    assert not light.is_visible()
+    assert loaded() == [first, first.replace(".svg", "-dark.svg")]
+    tab.close()
+
+
+def test_a_dark_figure_lies_on_the_page(page, browser):
+    """Its ground is the page's, of which colours were made; ink is that of its text."""
+    tab, loaded = open_figure(browser, page, "dark", DESKTOP)
+    [only] = loaded()
+    assert only.endswith("-dark.svg")
+    corner, (darkest, lightest) = ground_of(tab)
+    assert corner == int(figures.GROUND[1:3], 16) == pytest.approx(darkest, abs=4)
+    assert lightest > 180
+    looks = tab.evaluate("""() => ["--pst-color-background", "--pst-color-text-base"]
+      .map(name => getComputedStyle(document.body).getPropertyValue(name).trim())""")
+    assert looks == [figures.GROUND, figures.INK]
+    tab.emulate_media(media="print")
+    assert tab.locator(".wide-figure img.only-light").is_visible()
+    assert not tab.locator(".wide-figure img.only-dark").is_visible()
+    tab.close()
+
+
+def test_texts_of_a_figure_are_readable_on_a_phone(page, browser):
+    """At 10 pixels: the figure scrolls in its box, which the keyboard reaches."""
+    tab, _ = open_figure(browser, page, "light", PHONE)
+    box = tab.locator(".wide-figure")
+    width, natural = tab.locator(".wide-figure img.only-light").evaluate(
+        "image => [image.clientWidth, +image.getAttribute('width')]"
+    )
+    assert 9 * 100 / 72 * width / natural >= 10
+    assert width < natural
+    width = tab.evaluate("document.documentElement.scrollWidth")
+    assert width == PHONE["width"]
+    assert box.evaluate("box => box.scrollWidth > box.clientWidth")
+    assert (box.get_attribute("tabindex"), box.get_attribute("role")) == ("0", "group")
+    assert "scroll" in box.evaluate("box => getComputedStyle(box, '::after').content")
+    tab.evaluate(AXE)
+    assert tab.evaluate(VIOLATIONS, {}) == []
+    tab.set_viewport_size(DESKTOP)
+    tab.wait_for_function("document.querySelector('.wide-figure').tabIndex < 0")
+    assert box.get_attribute("tabindex") is None
+    tab.close()
 
 
 # Colours

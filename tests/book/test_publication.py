@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pybtex.database import parse_string
 from support.notebooks import book, code, notebook, write
-from support.pages import ROOT, Page, read_by_people
+from support.pages import MADE_BY_SCRIPTS, ROOT, Page, read_by_people
 
 from fmkit.book import build as books
 from fmkit.book.publication import (
@@ -21,7 +21,6 @@ from fmkit.book.publication import (
 
 SITE, REPOSITORY = "https://a.org/book", "https://github.com/people/book"
 CITATION = ROOT / "CITATION.cff"
-MADE_BY_SCRIPTS = ("search.html",)
 
 
 @pytest.fixture(scope="module")

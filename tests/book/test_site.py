@@ -5,13 +5,11 @@ import re
 from urllib.parse import unquote
 
 import pytest
-from support.pages import ROOT, Page, without_text
+from support.pages import MADE_BY_SCRIPTS, ROOT, Page, without_text
 
 from fmkit.book import contents
 from fmkit.book.reproducibility import times_of
 from fmkit.runs.parameters import read_notebook
-
-MADE_BY_SCRIPTS = ("search.html",)
 
 
 def outside(page):

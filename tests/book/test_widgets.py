@@ -11,9 +11,9 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn.functional as F
+from support.browser import AXE, DESKTOP, PHONE, call, loaded, opened
 from support.notebooks import book, markdown, notebook, write
 from support.refusals import refused
-from test_browser import AXE, DESKTOP, PHONE
 
 from fmkit import plot
 from fmkit.book import widgets
@@ -120,19 +120,10 @@ def test_the_accuracies_are_those_of_the_records(site, family):
 @pytest.fixture
 def tab(site, browser):
     """The page of the figures in a browser without a network, on a touch screen."""
-    context = browser.new_context(offline=True, has_touch=True)
-    tab = context.new_page()
-    tab.goto((site / "chapters" / "interactive_figures.html").as_uri())
+    page = (site / "chapters" / "interactive_figures.html").as_uri()
+    tab = opened(browser, page)
     yield tab
-    context.close()
-
-
-def figure(tab, name):
-    """The figure called `name`, once it is loaded."""
-    root = tab.locator(f'[data-figure="{name}"]')
-    root.scroll_into_view_if_needed()
-    tab.wait_for_selector(f'[data-figure="{name}"].loaded')
-    return root
+    tab.context.close()
 
 
 # A batch in your hand
@@ -144,14 +135,7 @@ END = ".side >> nth={plane} >> .end >> nth={i}"
 
 @pytest.fixture
 def batch(tab):
-    return figure(tab, "loss")
-
-
-def call(root, body, given=None):
-    """Evaluate JavaScript in which `live` has the functions of the figure."""
-    return root.evaluate(
-        f"(root, given) => {{ const live = root.live; {body} }}", given
-    )
+    return loaded(tab, "loss")
 
 
 def vectors(root, plane):
@@ -189,7 +173,7 @@ def test_the_losses_are_those_of_fmkit(batch, name, rng):
         v = lengths * F.normalize(torch.randn(8, 2, generator=rng).double(), dim=1)
         options = {"tau": tau} if name == "ntXent" else {}
         body = f"return live.{name}(given[0], given[1]);"
-        got = call(batch, body, [v.tolist(), tau])
+        got = call(batch, body, v.tolist(), tau)
         loss, gradient, terms, slope = known(name, v, **options)
         for key, value in (
             *(("loss", loss), ("gradient", gradient)),
@@ -231,6 +215,13 @@ def check_shown(root):
         for arrow in F.normalize(down, dim=1):
             nearest = (F.normalize(drawn_long, dim=1) @ arrow).max()
             assert nearest == pytest.approx(1, abs=1e-6)
+
+
+def test_a_term_names_its_image_to_those_who_listen(batch):
+    for box in batch.locator(".side").all():
+        terms = box.locator(".terms li").all_inner_texts()
+        for name, term in zip(widgets.BATCH, terms, strict=True):
+            assert name in term
 
 
 def test_it_starts_before_training(batch):
@@ -419,7 +410,7 @@ def test_it_plays_until_it_is_stopped_or_out_of_sight(tab, batch):
 
 def test_nothing_moves_for_those_who_prefer_it_so(tab):
     tab.emulate_media(reduced_motion="reduce")
-    root = figure(tab, "loss")
+    root = loaded(tab, "loss")
     button = root.locator("button.go").last
     assert button.inner_text() == "100 steps"
     button.click()
@@ -430,7 +421,7 @@ def test_nothing_moves_for_those_who_prefer_it_so(tab):
 
 
 def test_tokens_are_opened_one_by_one(tab, site):
-    root = figure(tab, "words")
+    root = loaded(tab, "words")
     [prompt, tree], p = next(iter(numbers_on(site, "words").items())), 1.0
     for _ in range(3):
         share, tree = max(tree.values(), key=lambda value: value[0])
@@ -445,7 +436,7 @@ def test_tokens_are_opened_one_by_one(tab, site):
 
 
 def test_tokens_answer_the_keyboard_until_the_record_ends(tab):
-    root = figure(tab, "words")
+    root = loaded(tab, "words")
     root.locator(".tokens button").last.focus()
     for _ in range(30):
         tab.keyboard.press("Enter")
@@ -459,7 +450,7 @@ def test_tokens_answer_the_keyboard_until_the_record_ends(tab):
 
 
 def test_lines_are_where_their_numbers_are(tab, site):
-    root = figure(tab, "accuracy")
+    root = loaded(tab, "accuracy")
     families = numbers_on(site, "accuracy")
     for name, family in families.items():
         root.locator("select").first.select_option(name)
@@ -483,7 +474,7 @@ def test_lines_are_where_their_numbers_are(tab, site):
 
 
 def test_lines_are_called_in_words(tab, site):
-    root = figure(tab, "accuracy")
+    root = loaded(tab, "accuracy")
     for name, family in numbers_on(site, "accuracy").items():
         root.locator("select").first.select_option(name)
         labels = {text.strip() for text in root.locator("label").all_inner_texts()}
@@ -495,7 +486,7 @@ def test_lines_are_called_in_words(tab, site):
 
 
 def test_lines_are_switched_by_keys(tab):
-    root = figure(tab, "accuracy")
+    root = loaded(tab, "accuracy")
     lines = root.locator("svg[role=img] path")
     before, text = (
         lines.count(),
@@ -517,26 +508,17 @@ PAGES = PLACES | {"interactive_figures": [*widgets.WIDGETS]}
 
 @pytest.fixture
 def open_page(site, browser):
-    """Open a page of the chapters; what it asks for is in ``tab.asked``."""
-    contexts = []
+    """Open a page of the chapters."""
+    tabs = []
 
     def open_page(name, **options):
-        context = browser.new_context(**{"offline": True, "has_touch": True} | options)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.asked, tab.wrong = [], []
-        tab.on("request", lambda request: tab.asked.append(request.url))
-        tab.on("pageerror", lambda error: tab.wrong.append(error.message))
-        tab.on(
-            "console",
-            lambda said: said.type == "error" and tab.wrong.append(said.text),
-        )
-        tab.goto((site / "chapters" / f"{name}.html").as_uri())
-        return tab
+        page = (site / "chapters" / f"{name}.html").as_uri()
+        tabs.append(opened(browser, page, **options))
+        return tabs[-1]
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for tab in tabs:
+        tab.context.close()
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -568,7 +550,7 @@ def test_a_figure_is_loaded_where_it_stands(open_page, name, size, theme):
     assert len(scripts) < len(roots)
     heights = [root.bounding_box()["height"] for root in roots]
     for root, which, before in zip(roots, PAGES[name], heights, strict=True):
-        figure(tab, which)
+        loaded(tab, which)
         tab.wait_for_timeout(100)
         assert root.bounding_box()["height"] == pytest.approx(before, rel=0.05)
     scripts = [url.rsplit("/", 1)[1] for url in tab.asked if "/live/" in url]

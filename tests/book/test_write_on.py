@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 from support.bounds import additions_of, rounding
+from support.browser import AXE, DESKTOP, PHONE, VIOLATIONS, call, loaded, opened
 from support.refusals import refused
-from test_browser import AXE, DESKTOP, PHONE, VIOLATIONS
 
 from fmkit.book import live, packing
 from fmkit.data.tokens import encode
@@ -74,48 +74,24 @@ def lm(exact):
     return live.rounded(exact)
 
 
-def opened(browser, address, **options):
-    """A tab at the figures; the addresses that it asked for are in ``tab.asked``."""
-    context = browser.new_context(**{"offline": True, "has_touch": True} | options)
-    tab = context.new_page()
-    tab.asked = []
-    tab.on("request", lambda request: tab.asked.append(request.url))
-    tab.goto(address)
-    return tab
-
-
-def loaded(tab):
-    """Scroll to the figure, and wait until its model is there."""
-    tab.locator(ROOT).scroll_into_view_if_needed()
-    tab.wait_for_selector(f"{ROOT}.loaded")
-    return tab.locator(ROOT)
-
-
 @pytest.fixture(scope="module")
 def address(site):
     return (site / PAGE).as_uri()
 
 
 @pytest.fixture(scope="module")
-def page(browser, address):
-    """A tab whose functions are called; nobody uses its figure."""
+def untouched(browser, address):
+    """The figure, whose functions are called; nobody uses it."""
     tab = opened(browser, address)
-    loaded(tab)
-    yield tab
+    yield loaded(tab, "write_on")
     tab.context.close()
-
-
-def call(tab, body, *arguments):
-    """Evaluate JavaScript in which `live` has the functions of the figure."""
-    start = f"const live = document.querySelector(`{ROOT}`).live;"
-    return tab.evaluate(f"given => {{ {start} {body} }}", [*arguments])
 
 
 @pytest.fixture
 def figure(browser, address):
     """The figure, loaded, for a test that changes it."""
     tab = opened(browser, address, viewport=DESKTOP)
-    yield loaded(tab)
+    yield loaded(tab, "write_on")
     tab.context.close()
 
 
@@ -144,8 +120,8 @@ def errors(exact):
     return live.errors(exact)
 
 
-def test_the_page_states_the_errors_of_rounding(page, errors):
-    said = page.locator(f"{ROOT} .facts").last.inner_text()
+def test_the_page_states_the_errors_of_rounding(untouched, errors):
+    said = untouched.locator(".facts").last.inner_text()
     for number in ("largest", "mean"):
         assert f"{errors[number]:.3f}" in said
     assert f"{100 * errors['same']:.1f} %" in said
@@ -174,7 +150,7 @@ def test_a_model_that_the_page_cannot_run_is_refused(exact):
 # What it computes
 
 
-def test_greedy_tokens_are_those_of_fmkit(page, lm):
+def test_greedy_tokens_are_those_of_fmkit(untouched, lm):
     prompts = [lm.encode(prompt) for prompt in PROMPTS]
     expected = generate(lm.model, prompts, new_tokens=64, choose=greedy)
     for prompt, ids, new in zip(PROMPTS, prompts, expected, strict=True):
@@ -185,7 +161,7 @@ def test_greedy_tokens_are_those_of_fmkit(page, lm):
             ids.push(live.reshaped(live.run(ids), set).indexOf(1));
           }
           return ids;"""
-        assert call(page, body, prompt) == ids + new
+        assert call(untouched, body, prompt) == ids + new
 
 
 def long_text(lm):
@@ -199,20 +175,20 @@ def limit_of(lm, u):
     return rounding(additions_of(lm.model), u.abs().max().item())
 
 
-def test_probabilities_are_those_of_fmkit(page, lm):
+def test_probabilities_are_those_of_fmkit(untouched, lm):
     ids = long_text(lm)
     assert len(ids) == lm.model.config.context
     with torch.no_grad():
         expected = lm.model(torch.tensor([ids]))[0]
     body = "return given[0].map((_, t) => [...live.run(given[0].slice(0, t + 1))]);"
-    u = torch.tensor(call(page, body, ids))
+    u = torch.tensor(call(untouched, body, ids))
     limit = limit_of(lm, expected)
     assert limit < 1e-3
     torch.testing.assert_close(u, expected, rtol=0, atol=limit)
     torch.testing.assert_close(u.softmax(1), expected.softmax(1), rtol=0, atol=limit)
 
 
-def test_the_cache_changes_nothing(page, lm):
+def test_the_cache_changes_nothing(untouched, lm):
     """A text that was changed in its middle, and one that lost its end."""
     ids = long_text(lm)[:40]
     for other, fresh in (([*ids[:20], ids[3], *ids[21:30]], 10), (ids[:30], 1)):
@@ -222,11 +198,11 @@ def test_the_cache_changes_nothing(page, lm):
           const alone = live.run(second);
           live.run(first);
           return [...live.run(second)].map((u, i) => [u, alone[i]]);"""
-        assert all(u == alone for u, alone in call(page, body, ids, other))
-        assert call(page, "return live.computed();") == fresh
+        assert all(u == alone for u, alone in call(untouched, body, ids, other))
+        assert call(untouched, "return live.computed();") == fresh
 
 
-def test_attention_is_that_of_fmkit(page, lm):
+def test_attention_is_that_of_fmkit(untouched, lm):
     ids = long_text(lm)[:50]
     expected = attention_weights(lm.model, torch.tensor([ids]))[:, 0]
     body = """
@@ -234,7 +210,7 @@ def test_attention_is_that_of_fmkit(page, lm):
       const of = (n, f) => Array.from({length: n}, (_, i) => f(i));
       const rows = (l, h) => given[0].map((_, t) => [...live.attention(l, h, t)]);
       return of(live.layers, (l) => of(live.heads, (h) => rows(l, h)));"""
-    for layer, heads in enumerate(call(page, body, ids)):
+    for layer, heads in enumerate(call(untouched, body, ids)):
         for head, rows in enumerate(heads):
             for t, row in enumerate(rows):
                 assert len(row) == t + 1  # none of a later token
@@ -253,7 +229,7 @@ def reshaped(u, temperature, top_p):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 2.0])
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 1.0])
-def test_temperature_and_top_p_are_those_of_fmkit(page, lm, temperature, top_p):
+def test_temperature_and_top_p_are_those_of_fmkit(untouched, lm, temperature, top_p):
     for prompt in PROMPTS[:3]:
         ids = lm.encode(prompt)
         with torch.no_grad():
@@ -262,23 +238,23 @@ def test_temperature_and_top_p_are_those_of_fmkit(page, lm, temperature, top_p):
         body = """
           const [ids, temperature, topP] = given;
           return [...live.reshaped(live.run(ids), {temperature, topP})];"""
-        p = torch.tensor([call(page, body, ids, temperature, top_p)]).float()
+        p = torch.tensor([call(untouched, body, ids, temperature, top_p)]).float()
         assert p.sum().item() == pytest.approx(1, abs=1e-5)
         assert (p > 0).sum() == (expected > 0).sum()
         torch.testing.assert_close(p, expected, rtol=0, atol=CLOSE)
 
 
-def test_tokens_are_those_of_fmkit(page, lm):
+def test_tokens_are_those_of_fmkit(untouched, lm):
     all_texts = [*texts()]
     assert len(all_texts) >= 200
     expected = [encode(lm.tokenizer, text) for text in all_texts]
-    got = call(page, "return given[0].map(live.encode);", all_texts)
+    got = call(untouched, "return given[0].map(live.encode);", all_texts)
     assert {
         t: g for t, g, e in zip(all_texts, got, expected, strict=True) if g != e
     } == {}
 
 
-def test_half_a_character_is_read_as_an_unknown_one(page, lm):
+def test_half_a_character_is_read_as_an_unknown_one(untouched, lm):
     """fmkit refuses such a text; a browser may hand one over."""
     for text in (
         "\ud83d",
@@ -290,11 +266,11 @@ def test_half_a_character_is_read_as_an_unknown_one(page, lm):
         whole = re.sub("\ud83d(?!\ude42)|\udc00", "\ufffd", text)
         whole = whole.encode("utf-16", "surrogatepass").decode("utf-16")
         escaped = json.dumps(text)  # in ASCII
-        got = call(page, f"return live.encode({escaped});")
+        got = call(untouched, f"return live.encode({escaped});")
         assert got == encode(lm.tokenizer, whole)
 
 
-def test_texts_of_tokens_are_those_of_fmkit(page, lm, rng):
+def test_texts_of_tokens_are_those_of_fmkit(untouched, lm, rng):
     V = lm.model.config.vocabulary
     drawn = torch.randint(V, (100, 12), generator=rng).tolist()
     low = torch.randint(
@@ -303,10 +279,10 @@ def test_texts_of_tokens_are_those_of_fmkit(page, lm, rng):
     known = [encode(lm.tokenizer, text) for text in NASTY]
     rows = drawn + low + known + [[i] for i in range(V)]
     expected = [lm.tokenizer.decode(row) for row in rows]
-    assert call(page, "return given[0].map(live.decode);", rows) == expected
+    assert call(untouched, "return given[0].map(live.decode);", rows) == expected
 
 
-def test_a_token_takes_less_than_30_milliseconds(page, lm):
+def test_a_token_takes_less_than_30_milliseconds(untouched, lm):
     body = """
       const ids = [live.start, ...live.encode(given[0])], times = [];
       const set = {temperature: 0.8, topP: 0.9};
@@ -316,7 +292,7 @@ def test_a_token_takes_less_than_30_milliseconds(page, lm):
         times.push(performance.now() - start);
       }
       return times;"""
-    times = call(page, body, PROMPTS[0])
+    times = call(untouched, body, PROMPTS[0])
     print(f"A token takes {statistics.median(times):.1f} ms, {max(times):.1f} at most.")
     assert statistics.median(times) < MILLISECONDS
 
@@ -334,7 +310,7 @@ def test_nothing_is_loaded_before_the_figure_is_in_view(browser, address):
     assert tab.locator(ROOT).is_visible()
     assert weights_in(tab) == []
     before = tab.locator(ROOT).bounding_box()["height"]
-    root = loaded(tab)
+    root = loaded(tab, "write_on")
     assert len(weights_in(tab)) == 1
     assert weights_in(tab)[0].startswith("file:")
     assert root.bounding_box()["height"] == pytest.approx(before, rel=0.05)
@@ -343,11 +319,11 @@ def test_nothing_is_loaded_before_the_figure_is_in_view(browser, address):
 
 def test_a_server_that_names_another_encoding_does_no_harm(browser, served, lm):
     tab = opened(browser, f"{served.address}/{PAGE}", offline=False)
-    loaded(tab)
+    root = loaded(tab, "write_on")
     ids = lm.encode(PROMPTS[0])
     with torch.no_grad():
         expected = lm.model(torch.tensor([ids]))[0, -1]
-    u = torch.tensor(call(tab, "return [...live.run(given[0])];", ids))
+    u = torch.tensor(call(root, "return [...live.run(given[0])];", ids))
     torch.testing.assert_close(u, expected, rtol=0, atol=limit_of(lm, expected))
     tab.context.close()
 
@@ -443,11 +419,10 @@ def test_writing_can_be_stopped(figure):
 
 def test_a_text_ends_with_the_start_symbol(figure):
     """It cannot be chosen, because no text contains it, and ends what is written."""
-    body = f"""
-      const {{live}} = document.querySelector('{ROOT}');
+    body = """
       live.state.logits.fill(0);
       live.state.logits[live.start] = 50;"""
-    figure.page.evaluate(f"() => {{ {body} }}")
+    call(figure, body)
     figure.get_by_label("temperature").fill("0.9")
     first = figure.locator(".tokens button").first
     assert first.inner_text().startswith("⊥")
@@ -462,7 +437,7 @@ def test_of_a_long_text_the_end_is_read(figure, lm):
     figure.get_by_label("your text").fill("Returns the mean of x. " * 60)
     ids = lm.encode("Returns the mean of x. " * 60)
     body = "return live.seen();"
-    seen = call(figure.page, body)
+    seen = call(figure, body)
     assert context * 3 // 4 <= len(seen) <= context
     assert seen == ids[-len(seen) :]
     p = probabilities(lm, seen)
@@ -470,7 +445,7 @@ def test_of_a_long_text_the_end_is_read(figure, lm):
     assert numbers == pytest.approx(p.topk(7).values.tolist(), abs=1.1e-3)
     assert "the end of the text" in figure.locator(".facts.two").inner_text()
     written(figure)  # it goes on beyond the context
-    assert len(call(figure.page, body)) <= context
+    assert len(call(figure, body)) <= context
 
 
 def looks(lm, layer, head, at):
@@ -550,7 +525,7 @@ def test_all_of_it_is_reached_by_tab(figure):
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desk"])
 def test_it_is_accessible_once_it_is_used(browser, address, theme, size):
     tab = opened(browser, address, viewport=size, color_scheme=theme)
-    root = loaded(tab)
+    root = loaded(tab, "write_on")
     root.get_by_label("top-p").fill("0.3")
     root.locator(".strip button").nth(4).tap()
     tab.wait_for_timeout(400)
@@ -574,7 +549,7 @@ def test_squares_take_the_colours_of_the_theme(figure):
 
 def test_nothing_moves_for_those_who_want_it_so(browser, address):
     tab = opened(browser, address, reduced_motion="reduce")
-    root = loaded(tab)
+    root = loaded(tab, "write_on")
     moves = "bar => getComputedStyle(bar).transitionDuration"
     assert root.locator(".tokens .bar").first.evaluate(moves) == "0s"
     root.get_by_label("temperature").fill("0")

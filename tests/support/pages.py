@@ -14,6 +14,7 @@ from fmkit.book import build as books
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = ROOT / "_build" / "html" / "index.html"
+MADE_BY_SCRIPTS = ("search.html",)  # pages that are empty until then
 
 
 class Page(HTMLParser):
