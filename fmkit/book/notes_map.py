@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmkit.book.portable import LABEL
 from fmkit.runs.parameters import read_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +119,7 @@ def places_of(root: Path) -> dict[str, list[Place]]:
             else:
                 waiting, lines = [], cell.source.split("\n")
             for i, line in enumerate([*lines, ""]):
-                label = re.fullmatch(r'<a id="([\w-]+)"></a>', line.strip())
+                label = re.fullmatch(LABEL, line.strip())
                 if label:
                     waiting.append(label[1])
                 elif line.strip() or i == len(lines):

@@ -47,12 +47,13 @@ from fmkit.runs.stale import NEEDS
 ROOT = Path(__file__).resolve().parents[2]
 CAPTION = "caption"  # the tag of a cell
 FIGURE = "**Figure.** "  # begins a caption
+LABEL = r'<a id="([\w-]+)"></a>'
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 LINK = r"\[([^\[\]]*)\]\(([^()\s]*)\)"  # its words and its address
 CITED = re.compile(rf"\({LINK}(?:; {LINK})*\)|{LINK}(?:; {LINK})*")
 IN_TEXT, IN_BRACKETS = r".* \(\d{4}\)", r".*, \d{4}"  # the words of a citation
 FORMS = (
-    (r'^<a id="([\w-]+)"></a>$', r"(\1)="),
+    (rf"^{LABEL}$", r"(\1)="),
     (r"^<details><summary>(.*)</summary>$", r":::{dropdown} \1"),
     (r"^</details>$", ":::"),
     (r"\]\([\w/]+\.(?:ipynb|md)(#[\w-]+)\)", r"](\1)"),

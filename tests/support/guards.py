@@ -9,7 +9,7 @@ from matplotlib.text import Text
 from nbformat import NotebookNode
 
 from fmkit.book.palette import NAMES
-from fmkit.book.portable import CAPTION
+from fmkit.book.portable import CAPTION, LABEL
 from fmkit.runs.parameters import RerunError, parameters_of, tags_of
 from fmkit.runs.stale import NEEDS, PACKAGE, is_stale
 
@@ -157,7 +157,7 @@ def _exercises(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:
 def _solutions(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:
     """Return the cells of each solution, without its heading, by its label."""
     last = list(_parts(notebook.cells, "(## Solutions)$").values())[-1:]
-    parts = _parts(last[0] if last else [], r'<a id="([\w-]+)"></a>\n\n### ')
+    parts = _parts(last[0] if last else [], rf"{LABEL}\n\n### ")
     return {label: cells[1:] for label, cells in parts.items()}
 
 
