@@ -64,6 +64,11 @@ class Result:
         return [f"{name} = {text_of(value)}" for name, value in self.varied.items()]
 
     @property
+    def seed(self) -> str:
+        """Return the point's seed as text, empty if seeds do not vary."""
+        return text_of(self.varied.get(SEED, ""))
+
+    @property
     def metrics(self) -> dict[str, float]:
         """Return the point's metrics by name; empty without a record."""
         return self.record["metrics"] if self.record else {}

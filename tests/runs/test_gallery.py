@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import axe_playwright_python
@@ -159,6 +160,23 @@ def test_a_group_says_what_failed(tmp_path):
     means = page.partition("<tbody>")[2].partition("</tbody>")[0]
     assert '<span>1 finished</span>, <span class="bad">1 failed</span>' in means
     assert 'seed 1: <span class="bad">cell 2: no</span>' in means
+
+
+def test_a_group_leads_to_the_notebook_of_each_seed(tmp_path):
+    """As a page if there is one, else as a file, under the name that is shown."""
+    results = [result({}, tau=1, seed=seed) for seed in range(3)]
+    results[0] = replace(results[0], page="tiny.html")
+    running = Result("tau=1,seed=3", {"tau": 1, "seed": 3}, "started")
+    for point in (*results[:2], running):  # the third left no notebook
+        write(notebook(), tmp_path / point.name / "tiny.ipynb")
+    page = page_of(tmp_path, [*results, running])
+    row = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    link = r'<a href="[^"]*/([^"]*)" aria-label="([^"]*)"[^>]*>(.*?)</a>'
+    assert re.findall(link, row) == [
+        ("tiny.html", "0: the notebook of tau = 1, seed = 0", "0"),
+        ("tiny.ipynb", "1.ipynb of tau = 1, seed = 1", "1.ipynb"),
+    ]
+    assert row.count(">seed <a ") == 1
 
 
 def test_the_first_metric_that_varies_is_shown_first(tmp_path):
