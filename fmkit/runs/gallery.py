@@ -56,12 +56,7 @@ class Result:
     @property
     def label(self) -> str:
         """Return the point's values in one line."""
-        return ", ".join(self.values)
-
-    @property
-    def values(self) -> list[str]:
-        """Return the point's values, each with its name."""
-        return [f"{name} = {text_of(value)}" for name, value in self.varied.items()]
+        return ", ".join(_with_names(self.varied))
 
     @property
     def seed(self) -> str:
@@ -82,6 +77,10 @@ class Result:
     def broken(self) -> list[str]:
         """Return the sentences of the findings that do not hold at this point."""
         return [name for name, found in self.findings.items() if not found["holds"]]
+
+
+def _with_names(values: dict[str, object]) -> list[str]:
+    return [f"{name} = {text_of(value)}" for name, value in values.items()]
 
 
 def read_result(notebook: Path, *, varied: dict[str, object]) -> Result:
@@ -217,7 +216,7 @@ class Group:
     @property
     def head(self) -> list[str]:
         """Return the shared values, each with its name."""
-        return Result("", self.varied).values or ["all seeds"]
+        return _with_names(self.varied) or ["all seeds"]
 
     @property
     def parameters(self) -> list[Cell]:
@@ -315,7 +314,8 @@ def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
     """
     singles = [Group(r.varied, ((i, r),)) for i, r in enumerate(results)]
     groups, measured = groups_of(results), metric_names(results)
-    choices = [p for p in _parameters(results) if len(p["texts"]) > 1]
+    parameters = _parameters(results)
+    choices = [p for p in parameters if len(p["texts"]) > 1]
     views = {"means": groups, "points": singles} if groups else {"points": singles}
     page = (
         environment()
@@ -335,7 +335,7 @@ def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
             choices=choices,
             # What a curve is most often drawn over comes first
             across=sorted(choices, key=lambda p: (p["name"] == SEED, not p["numbers"])),
-            data=_script(results, measured),
+            data=_script(results, parameters, measured),
             seed=SEED,
             ended=ENDED,
         )
@@ -362,8 +362,7 @@ def _alike(results: list[Result]) -> list[str]:
     """Return the parameters that do not vary, from a point that has a record."""
     record = next((result.record for result in results if result.record), None)
     rest = record["parameters"] if record else {}
-    rest = {k: v for k, v in rest.items() if k not in results[0].varied}
-    return [f"{name} = {text_of(value)}" for name, value in rest.items()]
+    return _with_names({k: v for k, v in rest.items() if k not in results[0].varied})
 
 
 def _sentences(results: list[Result]) -> dict[str, str]:
@@ -397,9 +396,10 @@ def _parameters(results: list[Result]) -> list[dict[str, object]]:
     return parameters
 
 
-def _script(results: list[Result], measured: list[str]) -> str:
+def _script(
+    results: list[Result], parameters: list[dict[str, object]], measured: list[str]
+) -> str:
     """Return what the page's script reads, as JSON that may stand in HTML."""
-    parameters = _parameters(results)
     points = [
         {
             "at": [p["texts"].index(text_of(r.varied[p["name"]])) for p in parameters],
@@ -407,17 +407,10 @@ def _script(results: list[Result], measured: list[str]) -> str:
         }
         for r in results
     ]
-    metrics = {
-        name: [_finite(result.metrics.get(name)) for result in results]
-        for name in measured
-    }
+    metrics = {name: [r.metrics.get(name) for r in results] for name in measured}
     data = {"seed": SEED, "parameters": parameters, "points": points}
     text = json.dumps(data | {"metrics": metrics}, ensure_ascii=False)
     return text.replace("<", "\\u003c")
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def metric_names(results: list[Result]) -> list[str]:
