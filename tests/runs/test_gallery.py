@@ -16,6 +16,7 @@ from nbformat.v4 import new_output
 from support.notebooks import code, markdown, notebook, write
 
 from fmkit.runs.gallery import (
+    Cell,
     Figure,
     Result,
     extract_figures,
@@ -154,6 +155,20 @@ def test_points_that_differ_in_their_seed_are_a_group():
     assert whole.head == ["all seeds"]
 
 
+def test_a_group_has_mean_seconds_and_says_how_often_findings_hold():
+    points = [
+        result({}, tau=1, seed=seed, seconds=seed + 1.0, holds=seed == 1)
+        for seed in range(6)
+    ]
+    [group] = groups_of(points[:3])
+    assert group.seconds == Cell("2.0", sort=2.0)
+    assert group.hold == Cell("4 of 6", sort=4 / 6)
+    assert group.finding("a <finding>") == Cell("holds at 1 of 3", "1; 1; 1", bad=True)
+    assert group.finding("other") == Cell("holds at 3 of 3", "1; 1; 1")
+    [group] = groups_of(points)  # too many to show each
+    assert group.finding("other") == Cell("holds at 6 of 6")
+
+
 def test_a_group_says_what_failed(tmp_path):
     results = [result({"m": 1.0}, tau=1, seed=0), failed("cell 2: no", tau=1, seed=1)]
     page = page_of(tmp_path, results)
@@ -180,14 +195,24 @@ def test_a_group_leads_to_the_notebook_of_each_seed(tmp_path):
 
 
 def test_the_first_metric_that_varies_is_shown_first(tmp_path):
-    grid = itertools.product((0.1, 1.0), range(3))
+    grid = itertools.product((0.1, 1.0, 5.0), range(3))
     results = [
         result({"start": seed / 7, "end": tau * seed}, tau=tau, seed=seed)
+        if tau < 5
+        else result({"end": 1.0}, tau=tau, seed=seed)  # no start is no other start
         for tau, seed in grid
     ]
     page = page_of(tmp_path, results)
     assert '<th scope="col" class="chosen long">end</th>' in page
     assert "<option selected>end</option>" in page
+
+
+def test_a_chart_is_first_over_a_number_that_is_no_seed(tmp_path):
+    grid = itertools.product((0, 1), ("a", "b"), (0.1, 1.0))
+    results = [result({"m": 1.0}, seed=s, kind=kind, tau=tau) for s, kind, tau in grid]
+    _, _, rest = page_of(tmp_path, results).partition('<select id="across">')
+    options = re.findall("<option>(.*?)</option>", rest.partition("</select>")[0])
+    assert options == ["tau", "kind", "seed"]
 
 
 # Figures
@@ -244,6 +269,23 @@ def test_a_picture_that_is_the_same_at_all_points_is_shown_once(tmp_path):
     assert "<figcaption>the same at 2 points</figcaption>" in page("x", "x")
     assert page("x", "y").count("<img ") == 2
     assert "<figcaption>seed = 0</figcaption>" in page("x")
+
+
+def test_figures_of_one_place_are_side_by_side(tmp_path):
+    def figures(tau):
+        for cell in (2, 10):
+            about = f"in {cell}", "a", f"{cell}.png", (2, 1), f"of {tau} in {cell}"
+            yield Figure((cell, 1), *about)
+
+    results = [Result(f"{tau}", {"tau": tau}, figures=(*figures(tau),)) for tau in "xy"]
+    shown = re.findall(
+        '<h3>(.*?)<|<figure data-points="(.)"><a href="(.*?)"',
+        page_of(tmp_path, results),
+    )
+    assert [*map("".join, shown)] == [
+        *("in 2", "0x/2.png", "1y/2.png"),
+        *("in 10", "0x/10.png", "1y/10.png"),
+    ]
 
 
 # Notebooks as pages
