@@ -194,7 +194,7 @@ class Cell:
 
     text: str = ""
     detail: str = ""
-    sort: float | str = ""  # nothing is sorted last
+    sort: float | None = None  # if not by its text
     bad: bool = False
 
 
@@ -219,8 +219,9 @@ class Group:
         return _with_names(self.varied) or ["all seeds"]
 
     @property
-    def parameters(self) -> list[Cell]:
-        return [Cell(text_of(v), sort=_sort(v)) for v in self.varied.values()]
+    def values(self) -> list[str]:
+        """Return the shared values as text, which the script sorts as numbers too."""
+        return [text_of(value) for value in self.varied.values()]
 
     @property
     def statuses(self) -> list[tuple[str, int]]:
@@ -276,16 +277,6 @@ class Group:
         detail = "; ".join(numbers) if len(numbers) <= EACH else ""
         text = f"holds at {hold} of {len(found)}"
         return Cell(text, detail, bad=hold < len(found))
-
-
-def _sort(value: object) -> float | str:
-    """Return what a parameter's value is sorted by: a number, or its text."""
-    return value if _is_number(value) else text_of(value)
-
-
-def _is_number(value: object) -> bool:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and math.isfinite(value)
 
 
 def groups_of(results: list[Result]) -> list[Group]:
@@ -394,6 +385,11 @@ def _parameters(results: list[Result]) -> list[dict[str, object]]:
         numbers = [*values.values()] if all(map(_is_number, values.values())) else None
         parameters.append({"name": name, "texts": [*values], "numbers": numbers})
     return parameters
+
+
+def _is_number(value: object) -> bool:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and math.isfinite(value)
 
 
 def _script(
