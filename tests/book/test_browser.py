@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import axe_playwright_python
 import pytest
 import yaml
 from fontTools.ttLib import TTFont
 from PIL import Image
+from support.barriers import barriers
 from support.notebooks import book, code, notebook, write
 from support.pages import ROOT, Page, read_by_people, without_text
 
@@ -24,11 +24,6 @@ from fmkit.book import contents
 from fmkit.book.execute import execute
 from fmkit.book.figures import GROUND, INK
 
-AXE = (
-    Path(axe_playwright_python.__file__)
-    .with_name("axe.min.js")
-    .read_text(encoding="utf-8")
-)
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 MADE_BY_SCRIPTS = ("search",)
@@ -81,14 +76,6 @@ THIN = """() => {
     if (seen.has(look)) token.replaceWith(...token.childNodes);
     seen.add(look);
   }
-}"""
-# Its preload asks for style sheets a second time, which file:// refuses
-VIOLATIONS = """async rules => {
-  const options = {preload: false, resultTypes: ["violations"], rules};
-  const found = await axe.run(options);
-  return found.violations
-    .filter(rule => ["serious", "critical"].includes(rule.impact))
-    .flatMap(rule => rule.nodes.map(node => `${rule.id}: ${node.target}`));
 }"""
 
 # The slowest rule, once a theme: colours do not change with the width
@@ -155,10 +142,9 @@ def visit(browser, path, theme):
     width = tab.evaluate("document.documentElement.scrollWidth")
     small = tab.evaluate(SMALL)
     tab.evaluate(THIN)
-    tab.evaluate(AXE)
-    violations = tab.evaluate(VIOLATIONS, ON_A_PHONE)
+    violations = barriers(tab, ON_A_PHONE)
     tab.set_viewport_size(DESKTOP)
-    violations += tab.evaluate(VIOLATIONS, {})
+    violations += barriers(tab)
     cut = tab.evaluate(CUT)
     taken = tab.evaluate("document.documentElement.dataset.theme")
     context.close()
@@ -474,8 +460,7 @@ def test_a_card_opens_under_the_pointer(chapter, link, start, page):
     card.hover()
     tab.wait_for_timeout(500)
     assert card.is_visible()
-    tab.evaluate(AXE)
-    assert tab.evaluate(VIOLATIONS, {}) == []
+    assert barriers(tab) == []
     tab.mouse.move(5, 5)
     card.wait_for(state="detached")
 
@@ -753,8 +738,7 @@ def test_texts_of_a_figure_are_readable_on_a_phone(drawn, browser):
     assert box.evaluate("box => box.scrollWidth > box.clientWidth")
     assert (box.get_attribute("tabindex"), box.get_attribute("role")) == ("0", "group")
     assert "scroll" in box.evaluate("box => getComputedStyle(box, '::after').content")
-    tab.evaluate(AXE)
-    assert tab.evaluate(VIOLATIONS, {}) == []
+    assert barriers(tab) == []
     tab.set_viewport_size(DESKTOP)
     tab.wait_for_function("document.querySelector('.wide-figure').tabIndex < 0")
     assert box.get_attribute("tabindex") is None

@@ -11,9 +11,10 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn.functional as F
+from support.barriers import AXE
 from support.notebooks import book, markdown, notebook, write
 from support.refusals import refused
-from test_browser import AXE, DESKTOP, PHONE
+from test_browser import DESKTOP, PHONE
 
 from fmkit import plot
 from fmkit.book import widgets

@@ -9,10 +9,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import axe_playwright_python
 import pytest
 from markupsafe import escape
 from nbformat.v4 import new_output
+from support.barriers import barriers
 from support.notebooks import code, markdown, notebook, write
 
 from fmkit.runs.gallery import (
@@ -28,7 +28,6 @@ from fmkit.runs.gallery import (
 from fmkit.runs.readable import write_readable
 from fmkit.runs.record import new_record
 
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 PNG = (  # 2 by 1 pixels
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwQAD"
     "/8D/xoJEeEAAAAASUVORK5CYII="
@@ -615,14 +614,3 @@ def test_a_notebook_as_a_page_has_no_barriers(opened, executed, scheme):
     assert tab.locator("details:not([open])").count() == 0
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
     assert barriers(tab) == []
-
-
-def barriers(tab):
-    """What axe finds, serious and critical."""
-    tab.evaluate(AXE.read_text(encoding="utf-8"))
-    return tab.evaluate("""async () => {
-      const found = await axe.run({preload: false, resultTypes: ["violations"]});
-      return found.violations
-        .filter(rule => ["serious", "critical"].includes(rule.impact))
-        .flatMap(rule => rule.nodes.map(node => `${rule.id}: ${node.target}`));
-    }""")
