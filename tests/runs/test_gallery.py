@@ -13,7 +13,7 @@ import pytest
 from markupsafe import escape
 from nbformat.v4 import new_output
 from support.barriers import barriers
-from support.notebooks import code, markdown, notebook, write
+from support.notebooks import PNG, code, markdown, notebook, write
 
 from fmkit.runs.gallery import (
     Cell,
@@ -28,10 +28,6 @@ from fmkit.runs.gallery import (
 from fmkit.runs.readable import write_readable
 from fmkit.runs.record import new_record
 
-PNG = (  # 2 by 1 pixels
-    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwQAD"
-    "/8D/xoJEeEAAAAASUVORK5CYII="
-)
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}" viewBox="{}"/>'
 
 
