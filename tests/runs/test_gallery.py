@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from markupsafe import escape
-from nbformat.v4 import new_output
+from nbformat.v4 import new_output, new_raw_cell
 from support.barriers import barriers
 from support.notebooks import PNG, code, markdown, notebook, write
 
@@ -331,10 +331,32 @@ def test_a_notebook_as_a_page(executed):
     assert "&lt;a script&gt;" in page
     assert "<details open>" in page  # the code that failed
     assert page.count("<details>") == 4
+    assert "ValueError: &lt;</pre>" in page
     assert "late()" not in page
     assert "Code cells that did not run: 1." in page
     assert '<a href="a%26b.ipynb" download>a&amp;b.ipynb</a>' in page
     assert not re.search(r"(src|href)=.?https?://|@import|url\(", page)
+
+
+def test_a_page_has_captions_attachments_and_raw_cells(tmp_path):
+    attached, raw = markdown("![a](attachment:a.png)"), new_raw_cell("<b>raw")
+    attached["attachments"] = {"a.png": {"image/png": PNG}}
+    about = {"image": {"alt": "a"}, "figure": {"caption": "A <wave>"}}
+    drawn, said = code("draw()", mystnb=about), code("say()")
+    size = {"image/png": {"width": 40}}
+    drawn["outputs"] = [new_output("display_data", {"image/png": PNG}, metadata=size)]
+    both = {"text/markdown": "**7** < $x$", "text/plain": "seven"}
+    said["outputs"] = [new_output("display_data", both)]
+    whole = notebook(attached, raw, drawn, said)
+    page = readable(write(whole, tmp_path / "a.ipynb"), status="finished", error=None)
+    assert page.count(f'src="data:image/png;base64,{PNG}"') == 2
+    assert "<pre>&lt;b&gt;raw</pre>" in page
+    assert 'alt="a" width="40"' in page
+    assert "<figcaption>A &lt;wave&gt;</figcaption>" in page
+    assert "<strong>7</strong> &lt; $x$" in page
+    assert "seven" not in page
+    assert '<a href="../index.html">' in page
+    assert "The run ended here" not in page
 
 
 def test_a_page_is_made_again_only_if_its_notebook_is_newer(executed):
@@ -489,6 +511,29 @@ def test_filters(opened):
     assert tab.get_by_role("status").inner_text() == "9 of 18 points shown"
 
 
+def test_filters_apply_to_figures_findings_and_the_chart(opened, tmp_path):
+    points = []
+    for number, point in enumerate(swept()):
+        write(notebook(), tmp_path / point.name / "tiny.ipynb")
+        (tmp_path / point.name / "f.png").write_bytes(base64.b64decode(PNG))
+        figure = Figure((1, 1), "c", "a", "f.png", (2, 1), f"{number}")
+        points.append(replace(point, figures=(figure,)))
+    tab = opened(points)
+    choose(tab, "kind", "masked")
+    figures = tab.locator("figure[data-points]:visible")
+    assert figures.count() == 9
+    assert "kind = masked" in figures.first.inner_text()
+    assert tab.locator(".findings.means thead th:visible").count() == 1 + 3
+    words = tab.get_by_label("Words")
+    words.fill("no such point")
+    words.press("Enter")  # which sends no form
+    assert (
+        tab.locator("#note").inner_text() == "No point that is shown has this metric."
+    )
+    assert len(rows(tab)) == 1
+    assert "?" not in tab.url
+
+
 def test_another_metric(opened):
     tab = opened(swept())
     choose(tab, "Metric", "a/loss")
@@ -497,6 +542,15 @@ def test_another_metric(opened):
     assert tab.locator("#up").inner_text() == "a/loss"
     tab.locator("#names input").fill("acc")
     assert tab.locator(".metrics.means tbody tr:visible").count() == 1
+    cells = tab.locator(".points-table.means tbody td:visible")
+    shown = cells.count()
+    choose(tab, "kind", "masked")
+    tab.locator(".points-table.means thead button").nth(3).click()
+    choose(tab, "Metric", "accuracy")
+    choose(tab, "kind", "all")
+    assert cells.count() == shown
+    means = [float(text.split()[0]) for text in column(tab, 3)]
+    assert means == sorted(means)  # which they were before, by the other metric
 
 
 def marks(tab):
@@ -511,6 +565,14 @@ def marks(tab):
     }""")
 
 
+def levels(tab):
+    """The heights of the numbers beside the chart, and these numbers."""
+    return tab.evaluate("""() =>
+      [...document.querySelectorAll("#drawing text[text-anchor=end]")]
+        .map(text => [Number(text.getAttribute("y")) - 4, Number(text.textContent)])
+    """)
+
+
 def test_the_chart(opened):
     tab = opened(swept())
     first, second = marks(tab)
@@ -523,6 +585,10 @@ def test_the_chart(opened):
     scale = (low - high) / (10.1 - 0.2)
     assert low - middle == pytest.approx(scale * 0.9, rel=1e-6)
     assert low - second[-1][1] == pytest.approx(scale * (11.05 - 0.2), rel=1e-6)
+    (y, level), *_, (y_other, other) = levels(tab)
+    read = level + (low - y) * (other - level) / (y_other - y)
+    assert high < low  # a larger value is higher
+    assert read == pytest.approx(0.2)
     assert tab.locator("#drawing .dot").count() == 17
     assert tab.locator("#lines li").all_inner_texts() == [
         "kind = simclr",
