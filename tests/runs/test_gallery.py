@@ -330,6 +330,9 @@ def test_a_notebook_as_a_page(executed):
     assert "alert(1)" not in page
     assert "&lt;a script&gt;" in page
     assert "<details open>" in page  # the code that failed
+    assert page.count("cell 6: ValueError: no &lt;b&gt;") == 2  # at the top and the end
+    numbers = re.findall(r"<summary>\[(.*?)\]", page)
+    assert len({*numbers}) == len(numbers) == 5
     assert page.count("<details>") == 4
     assert "ValueError: &lt;</pre>" in page
     assert "late()" not in page
