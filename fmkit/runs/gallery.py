@@ -56,12 +56,12 @@ class Result:
     @property
     def label(self) -> str:
         """Return the point's values in one line."""
-        return ", ".join(self.values)
+        return ", ".join(_with_names(self.varied))
 
     @property
-    def values(self) -> list[str]:
-        """Return the point's values, each with its name."""
-        return [f"{name} = {text_of(value)}" for name, value in self.varied.items()]
+    def seed(self) -> str:
+        """Return the point's seed as text, empty if seeds do not vary."""
+        return text_of(self.varied.get(SEED, ""))
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -77,6 +77,10 @@ class Result:
     def broken(self) -> list[str]:
         """Return the sentences of the findings that do not hold at this point."""
         return [name for name, found in self.findings.items() if not found["holds"]]
+
+
+def _with_names(values: dict[str, object]) -> list[str]:
+    return [f"{name} = {text_of(value)}" for name, value in values.items()]
 
 
 def read_result(notebook: Path, *, varied: dict[str, object]) -> Result:
@@ -190,7 +194,7 @@ class Cell:
 
     text: str = ""
     detail: str = ""
-    sort: float | str = ""  # nothing is sorted last
+    sort: float | None = None  # if not by its text
     bad: bool = False
 
 
@@ -212,11 +216,12 @@ class Group:
     @property
     def head(self) -> list[str]:
         """Return the shared values, each with its name."""
-        return Result("", self.varied).values or ["all seeds"]
+        return _with_names(self.varied) or ["all seeds"]
 
     @property
-    def parameters(self) -> list[Cell]:
-        return [Cell(text_of(v), sort=_sort(v)) for v in self.varied.values()]
+    def values(self) -> list[str]:
+        """Return the shared values as text, which the script sorts as numbers too."""
+        return [text_of(value) for value in self.varied.values()]
 
     @property
     def statuses(self) -> list[tuple[str, int]]:
@@ -274,16 +279,6 @@ class Group:
         return Cell(text, detail, bad=hold < len(found))
 
 
-def _sort(value: object) -> float | str:
-    """Return what a parameter's value is sorted by: a number, or its text."""
-    return value if _is_number(value) else text_of(value)
-
-
-def _is_number(value: object) -> bool:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and math.isfinite(value)
-
-
 def groups_of(results: list[Result]) -> list[Group]:
     """Return the points that differ only in their seed together, in their order.
 
@@ -310,7 +305,8 @@ def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
     """
     singles = [Group(r.varied, ((i, r),)) for i, r in enumerate(results)]
     groups, measured = groups_of(results), metric_names(results)
-    choices = [p for p in _parameters(results) if len(p["texts"]) > 1]
+    parameters = _parameters(results)
+    choices = [p for p in parameters if len(p["texts"]) > 1]
     views = {"means": groups, "points": singles} if groups else {"points": singles}
     page = (
         environment()
@@ -330,7 +326,7 @@ def write_page(path: Path, results: list[Result], *, chapter: Path) -> None:
             choices=choices,
             # What a curve is most often drawn over comes first
             across=sorted(choices, key=lambda p: (p["name"] == SEED, not p["numbers"])),
-            data=_script(results, measured),
+            data=_script(results, parameters, measured),
             seed=SEED,
             ended=ENDED,
         )
@@ -357,8 +353,7 @@ def _alike(results: list[Result]) -> list[str]:
     """Return the parameters that do not vary, from a point that has a record."""
     record = next((result.record for result in results if result.record), None)
     rest = record["parameters"] if record else {}
-    rest = {k: v for k, v in rest.items() if k not in results[0].varied}
-    return [f"{name} = {text_of(value)}" for name, value in rest.items()]
+    return _with_names({k: v for k, v in rest.items() if k not in results[0].varied})
 
 
 def _sentences(results: list[Result]) -> dict[str, str]:
@@ -392,9 +387,15 @@ def _parameters(results: list[Result]) -> list[dict[str, object]]:
     return parameters
 
 
-def _script(results: list[Result], measured: list[str]) -> str:
+def _is_number(value: object) -> bool:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and math.isfinite(value)
+
+
+def _script(
+    results: list[Result], parameters: list[dict[str, object]], measured: list[str]
+) -> str:
     """Return what the page's script reads, as JSON that may stand in HTML."""
-    parameters = _parameters(results)
     points = [
         {
             "at": [p["texts"].index(text_of(r.varied[p["name"]])) for p in parameters],
@@ -402,17 +403,10 @@ def _script(results: list[Result], measured: list[str]) -> str:
         }
         for r in results
     ]
-    metrics = {
-        name: [_finite(result.metrics.get(name)) for result in results]
-        for name in measured
-    }
+    metrics = {name: [r.metrics.get(name) for r in results] for name in measured}
     data = {"seed": SEED, "parameters": parameters, "points": points}
     text = json.dumps(data | {"metrics": metrics}, ensure_ascii=False)
     return text.replace("<", "\\u003c")
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def metric_names(results: list[Result]) -> list[str]:

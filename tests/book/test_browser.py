@@ -15,7 +15,7 @@ import pytest
 import yaml
 from fontTools.ttLib import TTFont
 from PIL import Image
-from support.browser import AXE, DESKTOP, PHONE, READY, VIOLATIONS
+from support.browser import DESKTOP, PHONE, READY, barriers
 from support.pages import (
     MADE_BY_SCRIPTS,
     ROOT,
@@ -123,10 +123,9 @@ def visit(browser, path, theme):
     width = tab.evaluate("document.documentElement.scrollWidth")
     small = tab.evaluate(SMALL)
     tab.evaluate(THIN)
-    tab.evaluate(AXE)
-    violations = tab.evaluate(VIOLATIONS, ON_A_PHONE)
+    violations = barriers(tab, ON_A_PHONE)
     tab.set_viewport_size(DESKTOP)
-    violations += tab.evaluate(VIOLATIONS, {})
+    violations += barriers(tab)
     cut = tab.evaluate(CUT)
     taken = tab.evaluate("document.documentElement.dataset.theme")
     context.close()

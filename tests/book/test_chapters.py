@@ -90,6 +90,12 @@ def test_profiles_name_parameters_of_chapters(path):
         assert section_of(path, name, parameters).keys() <= parameters.keys()
 
 
+@pytest.mark.parametrize("name", ["smoke", "binder", "gpu"])
+def test_profiles_of_the_whole_book_have_every_chapter(name):
+    sections = read_profile(ROOT / "profiles" / f"{name}.yaml")
+    assert sections.keys() == {path.stem for path in CHAPTERS}
+
+
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_committed_records_are_of_whole_runs_of_a_commit(path):
     record = read_record(path)

@@ -112,7 +112,7 @@ def test_exercises(browser, lab):
     formula = hint.locator("mjx-container").first
     assert not formula.is_visible()
     hint.locator("summary").click()
-    assert formula.is_visible()
+    formula.wait_for()
     tab.locator(".jp-RenderedMarkdown a:text-is('Solution')").first.click()
     solution = tab.locator(".jp-MarkdownCell:has(h3:text-matches('^Solution of'))")
     solution.first.locator("text=cells hidden").wait_for()

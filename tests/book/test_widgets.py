@@ -533,7 +533,8 @@ def test_a_still_stands_there_without_scripts_and_in_print(open_page, name):
     assert [still.is_visible() for still in stills.all()] == [False] * figures
     assert tab.locator("figure.still figcaption:visible").count() == figures
     tab.emulate_media(media="print")
-    assert [still.is_visible() for still in stills.all()] == [True] * figures
+    for still in stills.all():
+        still.wait_for()
     assert [figure.is_visible() for figure in alive.all()] == [False] * figures
 
 

@@ -6,15 +6,17 @@ import hashlib
 import itertools
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
-import axe_playwright_python
 import pytest
 from markupsafe import escape
-from nbformat.v4 import new_output
-from support.notebooks import code, markdown, notebook, write
+from nbformat.v4 import new_output, new_raw_cell
+from support.browser import barriers
+from support.notebooks import PNG, code, markdown, notebook, write
 
 from fmkit.runs.gallery import (
+    Cell,
     Figure,
     Result,
     extract_figures,
@@ -26,11 +28,6 @@ from fmkit.runs.gallery import (
 from fmkit.runs.readable import write_readable
 from fmkit.runs.record import new_record
 
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
-PNG = (  # 2 by 1 pixels
-    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwQAD"
-    "/8D/xoJEeEAAAAASUVORK5CYII="
-)
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}" viewBox="{}"/>'
 
 
@@ -153,6 +150,20 @@ def test_points_that_differ_in_their_seed_are_a_group():
     assert whole.head == ["all seeds"]
 
 
+def test_a_group_has_mean_seconds_and_says_how_often_findings_hold():
+    points = [
+        result({}, tau=1, seed=seed, seconds=seed + 1.0, holds=seed == 1)
+        for seed in range(6)
+    ]
+    [group] = groups_of(points[:3])
+    assert group.seconds == Cell("2.0", sort=2.0)
+    assert group.hold == Cell("4 of 6", sort=4 / 6)
+    assert group.finding("a <finding>") == Cell("holds at 1 of 3", "1; 1; 1", bad=True)
+    assert group.finding("other") == Cell("holds at 3 of 3", "1; 1; 1")
+    [group] = groups_of(points)  # too many to show each
+    assert group.finding("other") == Cell("holds at 6 of 6")
+
+
 def test_a_group_says_what_failed(tmp_path):
     results = [result({"m": 1.0}, tau=1, seed=0), failed("cell 2: no", tau=1, seed=1)]
     page = page_of(tmp_path, results)
@@ -161,15 +172,42 @@ def test_a_group_says_what_failed(tmp_path):
     assert 'seed 1: <span class="bad">cell 2: no</span>' in means
 
 
+def test_a_group_leads_to_the_notebook_of_each_seed(tmp_path):
+    """As a page if there is one, else as a file, under the name that is shown."""
+    results = [result({}, tau=1, seed=seed) for seed in range(3)]
+    results[0] = replace(results[0], page="tiny.html")
+    running = Result("tau=1,seed=3", {"tau": 1, "seed": 3}, "started")
+    for point in (*results[:2], running):  # the third left no notebook
+        write(notebook(), tmp_path / point.name / "tiny.ipynb")
+    page = page_of(tmp_path, [*results, running])
+    row = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    link = r'<a href="[^"]*/([^"]*)" aria-label="([^"]*)"[^>]*>(.*?)</a>'
+    assert re.findall(link, row) == [
+        ("tiny.html", "0: the notebook of tau = 1, seed = 0", "0"),
+        ("tiny.ipynb", "1.ipynb of tau = 1, seed = 1", "1.ipynb"),
+    ]
+    assert row.count(">seed <a ") == 1
+
+
 def test_the_first_metric_that_varies_is_shown_first(tmp_path):
-    grid = itertools.product((0.1, 1.0), range(3))
+    grid = itertools.product((0.1, 1.0, 5.0), range(3))
     results = [
         result({"start": seed / 7, "end": tau * seed}, tau=tau, seed=seed)
+        if tau < 5
+        else result({"end": 1.0}, tau=tau, seed=seed)  # no start is no other start
         for tau, seed in grid
     ]
     page = page_of(tmp_path, results)
     assert '<th scope="col" class="chosen long">end</th>' in page
     assert "<option selected>end</option>" in page
+
+
+def test_a_chart_is_first_over_a_number_that_is_no_seed(tmp_path):
+    grid = itertools.product((0, 1), ("a", "b"), (0.1, 1.0))
+    results = [result({"m": 1.0}, seed=s, kind=kind, tau=tau) for s, kind, tau in grid]
+    _, _, rest = page_of(tmp_path, results).partition('<select id="across">')
+    options = re.findall("<option>(.*?)</option>", rest.partition("</select>")[0])
+    assert options == ["tau", "kind", "seed"]
 
 
 # Figures
@@ -228,6 +266,23 @@ def test_a_picture_that_is_the_same_at_all_points_is_shown_once(tmp_path):
     assert "<figcaption>seed = 0</figcaption>" in page("x")
 
 
+def test_figures_of_one_place_are_side_by_side(tmp_path):
+    def figures(tau):
+        for cell in (2, 10):
+            about = f"in {cell}", "a", f"{cell}.png", (2, 1), f"of {tau} in {cell}"
+            yield Figure((cell, 1), *about)
+
+    results = [Result(f"{tau}", {"tau": tau}, figures=(*figures(tau),)) for tau in "xy"]
+    shown = re.findall(
+        '<h3>(.*?)<|<figure data-points="(.)"><a href="(.*?)"',
+        page_of(tmp_path, results),
+    )
+    assert [*map("".join, shown)] == [
+        *("in 2", "0x/2.png", "1y/2.png"),
+        *("in 10", "0x/10.png", "1y/10.png"),
+    ]
+
+
 # Notebooks as pages
 
 
@@ -275,11 +330,36 @@ def test_a_notebook_as_a_page(executed):
     assert "alert(1)" not in page
     assert "&lt;a script&gt;" in page
     assert "<details open>" in page  # the code that failed
+    assert page.count("cell 6: ValueError: no &lt;b&gt;") == 2  # at the top and the end
+    numbers = re.findall(r"<summary>\[(.*?)\]", page)
+    assert len({*numbers}) == len(numbers) == 5
     assert page.count("<details>") == 4
+    assert "ValueError: &lt;</pre>" in page
     assert "late()" not in page
     assert "Code cells that did not run: 1." in page
     assert '<a href="a%26b.ipynb" download>a&amp;b.ipynb</a>' in page
     assert not re.search(r"(src|href)=.?https?://|@import|url\(", page)
+
+
+def test_a_page_has_captions_attachments_and_raw_cells(tmp_path):
+    attached, raw = markdown("![a](attachment:a.png)"), new_raw_cell("<b>raw")
+    attached["attachments"] = {"a.png": {"image/png": PNG}}
+    about = {"image": {"alt": "a"}, "figure": {"caption": "A <wave>"}}
+    drawn, said = code("draw()", mystnb=about), code("say()")
+    size = {"image/png": {"width": 40}}
+    drawn["outputs"] = [new_output("display_data", {"image/png": PNG}, metadata=size)]
+    both = {"text/markdown": "**7** < $x$", "text/plain": "seven"}
+    said["outputs"] = [new_output("display_data", both)]
+    whole = notebook(attached, raw, drawn, said)
+    page = readable(write(whole, tmp_path / "a.ipynb"), status="finished", error=None)
+    assert page.count(f'src="data:image/png;base64,{PNG}"') == 2
+    assert "<pre>&lt;b&gt;raw</pre>" in page
+    assert 'alt="a" width="40"' in page
+    assert "<figcaption>A &lt;wave&gt;</figcaption>" in page
+    assert "<strong>7</strong> &lt; $x$" in page
+    assert "seven" not in page
+    assert '<a href="../index.html">' in page
+    assert "The run ended here" not in page
 
 
 def test_a_page_is_made_again_only_if_its_notebook_is_newer(executed):
@@ -434,6 +514,29 @@ def test_filters(opened):
     assert tab.get_by_role("status").inner_text() == "9 of 18 points shown"
 
 
+def test_filters_apply_to_figures_findings_and_the_chart(opened, tmp_path):
+    points = []
+    for number, point in enumerate(swept()):
+        write(notebook(), tmp_path / point.name / "tiny.ipynb")
+        (tmp_path / point.name / "f.png").write_bytes(base64.b64decode(PNG))
+        figure = Figure((1, 1), "c", "a", "f.png", (2, 1), f"{number}")
+        points.append(replace(point, figures=(figure,)))
+    tab = opened(points)
+    choose(tab, "kind", "masked")
+    figures = tab.locator("figure[data-points]:visible")
+    assert figures.count() == 9
+    assert "kind = masked" in figures.first.inner_text()
+    assert tab.locator(".findings.means thead th:visible").count() == 1 + 3
+    words = tab.get_by_label("Words")
+    words.fill("no such point")
+    words.press("Enter")  # which sends no form
+    assert (
+        tab.locator("#note").inner_text() == "No point that is shown has this metric."
+    )
+    assert len(rows(tab)) == 1
+    assert "?" not in tab.url
+
+
 def test_another_metric(opened):
     tab = opened(swept())
     choose(tab, "Metric", "a/loss")
@@ -442,6 +545,15 @@ def test_another_metric(opened):
     assert tab.locator("#up").inner_text() == "a/loss"
     tab.locator("#names input").fill("acc")
     assert tab.locator(".metrics.means tbody tr:visible").count() == 1
+    cells = tab.locator(".points-table.means tbody td:visible")
+    shown = cells.count()
+    choose(tab, "kind", "masked")
+    tab.locator(".points-table.means thead button").nth(3).click()
+    choose(tab, "Metric", "accuracy")
+    choose(tab, "kind", "all")
+    assert cells.count() == shown
+    means = [float(text.split()[0]) for text in column(tab, 3)]
+    assert means == sorted(means)  # which they were before, by the other metric
 
 
 def marks(tab):
@@ -456,6 +568,14 @@ def marks(tab):
     }""")
 
 
+def levels(tab):
+    """The heights of the numbers beside the chart, and these numbers."""
+    return tab.evaluate("""() =>
+      [...document.querySelectorAll("#drawing text[text-anchor=end]")]
+        .map(text => [Number(text.getAttribute("y")) - 4, Number(text.textContent)])
+    """)
+
+
 def test_the_chart(opened):
     tab = opened(swept())
     first, second = marks(tab)
@@ -468,6 +588,10 @@ def test_the_chart(opened):
     scale = (low - high) / (10.1 - 0.2)
     assert low - middle == pytest.approx(scale * 0.9, rel=1e-6)
     assert low - second[-1][1] == pytest.approx(scale * (11.05 - 0.2), rel=1e-6)
+    (y, level), *_, (y_other, other) = levels(tab)
+    read = level + (low - y) * (other - level) / (y_other - y)
+    assert high < low  # a larger value is higher
+    assert read == pytest.approx(0.2)
     assert tab.locator("#drawing .dot").count() == 17
     assert tab.locator("#lines li").all_inner_texts() == [
         "kind = simclr",
@@ -555,14 +679,3 @@ def test_a_notebook_as_a_page_has_no_barriers(opened, executed, scheme):
     assert tab.locator("details:not([open])").count() == 0
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
     assert barriers(tab) == []
-
-
-def barriers(tab):
-    """What axe finds, serious and critical."""
-    tab.evaluate(AXE.read_text(encoding="utf-8"))
-    return tab.evaluate("""async () => {
-      const found = await axe.run({preload: false, resultTypes: ["violations"]});
-      return found.violations
-        .filter(rule => ["serious", "critical"].includes(rule.impact))
-        .flatMap(rule => rule.nodes.map(node => `${rule.id}: ${node.target}`));
-    }""")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_output
-from support.notebooks import PARAMETERS, code, notebook, write
+from support.notebooks import PARAMETERS, PNG, code, notebook, write
 from support.processes import (
     BEGUN,
     begun,
@@ -39,10 +39,6 @@ from fmkit.runs.parameters import (
 from fmkit.runs.record import new_record, write_record
 from fmkit.runs.sweep import result_after, results_before
 
-PNG = (  # 2 by 1 pixels
-    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwQAD"
-    "/8D/xoJEeEAAAAASUVORK5CYII="
-)
 SHOW = f"""\
 from base64 import b64decode
 from IPython.display import Image, display

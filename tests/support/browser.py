@@ -71,3 +71,9 @@ def call(figure, body, *given):
     """Evaluate JavaScript in which `live` has the functions of the figure."""
     start = "const live = root.live;"
     return figure.evaluate(f"(root, given) => {{ {start} {body} }}", [*given])
+
+
+def barriers(tab, rules=None):
+    """Return serious and critical violations; `rules` are options of axe's rules."""
+    tab.evaluate(AXE)
+    return tab.evaluate(VIOLATIONS, rules or {})

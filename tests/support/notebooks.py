@@ -9,6 +9,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from fmkit.book.figures import name_of
 
+PNG = (  # 2 by 1 pixels
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwQAD"
+    "/8D/xoJEeEAAAAASUVORK5CYII="
+)
 PARAMETERS = """\
 steps: int = 3  # T, steps
 tau: float = 0.5  # temperature
