@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.bounds import additions_of, rounding
-from support.browser import DESKTOP, PHONE, barriers, call, loaded, opened
+from support.browser import DESKTOP, PHONE, await_frame, barriers, call, loaded, opened
 from support.refusals import refused
 
 from fmkit.book import drawing, packing
@@ -262,7 +262,7 @@ def drawn(figure):
 
 def check_answer(figure, known, *, fitted):
     """What the figure says of its drawing is what fmkit finds for it."""
-    figure.page.wait_for_timeout(200)  # it answers in the next frame
+    await_frame(figure.page)
     image = drawing.fitted(drawn(figure)) if fitted else drawn(figure)
     said = figure.locator(".said").inner_text()
     lists = zip(WAYS, figure.locator(".found").all(), strict=True)
@@ -322,7 +322,7 @@ def test_an_outline_is_filled_and_erased(figure, known):
     assert (drawn(figure)[0, 0, 9:17, 7:19] == 255).all()
     figure.get_by_role("button", name="undo").click()
     assert drawn(figure).max() == 0
-    figure.page.wait_for_timeout(200)
+    await_frame(figure.page)
     assert "Draw an animal" in figure.locator(".said").inner_text()
     assert not figure.locator(".found").first.is_visible()
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.bounds import additions_of, rounding
-from support.browser import DESKTOP, PHONE, barriers, call, loaded, opened
+from support.browser import DESKTOP, PHONE, await_frame, barriers, call, loaded, opened
 from support.refusals import refused
 
 from fmkit.book import live, packing
@@ -542,7 +542,7 @@ def test_squares_take_the_colours_of_the_theme(figure):
     square = figure.locator(".heads canvas").first
     light = square.evaluate(colour)
     figure.page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    figure.page.wait_for_timeout(100)
+    await_frame(figure.page)
     assert square.evaluate(colour) != light
 
 

@@ -67,6 +67,13 @@ def loaded(tab, name):
     return root
 
 
+def await_frame(tab):
+    """Until what the page does before its next frame is done."""
+    frame = "new Promise(done => requestAnimationFrame(done))"
+    for _ in range(2):  # the first may be the one that the page waits for
+        tab.evaluate(frame)
+
+
 def call(figure, body, *given):
     """Evaluate JavaScript in which `live` has the functions of the figure."""
     start = "const live = root.live;"
