@@ -436,7 +436,8 @@ def _draw_accuracy(data: dict) -> None:
         if (line["one"], line["of"][1]) == ("test", "probe")
     }
     text = {"xlabel": family["xlabel"], "ylabel": "accuracy on test"}
-    plot.curves(lines, chance=family["chance"][""], colours=COLOURS, **text)
+    ax = plot.curves(lines, chance=family["chance"][""], colours=COLOURS, **text)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.05))  # above the line of chance
 
 
 WIDGETS = {  # by the name of the script
