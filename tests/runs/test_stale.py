@@ -150,7 +150,6 @@ def test_data_of_this_package():
         elif names:
             assert path.parent.name in ("runs", "book")  # which start from there
     assert named == {
-        "book/printed.py": 1,  # templates
         "book/publication.py": 1,  # templates
         "data/animals.py": 1,
         "data/imagenet.py": 1,
