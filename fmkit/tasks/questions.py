@@ -91,7 +91,9 @@ def _of_toml(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise Refused(f"{path} cannot be read as TOML ({one_line(error)}).") from error
+        pairs = f"the name of a file of pairs ends in {', '.join(SUFFIXES)}"
+        reason = f"{one_line(error)}; {pairs}"
+        raise Refused(f"{path} cannot be read as TOML ({reason}).") from error
 
 
 def candidates(

@@ -238,6 +238,7 @@ WRONG = [
         '["one", "1"]\n["two", ',
         r"cannot be read \(line 2: Expecting",
     ),
+    ("array.json", '[["a", "b"]]', r"TOML \(.*; the name .* ends in \.csv, .*son\)"),
     ("words.jsonl", '"one"\n', "two texts in line 1.*'\"one\"'"),
     ("triple.jsonl", '["a", "b", "c"]\n', "two texts in line 1"),
     (
