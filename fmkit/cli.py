@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         for argument in arguments:
             _require_text("an argument", argument)
         if options.extra:  # it executes or writes notebooks
-            _require_text("the current folder", os.getcwd())
+            _require_text("the current folder", _current_folder())
         options.command(options)
         sys.stdout.flush()
     except Refused as refused:
@@ -122,6 +122,19 @@ def _require_text(name: str, got: str) -> None:
     """
     encoding = sys.getfilesystemencoding()
     require(not re.search("[\ud800-\udfff]", got), name, f"be text in {encoding}", got)
+
+
+def _current_folder() -> str:
+    """Return the current folder; refuse one that was removed in the meantime."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError as error:
+        raise Refused("the current folder no longer exists.") from error
+
+
+def _path(text: str) -> Path:
+    """Return the path that was typed; a shell leaves the ``~`` of ``--out=~/runs``."""
+    return Path(os.path.expanduser(text))
 
 
 def _bug() -> int:
@@ -160,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add(
         "parameters", _parameters, text, extra="runs", example=PARAMETERS_HELP
     )
-    command.add_argument("chapter", type=Path, help="a notebook")
+    command.add_argument("chapter", type=_path, help="a notebook")
     text = "execute one chapter with other parameters"
     _add_rerun(add("rerun", _rerun, text, extra="runs", example=RERUN_HELP))
     text = "execute one chapter at every point of a grid"
@@ -170,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "-f",
         "--profile",
-        type=Path,
+        type=_path,
         help="a file of parameters, with one section for each chapter",
     )
     text = "build the pages from the outputs stored in the notebooks"
@@ -194,7 +207,7 @@ def _add_rerun(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o",
         "--out",
-        type=Path,
+        type=_path,
         required=True,
         help="the folder for the executed notebook and record.json",
     )
@@ -213,7 +226,7 @@ def _add_sweep(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o",
         "--out",
-        type=Path,
+        type=_path,
         required=True,
         help="the folder for table.csv, index.html and a folder for each point",
     )
@@ -246,11 +259,11 @@ def _add_sweep(command: argparse.ArgumentParser) -> None:
 
 
 def _add_chapter(command: argparse.ArgumentParser) -> None:
-    command.add_argument("chapter", type=Path, help="a notebook")
+    command.add_argument("chapter", type=_path, help="a notebook")
     command.add_argument(
         "-f",
         "--profile",
-        type=Path,
+        type=_path,
         help="a file of parameters, of which the chapter's section is used; "
         "-p overrides it",
     )

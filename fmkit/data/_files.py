@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fmkit._check import Refused
 
-# Left by file managers, synchronization and Python. Hidden files have a dot first.
+# Left by file managers, disks, servers and Python. Hidden files have a dot first.
 LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "@eaDir")
-LITTER += ("__pycache__",)
+LITTER += ("#recycle", "System Volume Information", "lost+found", "__pycache__")
 
 
 def is_litter(name: str) -> bool:

@@ -84,13 +84,15 @@ def from_arguments(
 
     The value of a text parameter is what stands after ``=``, as it stands; lists are
     those of YAML, such as ``[a, 'b, c']``. Raises RerunError for an unknown name, with
-    the nearest known name, and for a value of another type.
+    the nearest known name, for a value of another type, and for a name given twice.
     """
     given: dict[str, object] = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not equals:
             raise RerunError(f"-p must be name=value, got {argument!r}.")
+        if name in given:
+            raise RerunError(f"{name} is given twice.")
         kind = _known(name, parameters).kind
         given[name] = _of_text(_content(name, text, kind), kind, name=name)
     return given

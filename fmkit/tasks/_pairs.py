@@ -15,6 +15,7 @@ X_NAMES = ("x", "question", "prompt", "input", "text", "sentence", "content")
 Y_NAMES = ("y", "answer", "completion", "output", "label", "response", "target")
 Y_NAMES += ("class", "category")
 NAMED = f"x ({', '.join(X_NAMES)}) and y ({', '.join(Y_NAMES)})"
+HEADS = {*X_NAMES, *Y_NAMES} - {"x", "y"}  # a first line with one of them is a head
 
 
 def _refuse_constant(name: str) -> str:
@@ -32,10 +33,11 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
     A line of a CSV is a pair: two columns, separated by commas, semicolons or tabs. If
     the names of two columns in the first line are among ``X_NAMES`` and ``Y_NAMES``,
-    these are read, and other columns are left out. White space around a cell is
-    removed. A line of a JSONL is a list of two texts, or an object with two such names;
-    a number becomes the text that is written there. Empty lines are left out. Raises
-    ValueError if the file is not UTF-8 or not of this form.
+    these are read, and other columns are left out. A line of a JSONL is a list of two
+    texts, or an object with two such names; a number becomes the text that is written
+    there. White space around a text is removed, and empty lines are left out. Raises
+    ValueError if the file is not UTF-8 or not of this form, and if the first line names
+    one of two columns alone, because it would become a pair.
     """
     text = read_text(path)
     try:
@@ -60,11 +62,13 @@ def _of_csv(path: Path, text: str) -> list[tuple[str, str]]:
             wrong.append(f"{path} cannot be read ({one_line(error)}).")
             continue
         unequal = next((row for row in rest if len(row) != len(head)), None)
+        rule = f"have two columns, or name two of them {NAMED}"
         if unequal is None and (columns := _columns(head)):
             named.append([(row[columns[0]], row[columns[1]]) for row in rest])
         elif unequal is None and len(head) == 2:
-            others.append([(x, y) for x, y in (head, *rest)])
-        rule = f"have two columns, or name two of them {NAMED}"
+            if HEADS.isdisjoint(map(str.casefold, head)):
+                others.append([(x, y) for x, y in (head, *rest)])
+            rule = f"name both columns or none, {NAMED}"
         wrong.append(f"{path} must {rule}, got {separator.join(unequal or head)!r}.")
     found = named or others
     if len(found) == 1:
@@ -79,9 +83,12 @@ def _rows(text: str, separator: str) -> list[list[str]]:
     """Read the rows of a CSV that are not empty, or one without a cell."""
     lines = io.StringIO(text, newline="")  # a cell in quotes keeps its line breaks
     options = {"delimiter": separator, "skipinitialspace": True, "strict": True}
+    reader = csv.reader(lines, **options)
     usual = csv.field_size_limit(max(len(text), 1))  # a cell may be a whole article
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, **options)]
+        rows = [[cell.strip() for cell in row] for row in reader]
+    except csv.Error as error:
+        raise csv.Error(f"line {reader.line_num}: {error}") from error
     finally:
         csv.field_size_limit(usual)
     return [row for row in rows if any(row)] or [[]]
@@ -116,5 +123,5 @@ def _of_jsonl(path: Path, text: str) -> list[tuple[str, str]]:
                 raise Refused(f"{path} must {rule}, got {line.strip()[:80]!r}.")
             x, y = (v if isinstance(v, str) else json.dumps(v) for v in pair)
             (x + y).encode()  # an error if JSON's \\ud800 left half a character
-            pairs.append((x, y))
+            pairs.append((x.strip(), y.strip()))
     return pairs

@@ -36,7 +36,7 @@ class Task:
     the distractors of an x are not different wrong answers, equally many for each x.
     """
 
-    items: Sequence[Sequence]  # pairs (x, y) of texts
+    items: Sequence  # pairs (x, y) of texts
     answers: Sequence[str] = ()  # all possible answers; empty if each item has its own
     name: str = "own"
     title: str = ""  # the name, if it is empty
@@ -91,7 +91,9 @@ def _of_toml(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise Refused(f"{path} cannot be read as TOML ({one_line(error)}).") from error
+        pairs = f"the name of a file of pairs ends in {', '.join(SUFFIXES)}"
+        reason = f"{one_line(error)}; {pairs}"
+        raise Refused(f"{path} cannot be read as TOML ({reason}).") from error
 
 
 def candidates(
@@ -144,10 +146,10 @@ def _check_types(content: dict) -> None:
             raise TaskError(f"{name} must be text that is not empty, got {value!r}.")
 
 
-def _pair(item: Sequence) -> tuple[str, str]:
+def _pair(item: object) -> tuple[str, str]:
     """Return an item as a tuple. Raises ``TaskError`` if it is not two texts."""
-    texts = not isinstance(item, str) and all(isinstance(text, str) for text in item)
-    if not texts or len(item) != 2:
+    several = isinstance(item, Sequence) and not isinstance(item, str)  # no table
+    if not several or len(item) != 2 or not all(isinstance(y, str) for y in item):
         raise TaskError(f"an item must be two texts, got {item!r}.")
     return tuple(item)
 

@@ -284,3 +284,15 @@ def test_a_folder_whose_name_is_no_text(tmp_path):
         b"fmkit: the current folder must be text in utf-8, got"
     )
     assert run.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
+def test_a_folder_that_was_removed(tmp_path):
+    (tmp_path / "gone").mkdir()
+    code = "import os; from fmkit.cli import main; os.rmdir(os.getcwd())"
+    command = ["-c", f"{code}; raise SystemExit(main())", "rerun", "a.ipynb", "-oout"]
+    run = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path / "gone", capture_output=True
+    )
+    assert (run.returncode, run.stdout) == (1, b"")
+    assert run.stderr == b"fmkit: the current folder no longer exists.\n"

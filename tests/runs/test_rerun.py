@@ -125,6 +125,22 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys, out):
     assert path.read_text(encoding="utf-8") == before
 
 
+def test_a_value_is_given_once(tmp_path, capsys):
+    assert run(tmp_path, given=["seed=1", "tau=1", "seed=1"]) == 1
+    assert capsys.readouterr().err == "fmkit: seed is given twice.\n"
+
+
+def test_a_tilde_that_a_shell_leaves(tmp_path, monkeypatch, capsys):
+    """Of ``-o ~/runs`` a shell reads the tilde, of ``--out=~/runs`` it does not."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(notebook(), tmp_path / "tiny.ipynb")
+    (tmp_path / "p.yaml").write_text("tiny: {steps: 5}", encoding="utf-8")
+    (tmp_path / "file").touch()
+    command = ["rerun", "~/tiny.ipynb", "--profile=~/p.yaml", "--out=~/file"]
+    assert main(command) == 1
+    assert capsys.readouterr().err.startswith(f"fmkit: {tmp_path}/file cannot be writt")
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """The folder of a run with other parameters, some given in a profile."""

@@ -138,6 +138,7 @@ def test_linked_texts_are_read(tmp_path):
 
 LITTER = (".DS_Store", "a/._0.png", ".git/x.png", "a/.ipynb_checkpoints/0.png")
 LITTER += ("__MACOSX/a/0.png", "a/Thumbs.db", "@eaDir/0.png/THUMB.jpg")
+LITTER += ("#recycle/a.png", "System Volume Information/a.png", "lost+found/a.png")
 
 
 def test_one_rule_for_images_and_texts(tmp_path):

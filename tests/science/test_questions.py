@@ -133,6 +133,7 @@ ITEM = '    ["one", "1"],\n'
         (ITEM, '["one"],', r"an item must be two texts, got \['one'\]"),
         (ITEM, '["one", 1],', r"an item must be two texts, got \['one', 1\]"),
         (ITEM, '["one", "1", "I"],', "an item must be two texts"),
+        (ITEM, '{x = "one", y = "1"},', "an item must be two texts, got {'x': 'one'"),
         (ITEM, '"on",', "an item must be two texts, got 'on'"),
         ("{x} is", "That is", "cloze must have one {x}, and one {y} after it"),
         ("{y}", "it", "cloze must have one {x}, and one {y} after it, got '{x} is it"),
@@ -191,6 +192,7 @@ FILES = {
     "lists.jsonl": '["one", "1"]\n\n["two, or a pair", 2]\n["\\u732b", "3"]',
     "objects.jsonl": '{"question": "one", "answer": 1, "id": 7}\n'
     '{"y": "2", "x": "two, or a pair"}\r\n{"text": "猫", "label": "3"}\n',
+    "spaces.jsonl": '["one", " 1"]\n["two, or a pair\\n", " 2"]\n["猫 ", "3"]\n',
     "pairs.toml": 'items = [["one", "1"], ["two, or a pair", "2"], ["猫", "3"]]',
     "mark.toml": '\ufeffitems = [["one","1"], ["two, or a pair","2"], ["猫","3"]]',
 }
@@ -223,8 +225,11 @@ WRONG = [
     ("single.csv", "one\ntwo\n", "two columns, .* got 'one'"),
     ("empty.csv", "", "two columns, .* got ''"),
     ("both.csv", "x,text,y\na,b,c\n", "two columns, .* got 'x,text,y'"),
+    ("half.csv", "text,mood\na,b\n", "both columns or none, x .* got 'text,mood'"),
+    ("turned.tsv", "Label\tsms\na\tb\n", r"both columns or none, .* 'Label.*sms'"),
     ("which.csv", "one, I;1\ntwo, II;2\n", "one separator, .* got 'one, I;1'"),
-    ("open.csv", 'one,"1\ntwo,2\n', r"cannot be read \(unexpected end of data\)"),
+    ("open.csv", 'one,"1\ntwo,2\n', r"read \(line 2: unexpected end of data\)"),
+    ("quoted.tsv", 'one\t1\n"two" is\t2\n', r"read \(line 2: .* expected after"),
     ("latin.csv", b"caf\xe9,1\n", "must be UTF-8 text, got byte 0xe9 at 3"),
     ("blank.csv", "one,\ntwo,2\n", "an answer must be text .*''"),
     ("head.csv", "x,y\none,1\n", "at least 2 pairs, got 1"),
@@ -233,6 +238,7 @@ WRONG = [
         '["one", "1"]\n["two", ',
         r"cannot be read \(line 2: Expecting",
     ),
+    ("array.json", '[["a", "b"]]', r"TOML \(.*; the name .* ends in \.csv, .*son\)"),
     ("words.jsonl", '"one"\n', "two texts in line 1.*'\"one\"'"),
     ("triple.jsonl", '["a", "b", "c"]\n', "two texts in line 1"),
     (
