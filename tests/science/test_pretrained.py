@@ -963,6 +963,31 @@ def test_smollm2_s_chat_is_that_of_transformers(smollm2):
     assert smollm2.packed().template == smollm2.template
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        # What SmolLM3's, Llama 3.1's, Mistral's and Qwen3's templates use
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{% break %}{% endfor %}",
+        "{% if tools is none and documents is none %}none{% endif %}",
+        "{{ messages | tojson(indent=2) }}",
+        "{{ strftime_now('%Y') }}",
+        "{% set a = 1 %}{% generation %}{% set a = 2 %}{% endgeneration %}{{ a }}",
+    ],
+)
+def test_templates_have_what_transformers_gives_them(folder, template):
+    from transformers import PreTrainedTokenizerFast
+
+    lm = replace(load_llama(folder), template=template)
+    peer = PreTrainedTokenizerFast(tokenizer_object=lm.tokenizer)
+    turn = [{"role": "user", "content": "é <b> & 'c'"}]
+    expected = peer.apply_chat_template(turn, tokenize=False, chat_template=template)
+    assert lm.chat("é <b> & 'c'") == expected
+    stops = "{{ raise_exception('Roles must alternate.') }}"
+    message = refused(replace(lm, template=stops).chat, "hi")
+    assert "TemplateError: Roles must alternate." in message
+
+
 def test_a_gguf_file_may_have_a_chat_template(tmp_path, tensors, file):
     lm = load_gguf(
         write(tmp_path / "x.gguf", tensors, tokenizer__chat_template="a{{1}}")
