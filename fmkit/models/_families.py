@@ -92,6 +92,7 @@ def of_folder(about: Mapping[str, object], where: object) -> TransformerConfig:
         about,
         {
             "hidden_act": ("silu", "swish"),
+            "is_causal": (True,),
             "mlp_bias": (False, None),
             "partial_rotary_factor": (1.0, None),
             "quantization_config": (None,),

@@ -783,6 +783,29 @@ def test_matrices_without_their_scales(folder, dtype):
     assert refused(load_llama, folder).startswith(message)
 
 
+def test_a_byte_order_mark_before_a_config(folder):
+    """Windows' editors write one."""
+    expected = load_llama(folder).model.config
+    for name in ("config.json", "generation_config.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8-sig")
+    assert load_llama(folder).model.config == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_precisions_in_which_no_model_computes(folder, dtype):
+    message = "dtype must be one of torch.float32, torch.bfloat16, torch.float16, "
+    for load in (load_llama, load_pretrained):
+        assert refused(lambda load=load: load(folder, dtype=dtype)).startswith(message)
+
+
+def test_hidden_files_beside_a_gguf_file(tmp_path, tensors):
+    """A Mac leaves one for each file on a disk of another kind."""
+    write(tmp_path / "x.gguf", tensors)
+    (tmp_path / "._x.gguf").write_bytes(b"\0")
+    assert load_pretrained(tmp_path).start == 0
+
+
 def test_folders_that_lack_a_file(folder):
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         (folder / name).unlink()
@@ -810,6 +833,7 @@ def test_folders_with_damaged_files(folder):
         ({"model_type": "gemma"}, "/config.json: model_type must be one of llama, "),
         ({"model_type": "qwen2"}, f"{BY_CONFIG} lacks {BIASES}"),
         ({"hidden_act": "gelu"}, "/config.json: hidden_act must be silu or swish, got"),
+        ({"is_causal": False}, "/config.json: is_causal must be True, got False."),
         ({"mlp_bias": True}, "/config.json: mlp_bias must be False or None, got True."),
         ({"attention_bias": True}, f"{BY_CONFIG} lacks {BIASES}"),
         (
