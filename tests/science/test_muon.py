@@ -323,7 +323,7 @@ def test_a_sparse_gradient_is_refused_before_any_step(rng):
 
 
 def test_equal_shapes_of_other_precisions_are_not_mixed(rng):
-    one, other = trainable(rng, (3, 2), (3, 2))
+    one, other = trainable(rng, (30, 20), (30, 20))
     other.data = other.data.double()
     gradients = [torch.randn_like(p) for p in (one, other)]
     expected = [
