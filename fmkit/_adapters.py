@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -116,9 +117,14 @@ def write_adapter(
 
 
 def read_adapter(
-    folder: Path, matrices: Mapping[str, tuple[int, int]]
+    folder: Path,
+    matrices: Mapping[str, tuple[int, int]],
+    weights: Mapping[str, Tensor],
 ) -> dict[str, Update]:
     """Read the updates for a model whose linear layers are `matrices`: (e, d) by name.
+
+    If the matrix of the logits has an update, peft writes a copy of the pretrained one
+    too, which must be the model's own. `weights` are the model's by name.
 
     Raises ``ValueError``, with the file and its entry or tensor, if something is
     missing, damaged or not supported, or does not fit the model.
@@ -139,6 +145,14 @@ def read_adapter(
     rule = "match linear layers of the model that are not the embedding too"
     targets = about["target_modules"]
     require(len(found) > 0, f"{where}: target_modules", rule, targets)
+    for matrix, (A, _, _) in found.items():
+        copy = A.replace("lora_A", "base_layer")
+        if matrix in weights and copy in tensors:
+            pair = weights[matrix].cpu(), tensors.pop(copy).read()
+            # In the precision of either, because one may be the rounded other
+            kinds = [tensor.dtype for tensor in pair]
+            same = any(torch.equal(*(t.to(kind) for t in pair)) for kind in kinds)
+            require(same, f"{file}: {copy}", "be the matrix of the model", "another")
     check_tensors(file, tensors, shapes, source=f"{CONFIG} and the model")
     return {
         matrix: Update(tensors[A].read(), tensors[B].read(), alpha)

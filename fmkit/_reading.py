@@ -56,10 +56,13 @@ def read_text(path: Path) -> str:
 
 
 def read_object(path: Path) -> dict[str, object]:
-    """Read a file of JSON. Raises ``Refused`` if it does not hold one object."""
+    """Read a file of JSON, with or without a byte order mark.
+
+    Raises ``Refused`` if it does not hold one object.
+    """
     refuse_pointer(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} cannot be read ({one_line(error)}).") from error
     if not isinstance(content, dict):

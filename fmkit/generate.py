@@ -80,16 +80,16 @@ def keep_top_p(u: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
 
     The nucleus is the smallest set of most probable tokens that together have
     probability p: a token belongs to it if the more probable ones have less than p.
-    Sums that reach p up to rounding have reached it. Raises ``ValueError`` unless p is
-    above 0 and at most 1.
+    Sums that reach p up to rounding have reached it; if p is 1, all tokens belong to
+    it. Raises ``ValueError`` unless p is above 0 and at most 1.
     """
     require(0 < p <= 1, "p", "be above 0 and at most 1", p)
     values, order = u.sort(dim=-1, descending=True, stable=True)
     exact = values.to(torch.promote_types(u.dtype, torch.float32))
     before = F.pad(exact.softmax(-1).cumsum(-1)[..., :-1], (1, 0))
     enough = p - ROUNDING * torch.finfo(before.dtype).eps
-    # The most probable token belongs to it, however small p is
-    outside = (before >= enough) & (before > 0)
+    # The most probable token belongs to it, however small p is, and all do if p is 1
+    outside = (before >= enough) & (before > 0) & (p < 1)
     return torch.empty_like(u).scatter(
         -1, order, values.masked_fill(outside, float("-inf"))
     )

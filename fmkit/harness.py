@@ -31,6 +31,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 DEVICE = "cuda:0"  # what the command passes if it names none
 NEW_TOKENS = 256  # of a text whose task has no limit, as the harness's other models
 OPTIONS = ("do_sample", "temperature", "top_p", "num_beams")
+HERE = "\ue000"  # where a text goes on: a character for private use
 
 
 @register_model("fmkit")
@@ -48,20 +49,26 @@ class HarnessModel(LM):
 
     A text that exceeds the context is cut on the left, and a line in the log counts
     such texts. `batch_size` is how many texts are generated at a time; as many answers
-    are scored at a time as memory allows. Raises ``ValueError`` for a wrong argument,
-    if the model has neither a start nor an end symbol, and as ``load_pretrained`` does.
+    are scored at a time as memory allows. With ``--apply_chat_template`` contexts are
+    chats, by the template of the model's files. Raises ``ValueError`` for a wrong or an
+    unknown argument, if the model has neither a start nor an end symbol, and as
+    ``load_pretrained`` does.
     """
 
     def __init__(
         self,
-        pretrained: str | LanguageModel,
+        pretrained: str | LanguageModel = "",
         *,
         add_bos_token: bool = True,
         dtype: str = "float32",
         device: str = "auto",
         batch_size: int | str = 1,
+        **others: object,
     ) -> None:
         super().__init__()
+        rule = "be pretrained, add_bos_token, dtype, device or batch_size"
+        require(not others, "an argument of fmkit", rule, ", ".join(others))
+        require(bool(pretrained), "pretrained", "name a model", pretrained)
         known = str(batch_size).isdecimal() and int(batch_size) >= 1
         require(known, "batch_size", "be a whole number above 0", batch_size)
         require(dtype in DTYPES, "dtype", f"be one of {', '.join(DTYPES)}", dtype)
@@ -76,6 +83,34 @@ class HarnessModel(LM):
         self._lm = lm if add_bos_token else replace(lm, start=None)
         self._after_nothing = replace(lm, start=first[0])
         self._batch_size = int(batch_size)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A name for the harness's cache of requests, beside that of the template."""
+        return type(self).__name__
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Return the template of chats, of which a model has one, for the records."""
+        one = isinstance(chat_template, bool)
+        require(one, "apply_chat_template", "be without a name", chat_template)
+        return self._lm.template
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Return the text of a chat, up to the next answer or to the end of the last.
+
+        In the second case the model continues the last message. Raises ``ValueError``
+        as :meth:`fmkit.models.language_model.LanguageModel.chat` does.
+        """
+        if add_generation_prompt:
+            return self._lm.chat_of(chat_history)
+        *earlier, last = chat_history
+        last = {**last, "content": last["content"] + HERE}
+        text = self._lm.chat_of([*earlier, last], answer=False)
+        rule = "keep the beginning of an answer"
+        require(HERE in text, "the chat template", rule, last["content"][:-1])
+        return text.rpartition(HERE)[0]
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False

@@ -255,7 +255,13 @@ def load_low_rank(folder: str | Path, model: nn.Module) -> nn.Module:
     names = sum(len(parts[path]) for path in layers)
     rule = "have one language model"
     require(len(matrices) == names, "model", rule, type(model).__name__)
-    updates = read_adapter(Path(folder), matrices)
+    weights = {
+        name: layers[path].weight.detach()
+        for path in layers
+        for name in parts[path]
+        if len(parts[path]) == 1
+    }
+    updates = read_adapter(Path(folder), matrices, weights)
     model = copy.deepcopy(model).requires_grad_(False)
     for path, layer in _layers(model).items():
         if any(name in updates for name in parts[path]):

@@ -44,9 +44,10 @@ class Muon(Optimizer):
     gets AdamW, and weight decay only if it sets ``weight_decay``. `lr` may be a tensor
     of one element, but reading it makes the host wait for a GPU.
 
-    Raises ``ValueError`` if there are no parameters, or some are not floating point; if
-    a matrix does not have two axes; if `lr` or `weight_decay` is negative or not
-    finite; and if a group sets an option that all groups share, such as ``momentum``.
+    Raises ``ValueError`` if there are no parameters, or some are not floating point or
+    of float16; if a matrix does not have two axes; if `lr` or `weight_decay` is
+    negative or not finite; and if a group sets an option that all groups share, such as
+    ``momentum``.
     Source: Jordan et al. 2024.
     """
 
@@ -175,8 +176,9 @@ def _check(group: dict[str, object]) -> None:
         rule = "be left out, because it is the same for all groups"
         require(False, fixed[0], rule, group[fixed[0]])
     for p in group["params"]:
-        real = p.is_floating_point()
-        require(real, "parameters", "be floating point", p.dtype)
+        # In float16 the square of a small gradient is 0, and so is EPSILON
+        real = p.is_floating_point() and p.dtype != torch.float16
+        require(real, "parameters", "be floating point, but not float16", p.dtype)
         rule = "have two axes, or muon=False in their group"
         fits = p.dim() == 2 or not group["muon"]
         require(fits, "matrices", rule, tuple(p.shape))

@@ -92,6 +92,7 @@ def of_folder(about: Mapping[str, object], where: object) -> TransformerConfig:
         about,
         {
             "hidden_act": ("silu", "swish"),
+            "is_causal": (True,),
             "mlp_bias": (False, None),
             "partial_rotary_factor": (1.0, None),
             "quantization_config": (None,),
@@ -257,7 +258,8 @@ def _window(about: Mapping[str, object], family: Family, where: object) -> int |
     if not isinstance(named, list) or not kinds.issuperset(map(str, named)):
         rule = f"layer_types must be {' or '.join(sorted(kinds))}"
         raise Refused(f"{where}: {rule}, got {named}.")
-    if not about.get("use_sliding_window", family.window):
+    always = about.get("use_sliding_window", family.window)
+    if not always and "sliding_attention" not in named:
         return None
     # Mistral's code has a window of 4096 where its file has none
     window = about.get("sliding_window", 4096)

@@ -1,16 +1,16 @@
 """Keep a language model together with its tokenizer, its start and its end symbols."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from fmkit._check import Refused, one_line, require
 from fmkit.data.tokens import check_ids, padded
+from fmkit.models._chat import rendered
 from fmkit.models.packed import packed
 
 
@@ -77,23 +77,33 @@ class LanguageModel:
         Raises ``ValueError`` if the files have no template, and if it cannot be
         rendered. Templates run in Jinja's sandbox, because they come from files.
         """
-        rule = "have a chat template; this model was not tuned on chats, or lacks it"
-        require(bool(self.template), "lm.template", rule, self.template)
-        sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-
-        def piece(id: int | None) -> str:
-            known = id is not None and self.tokenizer is not None
-            return (self.tokenizer.id_to_token(id) if known else None) or ""
-
         earlier = [
             {"role": role, "content": said}
             for pair in examples
             for role, said in zip(("user", "assistant"), pair, strict=True)
         ]
+        return self.chat_of([*earlier, {"role": "user", "content": text}])
+
+    def chat_of(
+        self, messages: Sequence[Mapping[str, str]], *, answer: bool = True
+    ) -> str:
+        """Return the text of a chat by its messages, each with a role and a content.
+
+        With `answer` it ends where the model is to answer. See
+        :meth:`~fmkit.models.language_model.LanguageModel.chat`.
+        """
+        rule = "have a chat template; this model was not tuned on chats, or lacks it"
+        require(bool(self.template), "lm.template", rule, self.template)
+
+        def piece(id: int | None) -> str:
+            known = id is not None and self.tokenizer is not None
+            return (self.tokenizer.id_to_token(id) if known else None) or ""
+
         try:
-            return sandbox.from_string(self.template).render(
-                messages=[*earlier, {"role": "user", "content": text}],
-                add_generation_prompt=True,
+            return rendered(
+                self.template,
+                messages,
+                add_generation_prompt=answer,
                 bos_token=piece(self.start),
                 eos_token=piece(next(iter(self.ends), None)),
             )

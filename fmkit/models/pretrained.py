@@ -32,6 +32,7 @@ from fmkit._reading import (
     read_text,
 )
 from fmkit.assets import ASSETS, fetch, hub
+from fmkit.data._files import is_litter
 from fmkit.data.tokens import open_tokenizer
 from fmkit.models._families import needed, of_folder, of_gguf
 from fmkit.models._gguf import read_gguf
@@ -47,6 +48,7 @@ WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 GENERATION = "generation_config.json"
 TOKENIZER_CONFIG, CHAT = "tokenizer_config.json", "chat_template.jinja"
 CHAT_OF_GGUF = "tokenizer.chat_template"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LONG_LOADING = 2.0  # seconds after which a bar shows how many weights are read
 
 
@@ -65,6 +67,7 @@ def load_pretrained(
     `name` is none of these, if files cannot be obtained, and as the loaders do.
     """
     name = str(name)
+    _check_dtype(dtype)
     models = [asset for asset, about in ASSETS.items() if _ggufs(about.members)]
     known = f"be an asset ({', '.join(models)}), a folder, a GGUF file or an id on the "
     known += "hub (owner/name)"
@@ -117,8 +120,9 @@ def _only_gguf(files: Iterable[str], where: object, name: object) -> str | None:
 
 
 def _ggufs(files: Iterable[str]) -> list[str]:
-    """Return the names of GGUF files among `files`."""
-    return [file for file in files if file.lower().endswith(".gguf")]
+    """Return the names of GGUF files among `files`, without hidden ones of a Mac."""
+    names = [file for file in files if not is_litter(file.split("/")[-1])]
+    return [name for name in names if name.lower().endswith(".gguf")]
 
 
 def load_gguf(path: str | Path, *, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -312,6 +316,7 @@ def _build(
 
     Weights are read one by one, so memory never holds a second copy of the model.
     """
+    _check_dtype(dtype)
     if config.layers > len(stored):  # before so many layers are built
         got = f"{config.layers} with {len(stored)} tensors"
         raise Refused(f"{path}: layers must be fewer than its tensors, got {got}.")
@@ -332,6 +337,12 @@ def _build(
         for part, place in zip(tensors, values[name].split(rows), strict=True):
             place.copy_(stored[part].read())  # into `dtype`
     return with_weights(config, values)
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    """Raise Refused unless a model can compute in `dtype`."""
+    names = [str(known) for known in DTYPES]
+    require(dtype in DTYPES, "dtype", f"be one of {', '.join(names)}", dtype)
 
 
 def llama_parts(name: str, config: TransformerConfig) -> dict[str, tuple[int, ...]]:

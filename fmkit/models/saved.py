@@ -9,10 +9,10 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from fmkit._check import Refused, one_line
+from fmkit._check import Refused, one_line, require
 from fmkit._reading import refuse_pointer
 from fmkit._writing import write_tensors
-from fmkit.data.tokens import START, read_tokenizer
+from fmkit.data.tokens import START, START_PIECE, read_tokenizer
 from fmkit.models.language_model import LanguageModel
 from fmkit.models.resnet import ResNet, ResNetConfig
 from fmkit.models.transformer import Transformer, TransformerConfig, with_weights
@@ -23,10 +23,14 @@ def save_trained(
 ) -> None:
     """Write the model in float16, its config and its tokenizer as safetensors.
 
-    Models whose tokens are not text have no tokenizer. Raises ``ValueError`` if the
-    model has other weights than its config describes, as with low-rank updates, or if
-    the file cannot be written.
+    Models whose tokens are not text have no tokenizer. The start and the end symbol of
+    others are those of :mod:`fmkit.data.tokens`. Raises ``ValueError`` if the tokenizer
+    has others, as that of a pretrained model does; if the model has other weights than
+    its config describes, as with low-rank updates; or if the file cannot be written.
     """
+    first = START_PIECE if tokenizer is None else tokenizer.id_to_token(START)
+    rule = f"be one of fmkit.data.tokens, of which token {START} is the start symbol"
+    require(START_PIECE in (first or ""), "tokenizer", rule, first)
     with torch.device("meta"):
         expected = {name for name, _ in Transformer(model.config).named_parameters()}
     weights = {

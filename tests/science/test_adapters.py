@@ -524,6 +524,26 @@ def test_an_adapter_of_another_model(copied, families):
     assert "got (32, 4)" in message
 
 
+@torch.no_grad()
+def test_an_adapter_with_an_update_of_the_logits(families, tmp_path, tokens):
+    """Beside such an update peft writes the pretrained matrix."""
+    folder = families("llama")[0]
+    model = load_llama(folder).model
+    path, copy = tmp_path / "theirs", "base_model.model.lm_head.base_layer.weight"
+    with pytest.warns(UserWarning, match="embedding layers"):
+        peer = theirs(folder, path, targets=["q_proj", "lm_head"])
+    stored = load_file(path / WEIGHTS)
+    assert copy in stored
+    close(load_low_rank(path, model)(tokens), peer(tokens).logits, model)
+    stored[copy] = stored[copy].bfloat16()  # as the model may be that is on a hub
+    save_file(stored, path / WEIGHTS)
+    close(load_low_rank(path, model)(tokens), peer(tokens).logits, model)
+    stored[copy][0] += 1
+    save_file(stored, path / WEIGHTS)
+    message = f"{path / WEIGHTS}: {copy} must be the matrix of the model, got 'another'"
+    assert refused(load_low_rank, path, model).startswith(message)
+
+
 def test_models_that_cannot_be_loaded_into_or_saved(copied, tmp_path):
     path, model = copied
     twice = load_low_rank(path, model)

@@ -73,6 +73,14 @@ FAMILIES = {
         "Llama",
         {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1},
     ),
+    "smollm3-windowed": (
+        "SmolLM3",
+        {
+            "layer_types": ["sliding_attention", "full_attention"],
+            "sliding_window": 40,
+            "pad_token_id": 0,
+        },
+    ),
     "smollm3-chosen": ("SmolLM3", {"no_rope_layers": [0, 1], "pad_token_id": 0}),
 }
 NASTY = [

@@ -305,6 +305,8 @@ def test_the_nucleus_is_the_fewest_that_have_p():
     # Of transformers' tests: 0.5 + 0.3 is more than 0.8 in float32
     tied = torch.tensor([[0.3, 0.1, 0.1, 0.5]]).log()
     assert keep_top_p(tied, 0.8).isfinite().tolist() == [[True, False, False, True]]
+    far = torch.tensor([[20.0, 0.0, -90.0]])  # together all but nothing
+    assert torch.equal(keep_top_p(far, 1.0), far)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -304,6 +304,48 @@ def test_answers_of_one_context_need_not_be_neighbours(tiny):
     assert model.loglikelihood([]) == []
 
 
+CHAT = """
+{%- for message in messages -%}
+{{ bos_token if loop.first }}<{{ message.role }}>{{ message.content }}
+{%- if not loop.last %}{{ eos_token }}{% endif %}
+{% endfor %}
+{%- if add_generation_prompt %}<assistant>{% endif %}"""
+
+
+def test_chats_are_those_of_hf(tmp_path, tasks):
+    folder = saved(tmp_path, "added")
+    (folder / "chat_template.jinja").write_text(CHAT, encoding="utf-8")
+    how = {"apply_chat_template": True, "fewshot_as_multiturn": False}
+    how["system_instruction"] = "Be brief."
+    *peers, _ = peer_of(folder, tasks, ["choices", "written"], add=True, **how)
+    ours = HarnessModel(str(folder), device="cpu")
+    *found, _ = evaluated(ours, tasks, ["choices", "written"], **how)
+    error = error_of(ours._lm, CONTEXT, 500.0)
+    for row, theirs in zip(found[0], peers[0], strict=True):
+        for (log_p, greedy), (expected, best) in zip(row, theirs, strict=True):
+            assert (log_p, greedy) == (pytest.approx(expected, abs=error), best)
+    assert found[1] == peers[1]
+    from transformers import AutoTokenizer
+
+    begun = [{"role": "user", "content": "Is it?"}]
+    begun += [{"role": "assistant", "content": "It is"}]
+    assert ours.apply_chat_template(begun, add_generation_prompt=False) == (
+        AutoTokenizer.from_pretrained(folder).apply_chat_template(
+            begun, tokenize=False, continue_final_message=True
+        )
+    )
+    assert ours.chat_template(True) == CHAT
+    message = "apply_chat_template must be without a name, got 'tools'."
+    assert refused(ours.chat_template, "tools") == message
+
+
+def test_chats_that_are_refused(tiny):
+    said = [{"role": "assistant", "content": "It is"}]
+    for template, message in ((None, "lm.template"), ("x", "the chat template must k")):
+        model = HarnessModel(replace(tiny, template=template), device="cpu")
+        assert refused(model.apply_chat_template, said, False).startswith(message)
+
+
 def test_a_line_says_what_is_cut(tiny, caplog):
     model = HarnessModel(tiny, device="cpu")
     asked = [("a" * n, "b") for n in (3, CONTEXT - 1, CONTEXT, CONTEXT + 1)]
@@ -320,11 +362,14 @@ def test_a_line_says_what_is_cut(tiny, caplog):
         ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, got "),
         ({"device": "cuda:1"}, "device must be one of "),
         ({"ends": (), "start": None}, "pretrained must have a start or an end symbol"),
+        ({"pretrained": ""}, "pretrained must name a model, got ''."),
+        ({"trust_remote_code": True}, "an argument of fmkit must be pretrained"),
     ],
 )
 def test_models_that_are_refused(tiny, options, message):
     lm = replace(tiny, **{k: options.pop(k) for k in ("ends", "start") if k in options})
-    assert refused(lambda: HarnessModel(lm, **options)).startswith(message)
+    options = {"pretrained": lm} | options
+    assert refused(lambda: HarnessModel(**options)).startswith(message)
 
 
 @pytest.mark.parametrize(

@@ -147,9 +147,9 @@ def test_wrong_arguments(rng):
             Muon([matrix], [], lr=0.1, weight_decay=decay)
     with pytest.raises(ValueError, match="parameters must be at least one, got 0"):
         Muon([], [], lr=0.1)
-    for whole in (torch.ones(2, 2).to(torch.complex64), torch.ones(2, 2).int()):
-        with pytest.raises(ValueError, match=f"parameters must .*, got {whole.dtype}"):
-            Muon([], [whole], lr=0.1)
+    for dtype in (torch.complex64, torch.int32, torch.float16):
+        with pytest.raises(ValueError, match=f"parameters must .*, got {dtype}"):
+            Muon([], [torch.ones(2, 2, dtype=dtype)], lr=0.1)
 
 
 # What every optimizer of torch promises
@@ -323,7 +323,7 @@ def test_a_sparse_gradient_is_refused_before_any_step(rng):
 
 
 def test_equal_shapes_of_other_precisions_are_not_mixed(rng):
-    one, other = trainable(rng, (3, 2), (3, 2))
+    one, other = trainable(rng, (30, 20), (30, 20))
     other.data = other.data.double()
     gradients = [torch.randn_like(p) for p in (one, other)]
     expected = [

@@ -783,6 +783,29 @@ def test_matrices_without_their_scales(folder, dtype):
     assert refused(load_llama, folder).startswith(message)
 
 
+def test_a_byte_order_mark_before_a_config(folder):
+    """Windows' editors write one."""
+    expected = load_llama(folder).model.config
+    for name in ("config.json", "generation_config.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8-sig")
+    assert load_llama(folder).model.config == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_precisions_in_which_no_model_computes(folder, dtype):
+    message = "dtype must be one of torch.float32, torch.bfloat16, torch.float16, "
+    for load in (load_llama, load_pretrained):
+        assert refused(lambda load=load: load(folder, dtype=dtype)).startswith(message)
+
+
+def test_hidden_files_beside_a_gguf_file(tmp_path, tensors):
+    """A Mac leaves one for each file on a disk of another kind."""
+    write(tmp_path / "x.gguf", tensors)
+    (tmp_path / "._x.gguf").write_bytes(b"\0")
+    assert load_pretrained(tmp_path).start == 0
+
+
 def test_folders_that_lack_a_file(folder):
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         (folder / name).unlink()
@@ -810,6 +833,7 @@ def test_folders_with_damaged_files(folder):
         ({"model_type": "gemma"}, "/config.json: model_type must be one of llama, "),
         ({"model_type": "qwen2"}, f"{BY_CONFIG} lacks {BIASES}"),
         ({"hidden_act": "gelu"}, "/config.json: hidden_act must be silu or swish, got"),
+        ({"is_causal": False}, "/config.json: is_causal must be True, got False."),
         ({"mlp_bias": True}, "/config.json: mlp_bias must be False or None, got True."),
         ({"attention_bias": True}, f"{BY_CONFIG} lacks {BIASES}"),
         (
@@ -961,6 +985,31 @@ def test_smollm2_s_chat_is_that_of_transformers(smollm2):
     assert names.count("<|im_start|>") == 3
     assert names[0] == "<|im_start|>"
     assert smollm2.packed().template == smollm2.template
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        # What SmolLM3's, Llama 3.1's, Mistral's and Qwen3's templates use
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{% break %}{% endfor %}",
+        "{% if tools is none and documents is none %}none{% endif %}",
+        "{{ messages | tojson(indent=2) }}",
+        "{{ strftime_now('%Y') }}",
+        "{% set a = 1 %}{% generation %}{% set a = 2 %}{% endgeneration %}{{ a }}",
+    ],
+)
+def test_templates_have_what_transformers_gives_them(folder, template):
+    from transformers import PreTrainedTokenizerFast
+
+    lm = replace(load_llama(folder), template=template)
+    peer = PreTrainedTokenizerFast(tokenizer_object=lm.tokenizer)
+    turn = [{"role": "user", "content": "é <b> & 'c'"}]
+    expected = peer.apply_chat_template(turn, tokenize=False, chat_template=template)
+    assert lm.chat("é <b> & 'c'") == expected
+    stops = "{{ raise_exception('Roles must alternate.') }}"
+    message = refused(replace(lm, template=stops).chat, "hi")
+    assert "TemplateError: Roles must alternate." in message
 
 
 def test_a_gguf_file_may_have_a_chat_template(tmp_path, tensors, file):

@@ -6,8 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.processes import no_file_above
+from support.refusals import refused
+from tokenizers import Tokenizer, models
 
-from fmkit.data.tokens import byte_pairs, consecutive
+from fmkit.data.tokens import byte_pairs, characters, consecutive
 from fmkit.evaluate import token_nats
 from fmkit.lora import merge_low_rank, with_low_rank
 from fmkit.models.resnet import ResNet, ResNetConfig
@@ -74,6 +76,15 @@ def test_a_model_without_a_tokenizer_is_saved_too(tmp_path):
     save_trained(path, model)
     lm = load_trained(path)
     assert (lm.model.config, lm.tokenizer, lm.start) == (model.config, None, None)
+
+
+def test_a_tokenizer_with_other_symbols(tmp_path):
+    """Its start symbol would be lost, and token 0 would begin each text."""
+    other = Tokenizer(models.WordLevel({"!": 0, "<s>": 1}, unk_token="!"))
+    model = Transformer(TransformerConfig(vocabulary=2, hidden=16, **SHAPE))
+    message = refused(save_trained, tmp_path / "x.safetensors", model, other)
+    assert message.startswith("tokenizer must be one of fmkit.data.tokens, of which ")
+    save_trained(tmp_path / "x.safetensors", model, characters(["!"]))
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
