@@ -57,7 +57,7 @@ def test_a_chapter_runs_from_any_folder(images):
     executed = read_notebook(images / "out.ipynb")
     record = record_in(executed, CHAPTER.stem)
     assert record["parameters"].items() >= SMALL.items()
-    assert any(name.startswith("In recorded runs, ") for name in record["findings"])
+    assert any(name.startswith("Recorded, ") for name in record["findings"])
     assert record["metrics"]["simclr/probe/2/test"] <= 1
     outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 5
