@@ -371,7 +371,8 @@ def test_a_temperature_near_0_is_greedy(u, rng):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_draws_in_float32(dtype, rng):
-    u = (3 * torch.randn(200, 300, generator=rng)).to(dtype)
+    # Of so many rows, some have two tokens that only float32 tells apart
+    u = (3 * torch.randn(20_000, 100, generator=rng)).to(dtype)
 
     def draws(u):
         generator = torch.Generator().manual_seed(5)

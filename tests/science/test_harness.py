@@ -306,8 +306,7 @@ def test_answers_of_one_context_need_not_be_neighbours(tiny):
 
 CHAT = """
 {%- for message in messages -%}
-{{ bos_token if loop.first }}<{{ message.role }}>{{ message.content }}
-{%- if not loop.last %}{{ eos_token }}{% endif %}
+{{ bos_token if loop.first }}<{{ message.role }}>{{ message.content }}{{ eos_token }}
 {% endfor %}
 {%- if add_generation_prompt %}<assistant>{% endif %}"""
 
