@@ -69,3 +69,9 @@ def test_what_is_not_caught_is_named():
     assert gone.startswith("gone: fmkit/losses.py: old (")
     assert counts == "2 planted: 1 caught, 1 survived, 0 broken; 1 gone"
     assert run.returncode == 1
+
+
+def test_a_file_without_bugs_is_refused():
+    run = python("-m", "tools.mutants", "--only", "README.md")
+    assert run.returncode == 2
+    assert run.stderr.endswith("error: tests/mutants.toml has no bug of README.md.\n")

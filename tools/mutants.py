@@ -117,6 +117,8 @@ def main() -> None:
     parser.add_argument("--seed", default=today, help="of the draw; default: today")
     arguments = parser.parse_args()
     chosen = [m for m in mutants() if arguments.only in (None, m.file)]
+    if not chosen:
+        parser.error(f"tests/mutants.toml has no bug of {arguments.only}.")
     if shutil.which("g++") is None:  # tests of pretended devices are skipped
         chosen = [m for m in chosen if not m.test.startswith("tests/devices/")]
     if arguments.sample:
