@@ -118,7 +118,7 @@ def test_not_stale_by_docstrings_comments_and_what_it_leaves(
 
 def test_a_module_is_parsed_once(chapter, package, monkeypatch):
     digest, parsed, parse = source_hash(chapter, package=package), [], ast.parse
-    monkeypatch.setattr(ast, "parse", lambda text: parsed.append(text) or parse(text))
+    monkeypatch.setattr(ast, "parse", lambda *of: parsed.append(of) or parse(*of))
     assert source_hash(chapter, package=package) == digest
     cells = len(parsed)  # which are the notebook's own
     replace(package / "deep/below.py", "return 1", "return 2")

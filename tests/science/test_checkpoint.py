@@ -176,10 +176,14 @@ def test_an_interrupt_while_writing_leaves_the_last_one(kept, monkeypatch):
     assert [*path.parent.iterdir()] == [path]
 
 
-def test_a_full_disk_leaves_the_last_one(kept):
+@pytest.mark.parametrize("width", [8, 200])  # torch has words of its own for the second
+def test_a_full_disk_leaves_the_last_one(tmp_path, width):
     from support.processes import no_file_above  # which a program does not find
 
-    path, run = kept
+    path, model = tmp_path / "run.pt", nn.Linear(width, width)
+    run = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    run["generators"] = {}
+    save_checkpoint(path, step=98, **run)
     before = path.read_bytes()
     with no_file_above(1000), pytest.raises(Refused, match=r"run\.pt .*File too large"):
         save_checkpoint(path, step=99, **run)
@@ -271,6 +275,11 @@ def test_a_fused_optimizer_goes_on_where_another_stopped(tmp_path, every_step):
     resumed(tmp_path / "run.pt", until=5, fused=True)
     losses = resumed(tmp_path / "run.pt", fused=False)[0]
     torch.testing.assert_close(losses, resumed(None)[0])
+    saved, run = new_run(), new_run()
+    saved["optimizer"].param_groups[0]["fused"] = True  # as on a GPU
+    save_checkpoint(tmp_path / "other.pt", step=0, **saved)
+    load_checkpoint(tmp_path / "other.pt", **run)
+    assert run["optimizer"].param_groups[0]["fused"] is None
 
 
 def test_how_often_a_run_is_saved():
